@@ -1,4 +1,4 @@
-"""What a Domain is: the features it offers, the store it opens, the tasks it runs."""
+"""Composition of a Domain: its features, its store, its background tasks."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ COORDINATOR_PATIENCE_S = 30.0
 
 @dataclass(frozen=True)
 class DomainContext(AppContext):
-    """What every feature uses."""
+    """The objects that every feature uses."""
 
     settings: DomainSettings
     identity: Identity
@@ -97,12 +97,12 @@ class DomainContext(AppContext):
 def build_domain(
     settings: DomainSettings, *, clock: Clock | None = None, folder_lock: FolderLock | None = None
 ) -> Litestar:
-    """A Domain as an ASGI app; it opens its data folder when it starts and closes it when it stops.
+    """Return a Domain as an ASGI app; it opens its data folder when it starts and closes it when it stops.
 
     ``app.state.stopping``: set it to let long requests end.
 
     Args:
-        folder_lock: of the data folder, if the caller has taken it; the app releases it at its end.
+        folder_lock: lock of the data folder, if the caller holds it; the app releases it at its end.
     Raises:
         InvalidConfig: ``already_running``: another app uses the data folder; a secret key is needed and missing, the
             database URL is invalid, or the identity file is damaged.
@@ -168,7 +168,7 @@ def _store_feature(context: DomainContext) -> Feature:
 
 
 def _network_features(context: DomainContext) -> tuple[Feature, Feature]:
-    """What makes this Domain a member of Networks: pipes, the public catalog, associations."""
+    """Build pipes, the public catalog and associations, which connect this Domain to Networks."""
     settings, store, relayed = context.settings, context.store, RelayedConnections()
     pipes = PipeServer(server_context(context.identity, settings.data_dir / IDENTITY_FILE), relayed)
     catalog = CatalogService(context.database, store.public)
@@ -205,7 +205,7 @@ def _jobs_feature(context: DomainContext, leased: LeasedDriver, wake: asyncio.Ev
 
 
 def _make_connect(ways: Ways) -> Connect:
-    """This Domain as a client of processes at other ones."""
+    """Return a function that makes this Domain a client of a process at another Domain."""
 
     def connect(
         federation: FederationRequest,
@@ -222,7 +222,7 @@ def _make_connect(ways: Ways) -> Connect:
             auth_token=federation.auth_token or None,
             client_id=client_id,
             cache=cache,
-            # A handful of Domains, not thousands of devices: they may come back soon.
+            # A few Domains, not thousands of devices: they may retry soon.
             retries=RetryPolicy(max_delay_s=2.0, max_elapsed_s=COORDINATOR_PATIENCE_S),
             transport=ways.open(federation.coordinator, is_guarded=is_guarded),
             owns_transport=True,

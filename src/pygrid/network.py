@@ -1,4 +1,4 @@
-"""What a Network is: the features it offers, the store it opens, the tasks it runs."""
+"""Composition of a Network: its features, its database, its background tasks."""
 
 from __future__ import annotations
 
@@ -33,12 +33,12 @@ from pygrid.web.sites import Site
 def build_network(
     settings: NetworkSettings, *, clock: Clock | None = None, folder_lock: FolderLock | None = None
 ) -> Litestar:
-    """A Network as an ASGI app; it opens its data folder when it starts and closes it when it stops.
+    """Return a Network as an ASGI app; it opens its data folder when it starts and closes it when it stops.
 
     ``app.state.stopping``: set it to let long requests end.
 
     Args:
-        folder_lock: of the data folder, if the caller has taken it; the app releases it at its end.
+        folder_lock: lock of the data folder, if the caller holds it; the app releases it at its end.
     Raises:
         InvalidConfig: ``already_running``: another app uses the data folder; a secret key is needed and missing, the
             database URL is invalid, or the identity file is damaged.

@@ -1,1 +1,1 @@
-"""The plumbing of a server: bodies, errors, who is asking, lifecycle, what is counted. No use cases."""
+"""The HTTP side of an app: bodies, errors, authentication, connections, health. No use cases."""

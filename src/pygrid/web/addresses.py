@@ -1,4 +1,4 @@
-"""The address of a client: whose connection it is, or for whom a proxy that the operator trusts says that it speaks."""
+"""The address of a client: the peer of the connection, or the address that a trusted proxy names."""
 
 from __future__ import annotations
 
@@ -13,21 +13,21 @@ from pygrid.core.addresses import parse_address
 IpNetwork = ipaddress.IPv4Network | ipaddress.IPv6Network
 _FORWARDED = "x-forwarded-for"
 MAX_HOPS = 32
-"""Of a chain of proxies, which are read from the near end."""
+"""Longest chain of proxies that is read, from the near end."""
 
 
 class ClientAddresses:
     """Finds the address behind a request.
 
     Args:
-        trusted: networks of the operator's proxies. Their ``X-Forwarded-For`` is believed; that of others is not read.
+        trusted: networks of the operator's proxies. Their ``X-Forwarded-For`` is used; that of others is ignored.
     """
 
     def __init__(self, trusted: Sequence[IpNetwork] = ()) -> None:
         self._trusted = tuple(trusted)
 
     def of(self, connection: ASGIConnection[Any, Any, Any, Any]) -> str:
-        """The IP address of the client as text; empty if the server did not say it."""
+        """Return the IP address of the client as text; empty if the server does not know it."""
         peer = connection.client.host if connection.client else ""
         if not self._trusted or not self._is_trusted(peer):
             return peer

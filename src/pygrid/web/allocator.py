@@ -1,4 +1,4 @@
-"""Keeps the C allocator from holding on to memory that a server has freed."""
+"""Settings of the C allocator, so that it returns memory that a server has freed."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ _M_ARENA_MAX = -8
 
 
 def limit_fragmentation() -> None:
-    """Have glibc give large buffers back to the system at once, and share two arenas between all threads.
+    """Make glibc return large buffers to the system at once, and share two arenas between all threads.
 
-    By default glibc raises the size from which on a buffer is its own mapping as soon as one is freed, and gives each
-    thread an
-    arena: 50 devices that upload together left 200 MB of holes. Elsewhere than on glibc nothing is done.
+    By default, glibc raises its threshold for separate mappings whenever such a buffer is freed, and each thread has
+    its own arena: 50 devices that uploaded together left 200 MB of holes. Without glibc this function does nothing.
 
-    What a stream uses again at once is kept, up to 16 MiB: a bound that is set ends glibc's own, and with the default
-    that is left each buffer of 256 KiB would be given back and mapped anew, which doubles the CPU time of a stream.
+    Up to 16 MiB of free memory is kept for reuse. Setting one threshold ends glibc's own adjustment of all; with the
+    default trim threshold, each buffer of 256 KiB would be returned and mapped again, which doubles the CPU time of a
+    stream.
     """
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
     if mallopt is not None:
@@ -27,7 +27,7 @@ def limit_fragmentation() -> None:
 
 
 def trim() -> None:
-    """Give free pages back to the system, also those between pages in use. Takes some milliseconds; only with glibc."""
+    """Return free pages to the system, also those between used pages. Takes some milliseconds; only with glibc."""
     malloc_trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
     if malloc_trim is not None:
         malloc_trim(0)

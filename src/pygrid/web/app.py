@@ -1,4 +1,4 @@
-"""Builds an app from its parts, the same way for every app: routes, services, tasks, and what surrounds them."""
+"""Builds an app from its features: routes, services, tasks, and the middleware around them."""
 
 from __future__ import annotations
 
@@ -45,11 +45,11 @@ def build_app(
         services: what the handlers use (`service`); `Readiness` and, for repeatable calls, `Claims` are among them.
         authenticator: checks the tokens of the requests.
         tasks: run by ``runner`` between start and stop.
-        opening: a block in which the app lives: opens what the services need, and closes it after the tasks have ended.
-        site: where the app is reached; requests for other hosts and of other sites' pages are refused.
+        opening: context of the running app; it opens what the services need, and closes it after the tasks ended.
+        site: host names and address of the app; requests for other hosts or from pages of other sites are refused.
         cors_open_paths: paths that scripts of any origin may call.
 
-    A JSON body may have 64 KiB; a handler that streams sets ``request_max_body_size`` itself.
+    A JSON body may have at most 64 KiB; a handler that streams sets ``request_max_body_size`` itself.
     """
 
     @asynccontextmanager

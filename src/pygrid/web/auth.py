@@ -1,5 +1,4 @@
-"""Who is asking. A credential travels as ``Authorization: Bearer TOKEN`` or, for published clients, in the header
-``token``.
+"""Authentication of callers, by ``Authorization: Bearer TOKEN`` or, for clients of 2020, the header ``token``.
 
 @get("/things", guards=[require(Permission.UPLOAD_DATA)])
 async def things(request: AppRequest) -> ...:
@@ -24,11 +23,11 @@ Guard = Callable[[Connection, BaseRouteHandler], Awaitable[None]]
 
 
 def find_bearer(connection: Connection) -> str | None:
-    """The text after ``Bearer`` in the header ``Authorization``, if there is one.
+    """Return the text after ``Bearer`` in the header ``Authorization``, if there is one.
 
     Raises:
-        Unauthenticated: ``ambiguous_credentials``: there is more than one such header. A proxy and this app could each
-            go by another one.
+        Unauthenticated: ``ambiguous_credentials``: there is more than one such header. A proxy and this app could use
+            different ones.
     """
     given = connection.headers.getall("authorization", [])
     if len(given) > 1:
@@ -38,7 +37,7 @@ def find_bearer(connection: Connection) -> str | None:
 
 
 def find_token(connection: Connection) -> str | None:
-    """The session token that came with the request, if one did.
+    """Return the session token of the request, if it has one.
 
     Raises:
         Unauthenticated: ``ambiguous_credentials``: two headers name different tokens.
@@ -51,17 +50,17 @@ def find_token(connection: Connection) -> str | None:
 
 
 def find_authenticator(connection: Connection) -> Authenticator:
-    """What checks the tokens of the app (`build_app`)."""
+    """Return the authenticator of the app (`build_app`)."""
     authenticator: Authenticator = connection.app.state.authenticator
     return authenticator
 
 
 async def authenticate(connection: Connection) -> Principal:
-    """Who is asking; kept as the connection's ``user``.
+    """Return the caller, and store it as the connection's ``user``.
 
     Raises:
-        Unauthenticated: ``unauthenticated``: no token came; ``invalid_credentials``: the token is not, or no longer,
-            good.
+        Unauthenticated: ``unauthenticated``: the request has no token; ``invalid_credentials``: the token is invalid or
+            has expired.
     """
     token = find_token(connection)
     if token is None:
@@ -72,10 +71,10 @@ async def authenticate(connection: Connection) -> Principal:
 
 
 def require(permission: Permission | None = None) -> Guard:
-    """A guard that lets in who is logged in and, if one is named, has the permission.
+    """Return a guard that admits callers with a session and, if one is named, the permission.
 
-    Raises (the guard):
-        Unauthenticated: see `authenticate`. Forbidden: ``not_permitted`` with the permission that is missing.
+    The guard raises:
+        Unauthenticated: as `authenticate`. Forbidden: ``not_permitted``, with the missing permission.
     """
 
     async def guard(connection: Connection, _handler: BaseRouteHandler) -> None:
@@ -85,7 +84,7 @@ def require(permission: Permission | None = None) -> Guard:
 
 
 async def anyone(connection: Connection, _handler: BaseRouteHandler) -> None:
-    """A guard that lets in who has no account; who comes with a token must have a good one.
+    """A guard that admits callers without a token, and callers with a valid token.
 
     Raises:
         Unauthenticated: ``invalid_credentials``.
@@ -97,7 +96,7 @@ async def anyone(connection: Connection, _handler: BaseRouteHandler) -> None:
 
 
 def find_principal(connection: Connection) -> Principal | None:
-    """Who is asking, where `anyone` may; None: somebody without an account."""
+    """Return the caller of a route that is open to `anyone`; None: a caller without an account."""
     principal: Principal | None = connection.scope.get("user")
     return principal
 

@@ -1,6 +1,4 @@
-"""Answers that carry a stored file: from memory if it is small and hot, else streamed, always with its hash as
-``ETag``.
-"""
+"""Answers that carry a stored file, with its hash as ``ETag``: cached if the file is small, else streamed."""
 
 from __future__ import annotations
 
@@ -24,7 +22,7 @@ CACHE_BYTES = 16 * 1024 * 1024
 
 
 def describe_blob() -> dict[int, ResponseSpec]:
-    """What a handler's ``responses=`` says about an answer of `BlobResponses`, for the OpenAPI document."""
+    """Return the ``responses=`` of a handler that answers by `BlobResponses`, for the OpenAPI document."""
     return {
         200: ResponseSpec(bytes, generate_examples=False, description="The bytes", media_type=media.TENSORS),
         304: ResponseSpec(None, generate_examples=False, description="The client has them", media_type=media.TENSORS),
@@ -40,7 +38,7 @@ class BlobSource(Protocol):
 
 
 class BlobResponses:
-    """Serves blobs; keeps small ones that were asked for lately in memory."""
+    """Serves blobs, and caches small ones that were requested recently."""
 
     def __init__(self, blobs: BlobSource) -> None:
         self._blobs = blobs
@@ -55,7 +53,7 @@ class BlobResponses:
         headers: dict[str, str] | None = None,
         media_type: str = media.TENSORS,
     ) -> Response[Any]:
-        """The blob, or 304 if the client has it (``If-None-Match``)."""
+        """Return the blob, or 304 if the client has it (``If-None-Match``)."""
         etag = f'"{name}"'
         all_headers = {"ETag": etag, "Cache-Control": "private, no-cache", **(headers or {})}
         if etag in request.headers.get("if-none-match", ""):
@@ -71,12 +69,12 @@ class BlobResponses:
         return Stream(self._stream(name), media_type=media_type, headers=all_headers)
 
     def preload(self, name: str) -> None:
-        """Begin to read a blob that will be asked for in a moment, if it is small enough to be kept."""
+        """Begin to read a blob that will soon be requested, if it is small enough for the cache."""
         if name not in self._cache and name not in self._loading:
             self._start_loading(name)
 
     async def _load(self, name: str) -> bytes:
-        """Read a small blob into the cache, once for all who ask for it at the same time."""
+        """Read a small blob into the cache, once for all simultaneous requests."""
         return await asyncio.shield(self._loading.get(name) or self._start_loading(name))
 
     def _start_loading(self, name: str) -> asyncio.Task[bytes]:
@@ -85,7 +83,7 @@ class BlobResponses:
         return task
 
     def _read(self, name: str) -> bytes:
-        """The bytes of a small blob; of a large one none, as it is streamed."""
+        """Return the bytes of a small blob; empty for a large one, which is streamed."""
         path = self._blobs.path(name)
         return path.read_bytes() if path.stat().st_size <= SMALL_BYTES else b""
 

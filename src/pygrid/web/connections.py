@@ -91,7 +91,7 @@ class ConnectionLimits:
 
     @classmethod
     def of(cls, settings: AppSettings) -> ConnectionLimits:
-        """The limits that an operator has set."""
+        """Return the limits of the settings."""
         return cls(
             max_connections=settings.max_connections,
             max_connections_per_address=settings.max_connections_per_address,
@@ -100,10 +100,9 @@ class ConnectionLimits:
 
 
 class ClosedTransport(asyncio.Transport):
-    """What a closed connection keeps in place of its transport.
+    """Replaces the transport of a closed connection.
 
-    Connections, and what frameworks hang on them, refer to each other, so they are freed late. TLS has buffers of 256
-    KiB.
+    Connections and the objects of frameworks refer to each other, so they are freed late. TLS has buffers of 256 KiB.
     """
 
     def is_closing(self) -> bool:
@@ -132,14 +131,14 @@ CLOSED = ClosedTransport()
 
 
 class Connection(Protocol):
-    """What the server holds for one connection: its HTTP reader, later perhaps its WebSocket."""
+    """The reader of one connection: HTTP first, later possibly a WebSocket."""
 
     transport: asyncio.Transport
     num_drained: int
-    """How often the peer has read so much that writing could go on, plus the number of answers."""
+    """How often writing resumed because the peer had read enough, plus the number of answers."""
 
     def num_held_bytes(self) -> int:
-        """Bytes that the server keeps for the peer: what it has not finished sending, and what it has not read."""
+        """Return the bytes that the server keeps for the peer: its unfinished messages, and answers it has not read."""
 
 
 @dataclass(slots=True, eq=False)
@@ -148,11 +147,11 @@ class ConnectionSlot:
 
     owner: Connection
     key: str | None
-    """By which it counts; None: it counts with no address."""
+    """Address that it counts for; None: no address."""
     holder: str | None
-    """By which the bytes count that are held for it; None: they count in all only."""
+    """Address or caller that its held bytes count for; None: they count only in the total."""
     num_held: int = 0
-    """Bytes, at its last progress."""
+    """Held bytes at its last progress."""
     seen: tuple[int, int] = (0, 0)
     """Unsent bytes and `Connection.num_drained` at the last sweep."""
     since: float = 0.0
@@ -168,10 +167,10 @@ class Connections:
         self._places: set[ConnectionSlot] = set()
         self._refused: set[Connection] = set()
         self._idle: dict[int, ConnectionSlot] = {}
-        """By identity of the place; the one that is idle for longest comes first."""
+        """By identity of the slot; the longest idle one comes first."""
         self._by_key: Counter[str] = Counter()
         self._held: dict[str | None, OrderedDict[int, ConnectionSlot]] = {}
-        """By holder and identity, the places for which bytes are held; least recent progress first."""
+        """By holder and identity, the slots with held bytes; least recent progress first."""
         self._held_by: Counter[str | None] = Counter()
         self._num_held = 0
         self._sweeping: asyncio.TimerHandle | None = None
@@ -181,18 +180,18 @@ class Connections:
 
     @property
     def num_held_bytes(self) -> int:
-        """Bytes that are held for all connections."""
+        """Held bytes of all connections."""
         return self._num_held
 
     def __len__(self) -> int:
         return len(self._places)
 
     def admit(self, owner: Connection, address: str | None, *, caller: str | None = None) -> ConnectionSlot | str:
-        """A place for a new connection, idle at first; or the code of the refusal.
+        """Return a slot for a new connection, idle at first; or the code of the refusal.
 
         Args:
-            address: IP address of the peer; None: the connection counts in all only.
-            caller: by whom the bytes of such a connection count.
+            address: IP address of the peer; None: the connection counts only in the total.
+            caller: the caller that the held bytes of such a connection count for.
         """
         key, is_exempt = (None, True) if address is None else self._key(address)
         holder = key if address is not None else None if caller is None else f"relay {caller}"
@@ -212,7 +211,7 @@ class Connections:
         return place
 
     def release(self, place: ConnectionSlot) -> None:
-        """Give a place back. Harmless when that was done already."""
+        """Free a slot. Does nothing if it is free already."""
         if place not in self._places:
             return
         self._places.discard(place)
@@ -233,15 +232,15 @@ class Connections:
         return True
 
     def forget_refused(self, owner: Connection) -> None:
-        """A refused connection has been closed. Harmless for any other one."""
+        """Note that a refused connection is closed. Does nothing for any other one."""
         self._refused.discard(owner)
 
     def mark_busy(self, place: ConnectionSlot) -> None:
-        """A request is being answered: the connection cannot be replaced."""
+        """Note that a request is being answered, so the connection cannot be replaced."""
         self._idle.pop(id(place), None)
 
     def mark_idle(self, place: ConnectionSlot) -> None:
-        """No request is being answered."""
+        """Note that no request is being answered."""
         if place in self._places:
             self._idle[id(place)] = place
 
@@ -274,7 +273,7 @@ class Connections:
     def _close_stalest(self, holder: str | None) -> None:
         """Close the connection with the least recent progress.
 
-        If less is held for it than was counted: count that only.
+        If it holds less than was counted, correct the count instead.
         """
         place = next(iter(self._held[holder].values()))
         num_bytes = place.owner.num_held_bytes()
@@ -286,7 +285,7 @@ class Connections:
             self._trim_later(num_bytes)
 
     def _trim_later(self, num_bytes: int) -> None:
-        """Return the memory of closed connections to the system, which the allocator would keep in pieces."""
+        """Return the memory of closed connections to the system; the allocator would keep it in fragments."""
         self._num_freed += num_bytes
         if self._trimming is None:
             self._trimming = asyncio.get_running_loop().call_later(_TRIM_S, self._trim)
@@ -309,7 +308,7 @@ class Connections:
         return False
 
     def _key(self, text: str) -> tuple[str | None, bool]:
-        """What an address is counted by, and whether the number of its connections has no limit."""
+        """Return the key of an address in the counts, and whether the number of its connections has no limit."""
         try:
             address = ipaddress.ip_address(text.partition("%")[0])
         except ValueError:
@@ -337,7 +336,7 @@ class Connections:
 
 
 def num_unread(transport: asyncio.BaseTransport) -> int:
-    """Bytes that arrived at a connection and wait in the kernel."""
+    """Return how many bytes of a connection wait in the kernel."""
     connection = transport.get_extra_info("socket")
     if connection is None or connection.fileno() < 0:
         return 0

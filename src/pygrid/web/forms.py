@@ -1,4 +1,4 @@
-"""Multipart forms, read as they arrive: small parts into memory, large ones to where they are wanted."""
+"""Multipart forms, read as they arrive: small parts go into memory, large ones to a function."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from pygrid.messages.decoding import invalid_form
 FormEvent: TypeAlias = MultipartSegment | bytearray | None
 """The head of a part, a piece of its content, or its end."""
 _TAKE_BYTES = 1024**2
-"""A large part is handed on in pieces of about so many."""
+"""Approximate size of the pieces of a large part."""
 
 
 @dataclass(frozen=True)
@@ -25,27 +25,26 @@ class PartTarget:
 
     max_bytes: int
     take: Callable[[bytearray], object] | None = None
-    """Called in a thread with piece after piece; None: the part is kept in memory."""
+    """Called with each piece in a thread; None: the part is kept in memory."""
 
 
 Begin: TypeAlias = Callable[[str, Mapping[str, bytes]], PartTarget]
-"""The place of a part, by its name and the parts that were read before it; raises for a part that the form does not
-have.
-"""
+"""`(name, parts read before) -> target of the part`; raises for a part that the form does not have."""
 
 
 async def read_form(
     content_type: str, body: AsyncIterator[bytes], begin: Begin, *, parts: str, max_parts: int
 ) -> dict[str, bytes]:
-    """The parts of a form by name; those that were taken elsewhere are empty here.
+    """Return the parts of a form by name; those that were passed to `PartTarget.take` are empty.
 
     Args:
         content_type: of the request.
         begin: called at the head of each part.
-        parts: which parts the form should have, in words, for the message.
+        parts: the parts of the form in words, for the message.
     Raises:
-        InvalidInput: ``invalid_form``: it is no such form, is broken, has a part twice, or more than ``max_parts``.
-        PayloadTooLarge: a part is over its limit. And whatever ``begin`` and `PartTarget.take` raise.
+        InvalidInput: ``invalid_form``: the body is not a form, is malformed, repeats a part, or has over ``max_parts``.
+        PayloadTooLarge: a part is over its limit.
+        PygridError: as ``begin`` and `PartTarget.take`.
     """
     read: dict[str, bytes] = {}
     name, place, data, size = "", PartTarget(0), bytearray(), 0
@@ -77,13 +76,13 @@ async def read_form(
 async def form_events(
     content_type: str, body: AsyncIterator[bytes], *, parts: str, max_parts: int
 ) -> AsyncIterator[FormEvent]:
-    """The parts of the form in ``body``, in order, each as its head, its pieces, and None.
+    """Yield the parts of a form in order: of each its head, its pieces, and None.
 
     Args:
         content_type: of the request.
-        parts: which parts the form should have, in words, for the message.
+        parts: the parts of the form in words, for the message.
     Raises:
-        InvalidInput: ``invalid_form``: it is no such form, is broken, or has more than ``max_parts``.
+        InvalidInput: ``invalid_form``: the body is not a form, is malformed, or has more than ``max_parts``.
     """
     call = current_call.get()
     kind, options = parse_options_header(content_type)
@@ -98,7 +97,7 @@ async def form_events(
                         _hash(call.body, event)
                     yield event
     except MultipartError as error:
-        raise invalid_form(f"the form is broken: {error}") from error
+        raise invalid_form(f"the form is malformed: {error}") from error
 
 
 def _hash(body: BodyHash, event: FormEvent) -> None:
@@ -111,5 +110,5 @@ def _hash(body: BodyHash, event: FormEvent) -> None:
 
 
 def unknown_part(name: str, wanted: str) -> InvalidInput:
-    """The refusal of a part that the form does not have."""
+    """Return the refusal of a part that the form does not have."""
     return invalid_form(f"the form has an unknown part {name[:100]!r}; it takes {wanted}", part=name[:100])

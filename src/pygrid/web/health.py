@@ -1,4 +1,4 @@
-"""Whether the app lives (`/healthz`), whether it can work (`/readyz`), and what it counts (`/metrics`)."""
+"""Routes for monitoring: whether the process answers, whether the app is ready, and its metrics."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from pygrid.web.services import service
 logger = logging.getLogger(__name__)
 
 MIN_FREE_BYTES = 32 * 1024 * 1024
-"""With less room on the disk of its data folder an app is not ready."""
+"""An app with less free space on the disk of its data folder is not ready."""
 PROBE_FILE = ".readiness-probe"
 _PROBE_BYTES = 4096
 
@@ -58,13 +58,13 @@ class Readiness:
 
 @get("/healthz", sync_to_thread=False)
 def healthz() -> Health:
-    """The process answers."""
+    """Answer, to show that the process runs."""
     return Health("ok")
 
 
 @get("/readyz", responses=describe_problems(503))
 async def readyz(state: State) -> Health:
-    """The database answers, the disk has room, and every background task runs; else 503 says what is missing."""
+    """Check the database, the disk and the background tasks; 503 names what fails."""
     if state.stopping.is_set():
         raise Unavailable("the app is stopping", code=codes.SHUTTING_DOWN)
     await service(state, Readiness).check()
@@ -74,12 +74,12 @@ async def readyz(state: State) -> Health:
 
 
 def find_disk_trouble(folder: Path) -> str:
-    """Why the data folder cannot take what the app has to store; empty if it can. Writes and removes a small file."""
+    """Return why the data folder cannot store more; empty if it can. Writes and removes a small file."""
     if (free := shutil.disk_usage(folder).free) < MIN_FREE_BYTES:
         return f"the disk of the data folder has {free:,} bytes free; the app needs {MIN_FREE_BYTES:,}"
     probe = folder / PROBE_FILE
     try:
-        # A quota is not seen in the free space.
+        # Free space does not show a quota.
         with probe.open("wb", buffering=0) as file:
             file.write(b"0" * _PROBE_BYTES)
             os.fdatasync(file.fileno())
@@ -91,11 +91,11 @@ def find_disk_trouble(folder: Path) -> str:
 
 @get("/metrics", include_in_schema=False, sync_to_thread=False)
 def metrics(state: State) -> Response[bytes]:
-    """Everything counted, in Prometheus's text format."""
+    """Return all metrics in the text format of Prometheus."""
     counted: Metrics = state.metrics
     return Response(counted.render(), media_type=Metrics.CONTENT_TYPE)
 
 
 def health_routes() -> list[Any]:
-    """The three routes."""
+    """Return the three routes."""
     return [Router("/", route_handlers=[healthz, readyz, metrics], tags=["health"])]

@@ -1,7 +1,7 @@
 """Reads HTTP/1.1 from connections, with bounds on everything that a client can send or leave unread.
 
-uvicorn's reader parses whatever arrives and queues every request in it. This one cuts what arrives at the end of each
-request head and body, and parses nothing behind a request that is still being answered.
+uvicorn's reader parses all bytes that arrive and queues every request in them. This one cuts the bytes at the end of
+each request head and body, and parses nothing behind a request that is still being answered.
 
     HEAD ──head complete──> TURN ──its turn──> BODY ──body complete──> ANSWER ──answered──> HEAD ...
       │                                         │ └──answered before──> BODY, for a small rest of it, else ENDING
@@ -25,10 +25,10 @@ from pygrid.web.requests import WAITS
 _END_OF_HEAD = b"\r\n\r\n"
 _FIRST_PIECE = 4 * 1024
 _CHUNKED_PIECE = 64 * 1024
-"""A chunked body is parsed in pieces of these sizes, and checked between them; in long ones if its chunks are long."""
+"""A chunked body is parsed and checked in pieces of these sizes; the long size is for long chunks."""
 _FRAMING_SHARE = 8
 _REQUEST_BYTES = 24 * 1024
-"""What the server and the app hold for a request whose body is not complete."""
+"""Memory of the server and the app for a request whose body is not complete."""
 _ONLY_ONCE = frozenset({b"host", b"transfer-encoding", b"content-length"})
 
 
@@ -37,7 +37,7 @@ class Phase(enum.Enum):
 
     HEAD = "head"
     TURN = "turn"
-    """A whole head is there. It is parsed when its address may begin a request."""
+    """The head is complete. It is parsed when its address may begin a request."""
     BODY = "body"
     ANSWER = "answer"
     ENDING = "ending"
@@ -52,7 +52,7 @@ class _Behind(Exception):
 
 
 class _Flow(FlowControl):
-    """Flow control under which a held connection is not read, whatever the app asks for."""
+    """Flow control that does not read a held connection, even if the app resumes reading."""
 
     is_held = False
     num_resumed = 0
@@ -69,10 +69,10 @@ class _Flow(FlowControl):
 class BoundedProtocol(HttpToolsProtocol):
     """The reader of one connection.
 
-    What is no valid request is answered with a problem document, before any app sees it.
+    An invalid request is answered with a problem document, before any app sees it.
 
     Args:
-        connections: of the server, with the limits that hold.
+        connections: the connections of the server, with their limits.
     """
 
     def __init__(self, *args: Any, connections: Connections, **kwargs: Any) -> None:
@@ -87,16 +87,16 @@ class BoundedProtocol(HttpToolsProtocol):
         self._waiting = b""
         """Read, but not parsed: the rest of the message, or requests behind the one that is being answered."""
         self._is_last = False
-        """The connection ends after the answer that is being given."""
+        """The connection ends after the current answer."""
         self._tail = b""
         """Last bytes of an incomplete head."""
         self._num_head_bytes = 0
         self._left: int | None = 0
-        """Bytes of the body that are missing; None: it is chunked."""
+        """Missing bytes of the body; None: it is chunked."""
         self._num_framing_bytes = 0
         self._num_body_bytes = 0
         self._num_dropped = 0
-        """Bytes that came after the answer."""
+        """Bytes that arrived after the answer."""
         self._refusal: tuple[int, str, str] | None = None
         self._timer: asyncio.TimerHandle | None = None
 
@@ -126,7 +126,7 @@ class BoundedProtocol(HttpToolsProtocol):
         self._let_go()
 
     def _let_go(self) -> None:
-        """What refers to each other is freed late, and in pieces: thousands of closed connections would lie about."""
+        """Drop references: objects in cycles are freed late, and closed connections would stay in memory."""
         self._place = None
         self.parser = self.cycle = self.scope = None  # type: ignore[assignment]
         self.transport = self.flow._transport = CLOSED
@@ -135,13 +135,13 @@ class BoundedProtocol(HttpToolsProtocol):
         return self._connections.admit(self, self.client[0] if self.client else None)
 
     def num_held_bytes(self) -> int:
-        """What is unread of answers, and what has come of a request that is not answered yet."""
+        """Return the unread bytes of answers, plus the received bytes of the unanswered request."""
         num_bytes = self.transport.get_write_buffer_size() + len(self._waiting)
         if self._phase in (Phase.HEAD, Phase.TURN):
-            return num_bytes + 2 * self._num_head_bytes  # as it came, and as fields
+            return num_bytes + 2 * self._num_head_bytes  # as bytes and as fields
         if self._phase is Phase.ENDING or self.cycle.response_complete:
             return num_bytes
-        # Of a long body the app keeps nothing: it streams it, or refuses it.
+        # The app keeps nothing of a long body: it streams or refuses it.
         is_kept = self._num_body_bytes <= self.limits.unread_body_bytes
         num_bytes += self._num_body_bytes if is_kept else len(self.cycle.body)
         return num_bytes + _REQUEST_BYTES if self._phase is Phase.BODY else num_bytes
@@ -169,7 +169,7 @@ class BoundedProtocol(HttpToolsProtocol):
         self._parse()
 
     def _parse(self) -> None:
-        """Parse what waits, up to the end of the first request that must be answered."""
+        """Parse the waiting bytes, up to the end of the first request that must be answered."""
         while self._waiting and not self.transport.is_closing():
             if self._phase is Phase.HEAD:
                 is_open = self._parse_head()
@@ -204,7 +204,7 @@ class BoundedProtocol(HttpToolsProtocol):
         return is_open
 
     def _take_turn(self) -> bool:
-        """Whether the request whose head is there may begin now. If not, nothing is read until it may."""
+        """Return whether the request of the complete head may begin now. If not, nothing is read until it may."""
         if self._has_turn or self._place is None or self._holder is None:
             return True
         if self._connections.turns.take(self._holder, self._on_turn, self):
@@ -252,7 +252,7 @@ class BoundedProtocol(HttpToolsProtocol):
         return self._may_read_on()
 
     def _feed(self, piece: bytes) -> bool:
-        """Have the parser take a piece. False: nothing more may be parsed."""
+        """Pass a piece to the parser. False: nothing more may be parsed."""
         try:
             self.parser.feed_data(piece)
         except httptools.HttpParserUpgrade:
@@ -275,10 +275,10 @@ class BoundedProtocol(HttpToolsProtocol):
         return True
 
     def _hold_or_release(self) -> None:
-        """Read nothing more while requests wait that are longer than a head in all, or that nobody will parse.
+        """Stop reading while the waiting requests are longer than a head, or will not be parsed.
 
-        What was read stays: a client that has the whole answer may send a long request before the app is done with the
-        last.
+        The bytes that were read stay: a client that has the whole answer can send a long request before the app has
+        finished the last one.
         """
         if self._is_last:
             self._waiting = b""
@@ -292,7 +292,7 @@ class BoundedProtocol(HttpToolsProtocol):
         self._flow.is_held = True
 
     def _may_read_on(self) -> bool:
-        """Whether the rest of a body whose request was answered is still read."""
+        """Return whether the rest of a body is still read, after its request was answered."""
         self._note_progress()
         if (
             self._phase is Phase.BODY
@@ -331,7 +331,7 @@ class BoundedProtocol(HttpToolsProtocol):
             self.end_after_answer()
 
     def _check_head(self) -> None:
-        """Note how long the body is, and refuse what other readers could understand in another way."""
+        """Note the length of the body, and refuse headers that other readers could interpret differently."""
         self._left, seen = 0, set()
         for name, value in self.headers:
             if name not in _ONLY_ONCE:
@@ -376,7 +376,7 @@ class BoundedProtocol(HttpToolsProtocol):
     # Answers
 
     def on_response_complete(self) -> None:
-        """Called by the cycle once an answer was written as a whole."""
+        """Called by the cycle after a whole answer was written."""
         super().on_response_complete()
         self._end_turn()
         self.num_drained += 1
@@ -430,17 +430,17 @@ class BoundedProtocol(HttpToolsProtocol):
     # Ends
 
     def end_after_answer(self) -> None:
-        """Have the answer to the newest request say ``Connection: close``, if there is one that has not begun."""
+        """Add ``Connection: close`` to the answer to the newest request, if the answer has not begun."""
         if self.cycle is not None and not self.cycle.response_complete:
             self.cycle.keep_alive = False
 
     def shutdown(self) -> None:
-        """Called when the server closes its connections: one with bytes that were not read yet is answered first."""
+        """Called when the server closes its connections: one with unread bytes is answered first."""
         if not self._waiting and not num_unread(self.transport):
             super().shutdown()
 
     def send_400_response(self, msg: str) -> None:
-        """Refuse what the parser did not take."""
+        """Refuse a request that the parser did not accept."""
         self._refuse(400, "invalid_http", msg)
 
     def _start_timer(self, seconds: float, then: Any) -> None:
@@ -464,7 +464,7 @@ class BoundedProtocol(HttpToolsProtocol):
         end()
 
     def _refuse(self, status: int, code: str, detail: str) -> None:
-        """Answer in place of the app, and end the connection. An app that has begun to answer is cut off."""
+        """Answer in place of the app, and end the connection. An answer that the app has begun is cut off."""
         self._end_turn()
         cycle = self.cycle
         if cycle is not None and not cycle.response_complete and self._phase is not Phase.HEAD:
@@ -477,7 +477,7 @@ class BoundedProtocol(HttpToolsProtocol):
         self._end()
 
     def _end(self) -> None:
-        """Send what is written, drop what still comes for a short time, then close.
+        """Send the written bytes, drop arriving bytes for a short time, then close.
 
         Closing at once would make the kernel send a reset, which can discard the answer before the client has read it.
         """

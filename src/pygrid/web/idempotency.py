@@ -1,13 +1,14 @@
-"""``Idempotency-Key``: a POST that may be sent twice and is done once.
+"""``Idempotency-Key``: a POST that can be sent twice and is done once.
 
 @post("/things", guards=[require()], responses=describe_problems(400, 401, 409))
 @repeatable()
 async def make_thing(request: AppRequest, ...) -> Thing: ...
 
-The use case writes the answer together with its effect (`pygrid.storage.idempotency.once`). A use case that wrote
-nothing has its answer kept after it. Refusals are not kept: they changed nothing, so the call is tried again.
+The use case writes the answer together with its effect (`pygrid.storage.idempotency.once`). If a use case wrote
+nothing, its answer is stored afterwards. Refusals are not stored: they changed nothing, so the call is tried again.
 
-Routes whose answer holds a secret keep that the call was done, and no answer. Calls without an account have no keys.
+If the answer of a route holds a secret, only the fact that the call was done is stored. Calls without an account have
+no keys.
 """
 
 from __future__ import annotations
@@ -39,10 +40,10 @@ logger = logging.getLogger(__name__)
 
 HEADER = "Idempotency-Key"
 REPLAYED = "Idempotency-Replayed"
-"""Header of an answer that was kept: ``true``."""
+"""Header of a stored answer: ``true``."""
 _KEY = re.compile(r"[ -~]{1,255}")
 _FRAMING_BYTES = 64 * 1024
-"""What a form may have in addition to the contents of its parts."""
+"""Size of a form in addition to the contents of its parts."""
 _MAX_PARTS = 64
 
 Handler = Callable[..., Awaitable[Any]]
@@ -53,41 +54,39 @@ KeyHeader = Annotated[
         min_length=1,
         max_length=255,
         pattern="^[ -~]{1,255}$",
-        description=(
-            "A name that the client gives to this call, e.g. a UUID. The same call sent again gets the same answer."
-        ),
+        description=("A name for this call, for example a UUID. The same call sent again gets the same answer."),
     ),
 ]
 
 
 class KeptAnswers(Protocol):
-    """The answers to calls that were done."""
+    """Stored answers to calls that were done."""
 
     @property
     def clock(self) -> Clock: ...
 
     async def find(self, scope: CallScope) -> KeptAnswer | None:
-        """The answer to a call that was done under this key."""
+        """Return the answer to a call that was done under this key."""
         ...
 
     async def put(self, call: RepeatableCall, answer: bytes) -> None:
-        """Keep the answer of a call that changed nothing. Raises Conflict: ``idempotency_in_progress``."""
+        """Store the answer of a call that changed nothing. Raises Conflict: ``idempotency_in_progress``."""
         ...
 
     async def settle(self) -> None:
-        """Return when every write that was asked for before is done."""
+        """Return when every write that was requested earlier is done."""
         ...
 
     async def replace(self, call: RepeatableCall, answer: bytes) -> None:
-        """Keep another answer of a call that was done."""
+        """Replace the answer of a call that was done."""
         ...
 
 
 class Claims:
-    """The calls with a key that this app works on. They end with the process.
+    """The calls with a key that this app is processing. They end with the process.
 
     Args:
-        answers: to the calls that were done.
+        answers: stored answers to calls that were done.
     """
 
     def __init__(self, answers: KeptAnswers) -> None:
@@ -96,17 +95,17 @@ class Claims:
         self._settling: set[asyncio.Task[None]] = set()
 
     def claim(self, scope: CallScope) -> None:
-        """Raises Conflict: ``idempotency_in_progress``: it is worked on."""
+        """Begin a call. Raises Conflict: ``idempotency_in_progress``."""
         if scope in self._held:
             raise in_progress()
         self._held.add(scope)
 
     def release(self, scope: CallScope) -> None:
-        """The call has ended, in whatever way."""
+        """End a call, after success or failure."""
         self._held.discard(scope)
 
     def release_after(self, scope: CallScope, settled: Coroutine[Any, Any, None]) -> None:
-        """The call has ended once ``settled`` has returned or failed."""
+        """End a call once ``settled`` has returned or failed."""
 
         async def settle() -> None:
             try:
@@ -124,16 +123,19 @@ class Claims:
 def repeatable(
     *, form: bool = False, keeps_answer: bool = True, shape: Callable[[AppRequest, Any], object] | None = None
 ) -> Callable[[Handler], Handler]:
-    """A handler that takes ``Idempotency-Key``. It needs a parameter ``request`` and returns a message.
+    """Return a decorator for handlers that accept ``Idempotency-Key``.
+
+    A handler needs a parameter ``request`` and returns a message.
 
     Args:
         form: the body is a multipart form that the handler streams, else JSON.
-        keeps_answer: False: the answer holds a secret; a second call is told that the first was done.
-        shape: from what the use case returns to what the handler returns; None: they are the same.
-    Raises (the handler):
-        InvalidInput: more than one key. Conflict: ``idempotency_in_progress``, ``idempotency_key_reused``: another body
-            or
-        path came with the key before; ``idempotency_answer_not_kept``.
+        keeps_answer: False if the answer holds a secret; a second call learns only that the first was done.
+        shape: maps the result of the use case to that of the handler; None: they are the same.
+
+    The handler raises:
+        InvalidInput: more than one key.
+        Conflict: ``idempotency_in_progress``; ``idempotency_key_reused``: the key was used with another body or path;
+            ``idempotency_answer_not_kept``.
     """
 
     def decorate(handler: Handler) -> Handler:
@@ -160,7 +162,7 @@ def repeatable(
                     request, call, claims.answers, functools.partial(handler, **arguments), form=form
                 )
             except asyncio.CancelledError:
-                # What was handed to the database is done all the same, so the key is held until it is.
+                # The database finishes the writes that it has, so the key is held until then.
                 claims.release_after(call.scope, claims.answers.settle())
                 raise
             except BaseException:
@@ -189,8 +191,8 @@ async def _answer(
             raise _reused()
         if kept.answer is None:
             raise Conflict(
-                "this call was done before; its answer held a secret, which is not kept. Undo it, and call with "
-                "another key",
+                "this call was done before; its answer held a secret, which is not stored: undo it, and use another "
+                "key",
                 code=codes.IDEMPOTENCY_ANSWER_NOT_KEPT,
             )
         return _response(kept.answer, kept.status, {REPLAYED: "true"})
@@ -203,13 +205,13 @@ async def _answer(
     if call.answer is None:
         await records.put(call, answer)
     elif call.answer != answer and call.keeps_answer:
-        # What followed the effect shows in the answer.
+        # Later steps of the use case changed the answer.
         await records.replace(call, answer)
     return _response(answer, call.status)
 
 
 async def _read_form(request: AppRequest, call: RepeatableCall, kept: KeptAnswer) -> None:
-    """Read a form only to compare it. Raises Conflict: ``idempotency_key_reused``: it is longer than the first one."""
+    """Read a form only to compare it. Raises Conflict: ``idempotency_key_reused``: it is longer than the first form."""
     body = stream_body(request, kept.body_bytes + _FRAMING_BYTES)
     token = current_call.set(call)
     try:
@@ -224,13 +226,13 @@ async def _read_form(request: AppRequest, call: RepeatableCall, kept: KeptAnswer
 
 def _reused() -> Conflict:
     return Conflict(
-        "this Idempotency-Key came with another call before: use a new key for a new call",
+        "this Idempotency-Key was used for another call: use a new key for a new call",
         code=codes.IDEMPOTENCY_KEY_REUSED,
     )
 
 
 def _check(request: AppRequest) -> None:
-    """Refuse what the parameter's schema cannot: several keys, and a line break at the end of one."""
+    """Refuse several keys, and a key that ends with a line break; the schema of the parameter cannot."""
     keys = request.headers.getall(HEADER)
     if len(keys) != 1 or not _KEY.fullmatch(keys[0]):
         raise InvalidInput(
@@ -247,9 +249,7 @@ def _response(answer: bytes, status: int, headers: dict[str, str] | None = None)
 
 
 def _add_parameter(wrapped: Handler, handler: Handler) -> None:
-    """Give the wrapper the handler's signature and the header, from which the framework reads both and the OpenAPI
-    document.
-    """
+    """Set the handler's signature and the header as the wrapper's; the framework makes parameters and OpenAPI of it."""
     signature = inspect.signature(handler)
     parameter = inspect.Parameter("idempotency_key", inspect.Parameter.KEYWORD_ONLY, default=None, annotation=KeyHeader)
     parameters = [*signature.parameters.values(), parameter]

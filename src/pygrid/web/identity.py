@@ -1,4 +1,4 @@
-"""Who the app is, for anybody who asks (``GET /identity``)."""
+"""The identity of the app, public (``GET /identity``)."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ from pygrid.web.services import service
 
 @get("/identity", responses=describe_problems(400), sync_to_thread=False)
 def get_identity(state: State, nonce: FromQuery[str | None] = None) -> IdentityInfo:
-    """Name and identity of this app, and a signature that proves it for the ``nonce``: 32 random bytes in base64url.
+    """Name and identity of this app, with a signature over the ``nonce``: 32 random bytes in base64url.
 
-    Without a nonce it tells people who it is, and proves nothing.
+    Without a nonce, the answer proves nothing.
     """
     identity, settings = service(state, Identity), service(state, AppSettings)
     info = IdentityInfo(settings.id, str(identity.key), pygrid.__version__, settings.app)
@@ -33,5 +33,5 @@ def get_identity(state: State, nonce: FromQuery[str | None] = None) -> IdentityI
 
 
 def identity_routes() -> list[Any]:
-    """The route; it needs the services `Identity` and `AppSettings`."""
+    """Return the route; it needs the services `Identity` and `AppSettings`."""
     return [Router("/", route_handlers=[get_identity], tags=["identity"])]

@@ -1,4 +1,4 @@
-"""What every request passes, also one that no route answers: an id, counts, one line in the log, headers. Pure ASGI."""
+"""Pure ASGI middleware of every request, also without a route: request id, metrics, access log, headers."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ SECURITY_HEADERS: tuple[tuple[bytes, bytes], ...] = (
     (b"cross-origin-resource-policy", b"same-origin"),
     (b"content-security-policy", b"default-src 'none'; frame-ancestors 'none'"),
 )
-"""Sent with every answer that does not say otherwise itself: a page brings its own content-security-policy."""
+"""Sent with every answer that does not set them itself, for example the content-security-policy of a page."""
 
 _OPEN_CORS: tuple[tuple[bytes, bytes], ...] = (
     (b"access-control-allow-origin", b"*"),
@@ -47,7 +47,7 @@ _PREFLIGHT: tuple[tuple[bytes, bytes], ...] = (
 
 _INVALID_TEXT = msgspec.json.encode(
     InvalidInput(
-        "the path, the query or a header holds a NUL character; remove it", code=codes.INVALID_TEXT
+        "the path, the query or a header contains a NUL character: remove it", code=codes.INVALID_TEXT
     ).to_problem()
 )
 _INVALID_TEXT_HEADERS: tuple[tuple[bytes, bytes], ...] = (
@@ -57,9 +57,9 @@ _INVALID_TEXT_HEADERS: tuple[tuple[bytes, bytes], ...] = (
 
 
 class Observe:
-    """Gives a request its id (the caller's ``X-Request-ID`` if it is a plain word), counts, times and logs it.
+    """Assigns an id to a request (the caller's ``X-Request-ID`` if it is a plain word), counts, times and logs it.
 
-    The log line has the route's template, never the path or the query: these carry names and, from published clients,
+    The log line has the route's template, never the path or the query: these contain names and, from clients of 2020,
     keys.
     """
 
@@ -106,10 +106,9 @@ def _request_id(scope: Scope) -> bytes:
 
 
 class Texts:
-    """Refuses a request whose path, query or headers hold a NUL character, which no name or text may have, with 400.
+    """Refuses a request with 400 if its path, query or headers contain a NUL character, which no text may contain.
 
-    A text that is not UTF-8 holds replacement characters by then, or half of a surrogate pair, which is refused as
-    well.
+    At this point, text that is not UTF-8 has replacement characters, or half of a surrogate pair, which is refused too.
     """
 
     def __init__(self, app: ASGIApp) -> None:
@@ -137,7 +136,7 @@ def _is_clean(scope: Scope) -> bool:
 class Headers:
     """Adds the security headers, and opens ``open_paths`` to scripts of any origin (CORS).
 
-    Only routes without cookies may be opened: the devices' routes, where a key in the request is the whole authority.
+    Only routes without cookies may be opened: the devices' routes, where a key in the request is the only credential.
     """
 
     def __init__(self, app: ASGIApp, open_paths: Collection[str] = ()) -> None:

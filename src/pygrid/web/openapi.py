@@ -1,4 +1,4 @@
-"""The OpenAPI document of an app: made once, when it is first asked for, in a thread."""
+"""The OpenAPI document of an app: made once, at the first request, in a thread."""
 
 from __future__ import annotations
 
@@ -26,14 +26,14 @@ class OpenApiDocument:
         self._making: asyncio.Task[bytes] | None = None
 
     async def read(self, app: Litestar) -> bytes:
-        """The document as JSON. To make it takes about 0.1 s, which would be felt on the event loop."""
+        """Return the document as JSON. Making it takes about 0.1 s, too long for the event loop."""
         if self._making is None:
             self._making = asyncio.create_task(asyncio.to_thread(lambda: encode_json(app.openapi_schema.to_schema())))
         return await asyncio.shield(self._making)
 
 
 def openapi_config(title: str, description: str) -> OpenAPIConfig:
-    """What an app tells of itself, at ``/schema`` and ``/schema/openapi.json``."""
+    """Return the configuration of the document, at ``/schema`` and ``/schema/openapi.json``."""
     document = OpenApiDocument()
 
     async def send_document(request: Request[Any, Any, Any]) -> Response[bytes] | None:
@@ -51,7 +51,7 @@ def openapi_config(title: str, description: str) -> OpenAPIConfig:
         components=Components(
             security_schemes={
                 "session": SecurityScheme(
-                    type="http", scheme="bearer", description="The token that POST /users/login gives."
+                    type="http", scheme="bearer", description="The token that POST /users/login returns."
                 )
             }
         ),

@@ -1,8 +1,7 @@
-"""Edits of what the editor has seen: ``GET`` gives an ``ETag``, and ``PUT`` with ``If-Match`` changes that version or
-nothing.
+"""Edits of a known version: ``GET`` returns an ``ETag``, and ``PUT`` with ``If-Match`` changes that version or nothing.
 
-The header is optional: a script that sets a value whatever it was leaves it out. Source: RFC 9110, sections 8.8.3 and
-13.1.
+The header is optional: a script that sets a value regardless of the old one leaves it out. Source: RFC 9110, sections
+8.8.3 and 13.1.
 """
 
 from __future__ import annotations
@@ -22,7 +21,7 @@ IfMatch = Annotated[
     HeaderParameter(
         name="If-Match",
         max_length=MAX_HEADER_CHARS,
-        description="The ETag that GET gave: change this version, or nothing.",
+        description="The ETag that GET returned: change this version, or nothing.",
     ),
 ]
 IfNoneMatch = Annotated[
@@ -32,9 +31,9 @@ IfNoneMatch = Annotated[
 
 
 def tagged(answer: T, of: object | None = None) -> Response[T]:
-    """An answer with its ``ETag``.
+    """Return an answer with its ``ETag``.
 
     Args:
-        of: the message that the tag is of; None: the answer.
+        of: the message that the tag is made of; None: the answer.
     """
     return Response(answer, headers={"ETag": etag_of(answer if of is None else of)})

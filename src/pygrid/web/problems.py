@@ -1,4 +1,4 @@
-"""Answers to what went wrong: problem documents (RFC 9457) with a stable ``code``; a traceback stays in the log."""
+"""Answers to errors: problem documents (RFC 9457) with a stable ``code``; tracebacks stay in the log."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ _CODES = {
 
 
 class Problem(msgspec.Struct):
-    """A refusal; further members name what was wrong."""
+    """A refusal; further members name the wrong values."""
 
     type: str
     title: str
@@ -42,7 +42,7 @@ class Problem(msgspec.Struct):
 
 
 def describe_problems(*statuses: int) -> dict[int, ResponseSpec]:
-    """What a handler's ``responses=`` says about the refusals it may answer with, for the OpenAPI document."""
+    """Return the ``responses=`` of a handler for these refusals, for the OpenAPI document."""
     return {
         status: ResponseSpec(
             data_container=Problem,
@@ -55,7 +55,7 @@ def describe_problems(*statuses: int) -> dict[int, ResponseSpec]:
 
 
 def problem_response(problem: dict[str, Any], headers: Mapping[str, str] | None = None) -> Response[bytes]:
-    """The answer that carries a problem document; one with ``retry_after_s`` also says so in its header."""
+    """Return the answer with a problem document; ``retry_after_s`` is also sent as ``Retry-After``."""
     extra = dict(headers or {})
     if isinstance(retry_after_s := problem.get("retry_after_s"), int | float):
         extra["Retry-After"] = str(max(1, math.ceil(retry_after_s)))
@@ -67,19 +67,19 @@ def problem_response(problem: dict[str, Any], headers: Mapping[str, str] | None 
 
 
 def answer_pygrid_error(request: Request[Any, Any, Any], error: PygridError) -> Response[bytes]:
-    """The answer to an error raised on purpose; a 500 among them is logged like an unexpected one."""
+    """Answer an error of pygrid; one with status 500 is logged like an unexpected error."""
     if error.status == 500:
         return answer_unexpected(request, error)
     return problem_response(error.to_problem())
 
 
 def answer_http_error(_request: Request[Any, Any, Any], error: HTTPException) -> Response[bytes]:
-    """The answer to what the framework refuses: no such route, wrong method, a body or parameter of another shape."""
+    """Answer a refusal by the framework: unknown route, wrong method, invalid body or parameter."""
     return problem_response(to_problem(error), error.headers)
 
 
 def to_problem(error: HTTPException) -> dict[str, Any]:
-    """The problem document of a refusal by the framework."""
+    """Return the problem document of a refusal by the framework."""
     status = error.status_code
     phrase = http.HTTPStatus(status).phrase
     code = _CODES.get(status, phrase.lower().replace(" ", "_"))
@@ -100,15 +100,15 @@ def _invalid_parts(error: ValidationException) -> list[dict[str, str]]:
     parts = []
     for part in error.extra if isinstance(error.extra, list) else []:
         field, detail = str(part.get("key") or part.get("source") or ""), str(part.get("message", ""))
-        # The framework calls the body "data", and says no more than that name if there is none.
+        # The framework calls the body "data", and reports only that name if the body is empty.
         if detail == "'data'":
-            detail = "it is empty, and a JSON object is wanted"
+            detail = "it is empty; send a JSON object"
         parts.append({"field": "body" if field in ("data", "") else field, "detail": detail})
     return parts
 
 
 def answer_unexpected(request: Request[Any, Any, Any], error: Exception) -> Response[bytes]:
-    """The answer to a full or faulty disk, or to another fault: a log id, under which the log has the traceback."""
+    """Answer a full or faulty disk, or an unexpected error by a log id; the log has the traceback under this id."""
     if (explained := explain_os_error(error)) is not None:
         logger.error("disk failed", extra={"method": request.method, "code": explained.code, "reason": str(error)})
         return answer_pygrid_error(request, explained)
@@ -132,7 +132,7 @@ def answer_unexpected(request: Request[Any, Any, Any], error: Exception) -> Resp
 
 
 def answer_client_gone(_request: Request[Any, Any, Any], _error: ClientGone) -> Response[bytes]:
-    """An answer that nobody reads, for a client that closed the connection; 499 marks it in the counts."""
+    """Return an empty answer for a client that closed the connection; 499 marks it in the metrics."""
     return Response(b"", status_code=499, media_type=media.PROBLEM)
 
 

@@ -1,4 +1,4 @@
-"""The answers of a server that refuses a request or a connection before any app sees it."""
+"""Answers of a server that refuses a request or a connection before the app sees it."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from pygrid.web.connections import ConnectionLimits
 
 
 def refusal(status: int, code: str, detail: str, headers: bytes = b"") -> bytes:
-    """A problem document as an HTTP/1.1 answer that ends the connection. Each of ``headers`` ends with CRLF."""
+    """Return a problem document as an HTTP/1.1 answer that ends the connection. Each of ``headers`` ends with CRLF."""
     phrase = http.HTTPStatus(status).phrase
     body = msgspec.json.encode(
         {"type": f"urn:pygrid:error:{code}", "title": phrase, "status": status, "detail": detail, "code": code}
@@ -25,7 +25,7 @@ def refusal(status: int, code: str, detail: str, headers: bytes = b"") -> bytes:
 
 
 def connection_refusal(code: str, limits: ConnectionLimits) -> bytes:
-    """The answer to a connection that was not admitted; ``code`` is what `Connections.admit` returned."""
+    """Return the answer to a connection that was not admitted; `Connections.admit` returned the ``code``."""
     if code == "too_many_connections":
         most = limits.max_connections_per_address
         status, detail = 429, f"your address has {most} connections open, the limit for one address"
@@ -35,5 +35,5 @@ def connection_refusal(code: str, limits: ConnectionLimits) -> bytes:
 
 
 def explain(error: Exception) -> str:
-    """Why the parser did not take something, in words."""
+    """Return why the parser did not accept the bytes, in words."""
     return str(error) if type(error) is httptools.HttpParserError else "it cannot be understood"

@@ -10,15 +10,15 @@ from pygrid.web.connections import ConnectionSlot
 from pygrid.web.http_reader import BoundedProtocol
 
 _BELOW_BYTES = 3 * MESSAGE_BYTES
-"""Of an answer that nobody reads, TLS, the pipe's message and its WebSocket each hold a part."""
+"""Parts of an unread answer that TLS, the message of the pipe and its WebSocket hold."""
 _UNREAD_BYTES = 64 * 1024
-"""What TLS takes while this reader takes nothing; 256 KiB or more by default."""
+"""Bytes that TLS reads while this reader is paused; 256 KiB or more by default."""
 
 
 class RelayedProtocol(BoundedProtocol):
-    """The reader of a connection through a pipe: ``caller`` stands for the address that it came from.
+    """The reader of a connection through a pipe; ``caller`` replaces the address of the peer.
 
-    The Network counts the connections of a caller, so here they count in all only.
+    The Network counts the connections of a caller, so here they count only in the total.
     """
 
     def __init__(self, *args: Any, caller: str, **kwargs: Any) -> None:

@@ -20,28 +20,28 @@ T = TypeVar("T")
 
 MAX_JSON_BYTES = 64 * 1024
 ANY_CONTENT_TYPE = "any_content_type"
-"""Option of a router whose JSON bodies are read whatever their content type is."""
+"""Option of a router whose JSON bodies may have any content type."""
 SLOW_S = 30.0
-"""A body that brings nothing for so long is given up."""
+"""Seconds without a byte after which a body is refused."""
 GRACE_S = 60.0
 MIN_BYTES_PER_S = 256
-"""After `GRACE_S` of waiting for it, a body must have come at this rate on average."""
+"""Average rate that a body must have after `GRACE_S` of waiting for it."""
 
 
 WAITS = "pygrid_waits"
-"""In the ``state`` of a scope: what the server has called when a request waits (`AppRequest.stop_counting`)."""
+"""Key in the ``state`` of a scope: the function that `AppRequest.stop_counting` calls."""
 
 
 class AppRequest(Request[Principal, None, Any]):
-    """A request whose ``json()``, and so a handler's ``data``, is bounded in size and depth."""
+    """A request with bounds on the size and depth of ``json()``, and therefore of a handler's ``data``."""
 
     def stop_counting(self) -> None:
-        """From now on the request waits more than it works, so further ones of its address may begin."""
+        """Note that the request mostly waits from now on, so other requests of its address may begin."""
         if (waits := self.scope["state"].get(WAITS)) is not None:
             waits()
 
     async def body(self) -> bytes:
-        """The whole body; at most the handler's ``request_max_body_size``.
+        """Return the whole body; at most the handler's ``request_max_body_size``.
 
         Raises:
             PayloadTooLarge, TooSlow.
@@ -55,7 +55,7 @@ class AppRequest(Request[Principal, None, Any]):
         return body
 
     async def json(self) -> Any:
-        """The body decoded from JSON.
+        """Return the body, decoded from JSON.
 
         Raises:
             InvalidInput: as `decode_json`. UnsupportedMediaType: another content type.
@@ -66,16 +66,16 @@ class AppRequest(Request[Principal, None, Any]):
 
 
 async def stream_body(request: Request[Any, Any, Any], max_bytes: int | None) -> AsyncIterator[bytes]:
-    """The body piece by piece as it arrives, without empty pieces.
+    """Yield the pieces of the body as they arrive, without empty pieces.
 
     Raises:
-        PayloadTooLarge: before a byte is read if the announced length is above ``max_bytes``, else once more has come.
-        TooSlow: nothing came for 30 s, or less than 256 bytes a second after the first minute.
+        PayloadTooLarge: the announced length is above ``max_bytes``, before a byte is read; or more bytes arrived.
+        TooSlow: no byte arrived for 30 s, or less than 256 bytes a second after the first minute.
         ClientGone: the connection was closed.
     """
     if max_bytes is not None:
         announced = request.headers.get("content-length", "")
-        # Servers check that it is a number; a longer one than this is none that Python would convert.
+        # Servers check that it is a number; Python refuses to convert very long ones.
         if announced.isascii() and announced.isdigit() and (len(announced) > 20 or int(announced) > max_bytes):
             raise _too_large(max_bytes)
     num_bytes, waited_s = 0, 0.0
@@ -85,12 +85,12 @@ async def stream_body(request: Request[Any, Any, Any], max_bytes: int | None) ->
             async with asyncio.timeout(SLOW_S):
                 message = await request.receive()
         except TimeoutError:
-            raise TooSlow(f"the body brought nothing for {SLOW_S:.0f} s", limit_s=SLOW_S) from None
+            raise TooSlow(f"no byte of the body arrived for {SLOW_S:.0f} s", limit_s=SLOW_S) from None
         if message["type"] == "http.disconnect":
             raise ClientGone
         waited_s += time.monotonic() - began
         if num_bytes < (waited_s - GRACE_S) * MIN_BYTES_PER_S:
-            raise TooSlow(f"the body came at less than {MIN_BYTES_PER_S} bytes per second", limit_s=GRACE_S)
+            raise TooSlow(f"the body arrived at less than {MIN_BYTES_PER_S} bytes per second", limit_s=GRACE_S)
         event = cast("HTTPRequestEvent", message)
         chunk = event["body"]
         num_bytes += len(chunk)
@@ -109,7 +109,7 @@ async def wait_until_gone(request: Request[Any, Any, Any]) -> None:
 
 
 def _check_is_json(content_type: str) -> None:
-    """Raises UnsupportedMediaType. No content type at all is taken for JSON, as clients of 2020 send none."""
+    """Raises UnsupportedMediaType. A missing content type means JSON, as clients of 2020 send none."""
     kind = content_type.partition(";")[0].strip().lower()
     if kind and kind != media.JSON and not (kind.startswith("application/") and kind.endswith("+json")):
         raise UnsupportedMediaType(

@@ -1,4 +1,4 @@
-"""Large answers without holding up everybody else: they are sent slice by slice."""
+"""Large answers, sent in slices so that they do not delay other requests."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from pygrid.offload import OFFLOAD_BYTES, slices
 
 
 def bytes_response(pieces: Sequence[bytes | memoryview], media_type: str = media.TENSORS) -> Response[Any]:
-    """The answer with these bytes, one after the other."""
+    """Return the answer with these bytes, joined."""
     num_bytes = sum(map(len, pieces))
     if num_bytes <= OFFLOAD_BYTES:
         return Response(b"".join(pieces), media_type=media_type)

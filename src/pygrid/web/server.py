@@ -1,4 +1,4 @@
-"""Runs an app under uvicorn, set up the way every app of pygrid runs."""
+"""Runs an app under uvicorn, with the settings of every app of pygrid."""
 
 from __future__ import annotations
 
@@ -23,21 +23,21 @@ from pygrid.web.relayed_reader import RelayedProtocol
 from pygrid.web.websocket_reader import BoundedWebSocket
 
 IDLE_GRACE_S = 0.2
-"""How long connections without a request stay open after the signal to stop, for requests that are on their way."""
+"""Seconds that connections without a request stay open after the signal to stop, for requests in transit."""
 
 
 class DrainingState(ServerState):
-    """What the server's connections share."""
+    """State that the connections of a server share."""
 
     is_draining = False
     """The app is about to stop: each connection ends with its next answer."""
 
 
 class AppServer(uvicorn.Server):
-    """A server whose app learns at once when it is to stop, so that long polls and event streams end by themselves.
+    """A server that notifies its app of a stop at once, so that long polls and event streams end by themselves.
 
     Args:
-        shutdown_s: what requests still get then, before they are cut off.
+        shutdown_s: seconds that requests get to end after the signal to stop.
         ready: called once the app has started and connections are accepted.
     """
 
@@ -57,7 +57,7 @@ class AppServer(uvicorn.Server):
                 # Diffs hardly compress, and deflate costs some 40 kB for each connection.
                 ws_per_message_deflate=False,
                 ws_max_size=MAX_MESSAGE_BYTES,
-                # Who only reads now and then, as a caller's end of a pipe does, can't answer pings; links have
+                # A peer that reads rarely, such as a caller's end of a pipe, cannot answer pings; links have
                 # heartbeats.
                 ws_ping_interval=None,
                 lifespan="on",
@@ -86,12 +86,14 @@ class AppServer(uvicorn.Server):
         await self._drain(sockets or [])
         await super().shutdown(sockets)
         if self.force_exit:
-            # A second signal cuts requests off, but what the app has open is closed all the same.
+            # A second signal cuts requests off, but the app still closes what it has open.
             await self.lifespan.shutdown()
 
     async def _drain(self, sockets: list[socket.socket]) -> None:
-        """Answer what was sent before the stop: the kernel resets connections that wait in a listening socket when it
-        closes, and those that are closed with bytes unread. Each answer from now on ends its connection.
+        """Answer all requests that were sent before the stop; each answer from now on ends its connection.
+
+        The kernel resets connections that wait in a listening socket when it closes, and those that are closed with
+        unread bytes.
         """
         self._draining.is_draining = True
         for connection in list(self.server_state.connections):
@@ -99,7 +101,7 @@ class AppServer(uvicorn.Server):
                 connection.end_after_answer()
         loop = asyncio.get_running_loop()
         waiting = [socket.socket(fileno=os.dup(one.fileno())) for one in sockets]
-        # The servers let go of the listening sockets, which stay open by their copies.
+        # The servers close the listening sockets, which stay open by their copies.
         for server in self.servers:
             server.close()
         for one in sockets:
@@ -110,24 +112,23 @@ class AppServer(uvicorn.Server):
                 while not self.force_exit:
                     accepted, _ = one.accept()
                     await loop.connect_accepted_socket(self._read_accepted, accepted)
-        # What has arrived is read first. An idle connection is given a moment, as its client may be about to use it.
+        # Arrived bytes are read first. An idle connection stays open for a moment: its client can be about to use it.
         until = loop.time() + IDLE_GRACE_S
-        while loop.time() < until and not self.force_exit:  # noqa: ASYNC110 - the handler of a signal wakes nobody
+        while loop.time() < until and not self.force_exit:  # noqa: ASYNC110 - a signal handler sets no event
             await asyncio.sleep(IDLE_GRACE_S / 10)
 
     def _read_accepted(self) -> asyncio.Protocol:
         return BoundedProtocol(self.config, self.server_state, self.lifespan.state, connections=self.open_connections)
 
     def _read_relayed(self, caller: str) -> asyncio.Protocol:
-        """What reads a connection that came through a pipe, as one of this server's own."""
+        """Return the reader of a connection through a pipe; the server counts it among its own."""
         return RelayedProtocol(
             self.config, self.server_state, self.lifespan.state, caller=caller, connections=self.open_connections
         )
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
-        # Unlike uvicorn's, the process does not die of the signal in the end: it was asked to stop, stopped, and exits
-        # with 0.
+        # Unlike with uvicorn, the process does not end by the signal: it stops as requested, and exits with 0.
         self.force_exit = self.should_exit
         self.should_exit = True
-        # uvicorn looks at `should_exit` now and then; until it does, requests are answered already.
+        # uvicorn polls `should_exit`; requests that are answered before it does end their connections too.
         self._draining.is_draining = True

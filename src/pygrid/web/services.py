@@ -11,9 +11,9 @@ T = TypeVar("T")
 
 
 class Services:
-    """What the handlers of an app use.
+    """The objects that the handlers of an app use.
 
-    A service is found by its class, or by a base class that no other service has.
+    The key of a service is its class, or a base class that no other service has.
     """
 
     def __init__(self, *instances: object) -> None:
@@ -26,12 +26,12 @@ class Services:
         }
 
     def find(self, kind: type[T]) -> T | None:
-        """The service of this class, if the app has one."""
+        """Return the service of this class, if the app has one."""
         return cast("T | None", self._by_kind.get(kind))
 
 
 def service(state: State, kind: type[T]) -> T:
-    """The service of this class. Raises LookupError: the app has none."""
+    """Return the service of this class. Raises LookupError: the app has none."""
     services: Services = state.services
     found = services.find(kind)
     if found is None:

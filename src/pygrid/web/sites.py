@@ -1,15 +1,15 @@
-"""Which requests a page of another site has made a browser send: they are refused. Pure ASGI.
+"""Refuses requests that a page of another site made a browser send. Pure ASGI.
 
-A page that a user of this app looks at can make the user's browser send requests here, also to the user's own machine.
-It is refused by two headers that no page can set itself:
+A page that a user of this app visits can make the user's browser send requests here, also to the user's own machine.
+Two headers that no page can set identify such requests:
 
-- `Host` names what the browser believes to talk to. A name of another site (DNS rebinding) is not one of this app's
+- `Host` names the server that the browser connects to. A name of another site (DNS rebinding) is not one of this app's
   names.
 - `Origin` names the site of the page. It must be this app's, on every request that changes something and every
   WebSocket.
 
-The devices' routes are open to pages of any origin (`Headers`): they carry no credential that a browser would add by
-itself.
+The devices' routes are open to pages of any origin (`Headers`): no credential that browsers add by themselves is valid
+there.
 """
 
 from __future__ import annotations
@@ -36,20 +36,20 @@ _DEFAULT_PORTS = {"http": ":80", "https": ":443"}
 
 @dataclass(frozen=True)
 class Site:
-    """Where the app is reached.
+    """Host names and address of the app.
 
     Attributes:
         names: host names in lower case, in addition to loopback names and IP addresses.
-        address: URL under which others reach it, through a proxy perhaps; empty: none is known.
+        address: URL for other machines, possibly of a proxy; empty: unknown.
     """
 
     names: frozenset[str] = frozenset()
     address: str = ""
 
     def is_known(self, host: str) -> bool:
-        """Whether the value of a header ``Host`` is of this app.
+        """Return whether the value of a header ``Host`` names this app.
 
-        IP addresses are: a page that reaches the app by one has that address as its origin, so rebinding needs a name.
+        Every IP address does: a page that reaches the app by an IP address has that origin, so rebinding needs a name.
         """
         name = _host_name(host)
         if name is None:
@@ -57,7 +57,7 @@ class Site:
         return name in self.names or name == "localhost" or name.endswith(".localhost") or _is_address(name)
 
     def is_own(self, origin: str, host: str) -> bool:
-        """Whether a page of this origin was served at ``host``, or at the app's address."""
+        """Return whether a page of this origin was served at ``host``, or at the app's address."""
         try:
             parts, own = urlsplit(origin.lower()), urlsplit(self.address.lower())
         except ValueError:
@@ -71,8 +71,8 @@ class Site:
 
 
 class RefuseOtherSites:
-    """Refuses with 403: ``unknown_host`` what is meant for another host, ``cross_site_refused`` what another site's
-    page sent.
+    """Refuses with 403 requests for another host (``unknown_host``) and from pages of other sites
+    (``cross_site_refused``).
 
     Args:
         open_paths: devices' routes, which pages of any origin may call.
@@ -98,7 +98,7 @@ class RefuseOtherSites:
         if len(hosts) > 1 or (hosts and not _is_relayed(scope) and not self._site.is_known(hosts[0])):
             shown = hosts[0][:100]
             return Forbidden(
-                f"this server is not known as {shown!r}; if it is, tell it so: PYGRID_HOSTS (--hosts) lists its names",
+                f"{shown!r} is not a known name of this server: if it is one, add it to PYGRID_HOSTS (--hosts)",
                 code=codes.UNKNOWN_HOST,
                 host=shown,
             )
@@ -111,7 +111,7 @@ class RefuseOtherSites:
             is_own = not _OTHER_SITES.intersection(headers.get(b"sec-fetch-site", []))
         if is_own:
             return None
-        return Forbidden("a page of another site may not change things here", code=codes.CROSS_SITE_REFUSED)
+        return Forbidden("a page of another site may not change anything here", code=codes.CROSS_SITE_REFUSED)
 
 
 async def _refuse(scope: Scope, receive: Receive, send: Send, error: Forbidden) -> None:
@@ -119,7 +119,7 @@ async def _refuse(scope: Scope, receive: Receive, send: Send, error: Forbidden) 
     headers = [(b"content-type", media.PROBLEM.encode()), (b"content-length", str(len(body)).encode())]
     start: Any = {"type": "http.response.start", "status": error.status, "headers": headers}
     if scope["type"] == ScopeType.WEBSOCKET:
-        await receive()  # the message that a WebSocket is asked for
+        await receive()  # the message that requests the WebSocket
         if "websocket.http.response" not in (scope.get("extensions") or {}):
             await send({"type": "websocket.close", "code": 1008, "reason": error.code})
             return
@@ -135,13 +135,13 @@ async def _refuse(scope: Scope, receive: Receive, send: Send, error: Forbidden) 
 
 
 def _is_relayed(scope: Scope) -> bool:
-    """Whether the connection came through a Network's pipe, which no browser can open: there ``Host`` means nothing."""
+    """Return whether the connection came through a pipe, which no browser can open: ``Host`` means nothing there."""
     client = scope.get("client")
     return client is not None and client[0].startswith(RELAYED)
 
 
 def _host_name(host: str) -> str | None:
-    """The name in a header ``Host``, in lower case and without port; None: the header is malformed."""
+    """Return the name in a header ``Host``, in lower case and without port; None: the header is malformed."""
     try:
         parts = urlsplit(f"//{host}")
         _ = parts.port  # raises for what is not a number

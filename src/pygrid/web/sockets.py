@@ -1,4 +1,4 @@
-"""The app's end of a WebSocket (ASGI) as what a `pygrid.transport.links.Link` needs."""
+"""The app's end of a WebSocket (ASGI), with the interface that `pygrid.transport.links.Link` needs."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from pygrid.transport.websockets import shorten_reason
 
 
 def is_of_a_browser(socket: WebSocket[Any, Any, Any]) -> bool:
-    """Whether a page opens it. No Domain and no SDK is one; it could only be used against what its reader reaches."""
+    """Return whether a page opened the socket; Domains and SDKs never send ``Origin``."""
     return "origin" in socket.headers
 
 
 class AsgiSocket:
-    """The end of the app that accepted the WebSocket."""
+    """The app's end of an accepted WebSocket."""
 
     def __init__(self, socket: WebSocket[Any, Any, Any]) -> None:
         self._socket = socket

@@ -19,26 +19,24 @@ _HEADERS = {"Cache-Control": "no-store", "X-Accel-Buffering": "no"}
 
 @dataclass(frozen=True, slots=True)
 class ServerEvent:
-    """One event. ``id`` comes back as ``Last-Event-ID`` when the client connects again; ``data`` is one line of
-    JSON.
-    """
+    """One event. A client that reconnects sends ``id`` as ``Last-Event-ID``; ``data`` is one line of JSON."""
 
     id: int
     kind: str
     data: bytes
 
     def encode(self) -> bytes:
-        """The event as it travels."""
+        """Return the bytes of the event."""
         return b"id: %d\nevent: %s\ndata: %s\n\n" % (self.id, self.kind.encode(), self.data)
 
 
 def event_stream(
     events: AsyncIterator[ServerEvent], stopping: Stopping, session: SessionWatch, heartbeat_s: float = HEARTBEAT_S
 ) -> Stream:
-    """The answer that sends ``events`` as they come, and a comment after each ``heartbeat_s`` of silence.
+    """Return the answer that sends ``events`` as they come, and a comment after each ``heartbeat_s`` of silence.
 
-    It ends with the session: no event is sent after that, and expiry is noticed by the next heartbeat. The iterator is
-    closed (if it can be) whatever ends the stream: its own end, the session, the client, or the app's stop.
+    It ends with the session: no event is sent after that, and the next heartbeat notices expiry. A generator is closed
+    when the stream ends: by its own end, the session, the client, or the app's stop.
     """
     return Stream(_encode(events, stopping, session, heartbeat_s), media_type=_MEDIA_TYPE, headers=_HEADERS)
 

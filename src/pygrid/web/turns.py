@@ -14,9 +14,9 @@ class _Holder:
 
     waiting: deque[tuple[Callable[[], None], object | None]] = field(default_factory=deque)
     running: dict[object, float] = field(default_factory=dict)
-    """Who runs -> since when; the oldest comes first."""
+    """Connection -> start time of its request; the oldest comes first."""
     has_had_turn: bool = False
-    """In this round."""
+    """Whether something began in this round."""
     timer: asyncio.TimerHandle | None = None
 
 
@@ -24,13 +24,13 @@ class Turns:
     """Decides when the requests of each address begin.
 
     A round is about one iteration of the event loop. In a round one request of each address begins, however many
-    connections it has, so what an iteration costs is bounded by the number of addresses. What runs at once is bounded
-    too, since it fills the queues of the threads behind the loop. A request that takes long is one that waits, so it
-    counts no longer.
+    connections it has, so the number of addresses bounds the cost of an iteration. The number of running requests is
+    bounded too, since they fill the queues of the threads behind the loop. A request that takes long mostly waits, so
+    it is no longer counted.
 
     Args:
         max_running: requests of one address that run at once.
-        counted_s: seconds after which a request counts no longer.
+        counted_s: seconds after which a request is no longer counted.
         clock: monotonic seconds.
     """
 
@@ -40,14 +40,14 @@ class Turns:
         self._clock = clock
         self._holders: dict[str, _Holder] = {}
         self._due: dict[str, _Holder] = {}
-        """Those that the next round looks at."""
+        """Holders that the next round handles."""
 
     def __len__(self) -> int:
-        """Addresses of which something runs, waits, or has just begun."""
+        """Number of addresses with something that runs, waits, or has just begun."""
         return len(self._holders)
 
     def take(self, name: str, begin: Callable[[], None], runner: object | None = None) -> bool:
-        """Whether something of the address ``name`` may begin now. If not, ``begin`` is called when it may.
+        """Return whether something of the address ``name`` may begin now. If not, ``begin`` is called when it may.
 
         Args:
             runner: the connection, which counts as running until `end`; None: this is not counted.
@@ -61,7 +61,7 @@ class Turns:
         return True
 
     def end(self, name: str, runner: object) -> None:
-        """What ``runner`` began has ended. Harmless if nothing of it runs."""
+        """Note that the request of ``runner`` has ended. Does nothing if it has none."""
         if (holder := self._holders.get(name)) is not None:
             holder.running.pop(runner, None)
             self._make_due(name, holder)
@@ -103,7 +103,7 @@ class Turns:
         return len(holder.running) >= self._max_running
 
     def _look_again(self, name: str, holder: _Holder) -> None:
-        """Have a round look at the holder when its oldest request counts no longer."""
+        """Schedule a round for the holder when its oldest request is no longer counted."""
 
         def look() -> None:
             holder.timer = None

@@ -17,8 +17,8 @@ _PIECE = 2048
 class BoundedWebSocket(WebSocketsSansIOProtocol):
     """The reader of one WebSocket.
 
-    At most one piece with messages waits for the app, a message has a bounded number of fragments, and a peer that
-    reads nothing gets no pongs. In each round of `Turns`, at most `ConnectionLimits.frames_per_turn` frames of an
+    At most one piece with messages waits for the app, the number of fragments of a message is bounded, and a peer that
+    reads nothing receives no pongs. In each round of `Turns`, at most `ConnectionLimits.frames_per_turn` frames of an
     address are parsed.
     """
 
@@ -30,21 +30,21 @@ class BoundedWebSocket(WebSocketsSansIOProtocol):
         self._place: ConnectionSlot | None = None
         self._waiting = b""
         self._at = 0
-        """Where in ``_waiting`` the part begins that was not parsed."""
+        """Start of the unparsed part of ``_waiting``."""
         self._is_pumping = False
         """A call of `_pump` is due."""
         self._queued: deque[int] = deque()
-        """Bytes of each message that waits for the app."""
+        """Size of each message that waits for the app."""
         self._num_taken = 0
-        """Bytes of the message that the app took last."""
+        """Size of the message that the app received last."""
 
     def take_place(self, connections: Connections, place: ConnectionSlot) -> None:
-        """Hold the connection's place in the counts until it is closed."""
+        """Take over the slot of the connection until it is closed."""
         place.owner = self
         self._connections, self._place = connections, place
 
     def connection_lost(self, exc: Exception | None) -> None:
-        # What refers to each other is freed only later, so nothing large may hang on it.
+        # Objects in reference cycles are freed late, so they must not hold anything large.
         self._waiting = b""
         self.frames = []
         self.conn.reader.buffer.clear()
@@ -67,7 +67,7 @@ class BoundedWebSocket(WebSocketsSansIOProtocol):
         self._note_progress()
 
     def num_held_bytes(self) -> int:
-        """What is unread of answers, and what has come of messages that the app has not done with."""
+        """Return the unread bytes of answers, plus the received bytes of messages that the app has not finished."""
         num_unparsed = len(self._waiting) - self._at + len(self.conn.reader.buffer)
         num_delivered = self._num_taken + sum(self._queued)
         return self.transport.get_write_buffer_size() + num_unparsed + sum(map(len, self.frames)) + num_delivered
@@ -82,7 +82,7 @@ class BoundedWebSocket(WebSocketsSansIOProtocol):
 
     async def receive(self) -> Any:
         if self._num_taken:
-            self._num_taken = 0  # the app asks for more, so it has done with the last one
+            self._num_taken = 0  # the app requests the next message, so it has finished the last one
             self._note_progress()
         if self.handshake_complete and self.queue.empty():
             self._go_on()  # with frames that came before the handshake was answered
@@ -95,7 +95,7 @@ class BoundedWebSocket(WebSocketsSansIOProtocol):
         return message
 
     def _go_on(self) -> None:
-        """Parse what was read already, or read on. uvicorn would only read on, and what was read would pile up."""
+        """Parse the bytes that were read, or read on. uvicorn would only read on, and the bytes would pile up."""
         if self._is_pumping or self.transport.is_closing():
             return
         if self._at == len(self._waiting):
@@ -105,7 +105,7 @@ class BoundedWebSocket(WebSocketsSansIOProtocol):
             self.loop.call_soon(self._pump)
 
     def _take_turn(self) -> bool:
-        """Whether frames may be parsed now. If not, nothing is read until they may, and `_pump` is called then."""
+        """Return whether frames may be parsed now. If not, nothing is read until they may; then `_pump` is called."""
         if self._connections is None or self._place is None or self._place.holder is None:
             return True
         if self._connections.turns.take(f"messages of {self._place.holder}", self._pump):
@@ -115,12 +115,12 @@ class BoundedWebSocket(WebSocketsSansIOProtocol):
         return False
 
     def _pump(self) -> None:
-        """Parse what waits until a message is there for the app, or other connections are due."""
+        """Parse the waiting bytes until the app has a message, or other connections are due."""
         self._is_pumping = False
         num_frames = 0
         while self._at < len(self._waiting) and not self.transport.is_closing():
             if self.read_paused or (self.handshake_initiated and not self.handshake_complete):
-                self.transport.pause_reading()  # until the app takes what is there: `receive`
+                self.transport.pause_reading()  # until the app receives the message: `receive`
                 return
             if num_frames >= self._limits.frames_per_turn:
                 self.transport.pause_reading()
@@ -131,7 +131,7 @@ class BoundedWebSocket(WebSocketsSansIOProtocol):
             self.transport.resume_reading()
 
     def _parse_piece(self) -> int:
-        """Parse one piece; the number of its frames."""
+        """Parse one piece, and return the number of its frames."""
         piece = self._waiting[self._at : self._at + _PIECE]
         self._at += len(piece)
         self.conn.receive_data(piece)
@@ -145,7 +145,7 @@ class BoundedWebSocket(WebSocketsSansIOProtocol):
         return num_frames
 
     def _refuse_handshake(self) -> None:
-        """End a connection whose request `pygrid.web.http_reader` took, and the WebSocket library did not."""
+        """End a connection whose request `pygrid.web.http_reader` accepted, and the WebSocket library did not."""
         self.transport.write(b"".join(self.conn.data_to_send()))
         self.close_sent = True
         self.transport.close()

@@ -68,8 +68,8 @@ async def test_a_large_part_is_handed_on_as_it_arrives() -> None:
     [
         (body(("config", b"1"), ("config", b"2")), "part 'config' twice"),
         (body(("plan", b"")), "unknown part 'plan'; it takes config and model"),
-        (b"--cut\r\nContent-Dis", "the form is broken"),
-        (b"", "the form is broken"),
+        (b"--cut\r\nContent-Dis", "the form is malformed"),
+        (b"", "the form is malformed"),
     ],
 )
 async def test_forms_that_are_none(data: bytes, said: str) -> None:
