@@ -19,11 +19,10 @@ from pygrid.features import accounts, cycles, datasets, jobs, models, processes,
 from pygrid.features.associations import domain as associations
 from pygrid.features.associations.domain.connector import Connectors
 from pygrid.features.catalog.service import CatalogService
-from pygrid.features.cycles.routes import DEVICE_PATHS
 from pygrid.features.jobs.federated import Connect, FederatedService, FederationServices, ModelFiles, Ways
 from pygrid.features.relay.domain import PipeServer
 from pygrid.legacy import domain_feature as legacy_feature
-from pygrid.lifecycle import AppContext, BackgroundTask, Feature, Stopping, TaskRunner, opened
+from pygrid.lifecycle import AppContext, BackgroundTask, Feature, Stopping, TaskRunner
 from pygrid.messages.jobs import FederationRequest
 from pygrid.metrics import Metrics
 from pygrid.settings import DomainSettings, read_networks, with_secret
@@ -46,7 +45,6 @@ from pygrid.web.blobs import DraftBlobs, ProcessBlobs, ServedModelBlobs
 from pygrid.web.health import Readiness
 from pygrid.web.idempotency import Claims
 from pygrid.web.identity import identity_routes
-from pygrid.web.services import Services
 from pygrid.web.sites import Site
 
 COORDINATOR_PATIENCE_S = 30.0
@@ -59,7 +57,6 @@ class DomainContext(AppContext):
 
     settings: DomainSettings
     identity: Identity
-    runner: TaskRunner
     database: Database
     store: Store
     writes: AuditedWrites
@@ -127,30 +124,32 @@ def build_domain(
         serving,
         *_network_features(context),
         legacy_feature(people.service, serving.service, settings.id),
+        _web_feature(context),
         start_record(context, settings, writes),
     ]
     return build_app(
         title=f"Domain {settings.id}",
         description="Hosts models and data; devices and data scientists train on them.",
-        routes=[*identity_routes(), *(route for feature in features for route in feature.routes)],
-        services=Services(
-            *(one for feature in features for one in feature.services),
+        context=context,
+        features=features,
+        authenticator=people.service,
+        site=Site(settings.host_names, settings.address),
+    )
+
+
+def _web_feature(context: DomainContext) -> Feature:
+    store = context.store
+    return Feature(
+        services=(
             context.identity,
             Claims(context.answers),
-            Readiness(context.database.read, settings.data_dir),
+            Readiness(context.database.read, context.settings.data_dir),
             ProcessBlobs(store.blobs),
             ServedModelBlobs(store.served),
             DraftBlobs(store.drafts),
-            ClientAddresses(read_networks(settings.trusted_proxies)),
+            ClientAddresses(read_networks(context.settings.trusted_proxies)),
         ),
-        authenticator=people.service,
-        tasks=[task for feature in features for task in feature.tasks],
-        runner=context.runner,
-        opening=lambda: opened(features),
-        stopping=context.stopping,
-        metrics=context.metrics,
-        site=Site(settings.host_names, settings.address),
-        cors_open_paths=DEVICE_PATHS,
+        routes=tuple(identity_routes()),
     )
 
 

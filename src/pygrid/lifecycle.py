@@ -50,15 +50,6 @@ class Stopping:
         return self._event.is_set()
 
 
-@dataclass(frozen=True)
-class AppContext:
-    """What every part of an app uses."""
-
-    clock: Clock
-    stopping: Stopping
-    metrics: Metrics
-
-
 @dataclass(frozen=True, slots=True)
 class BackgroundTask:
     """Work beside the requests. ``run`` goes on until it is cancelled; returning means its work is done for good."""
@@ -88,6 +79,8 @@ class Feature:
 
     services: tuple[object, ...] = ()
     routes: tuple[Any, ...] = ()
+    open_paths: tuple[str, ...] = ()
+    """Paths that scripts of any origin may call."""
     tasks: tuple[BackgroundTask, ...] = ()
     start: Callable[[], Awaitable[object]] = _nothing
     """Called before the first request."""
@@ -153,6 +146,17 @@ class TaskRunner:
             await asyncio.sleep(delay_s)
             self._failing.discard(task.name)
             delay_s = min(delay_s * 2, MAX_RESTART_S)
+
+
+@dataclass(frozen=True)
+class AppContext:
+    """What every part of an app uses."""
+
+    clock: Clock
+    stopping: Stopping
+    metrics: Metrics
+    runner: TaskRunner
+    """Runs the tasks of all features."""
 
 
 T = TypeVar("T")

@@ -13,7 +13,7 @@ from pygrid.features.relay.network.routes import relay_routes
 from pygrid.features.relay.network.service import Relay
 from pygrid.legacy import network_feature as legacy_feature
 from pygrid.legacy.node_search import WithLegacy
-from pygrid.lifecycle import AppContext, Feature, Stopping, TaskRunner, opened
+from pygrid.lifecycle import AppContext, Feature, Stopping, TaskRunner
 from pygrid.metrics import Metrics
 from pygrid.settings import NetworkSettings, with_secret
 from pygrid.storage.idempotency import AnswerStore
@@ -26,7 +26,6 @@ from pygrid.web.app import build_app
 from pygrid.web.health import Readiness
 from pygrid.web.idempotency import Claims
 from pygrid.web.identity import identity_routes
-from pygrid.web.services import Services
 from pygrid.web.sites import Site
 
 
@@ -44,7 +43,8 @@ def build_network(
             database URL is invalid, or the identity file is damaged.
     """
     settings = with_secret(settings)
-    app = AppContext(clock or SystemClock(), Stopping(), Metrics())
+    metrics = Metrics()
+    app = AppContext(clock or SystemClock(), Stopping(), metrics, TaskRunner(metrics))
     folder_lock = folder_lock or FolderLock.acquire(settings.data_dir, settings.app)
     check_folder(settings.data_dir, settings.app)
     identity = Identity.load_or_make(settings.data_dir / IDENTITY_FILE)
@@ -63,23 +63,17 @@ def build_network(
         legacy_feature(database, members.service, app.clock, settings),
         discovery.build(app, searched, settings.num_replicas),
         Feature(services=(relay,), routes=tuple(relay_routes())),
+        Feature(
+            services=(identity, Claims(answers), Readiness(database.read, settings.data_dir)),
+            routes=tuple(identity_routes()),
+        ),
         start_record(app, settings, database),
     ]
     return build_app(
         title=f"Network {settings.id}",
         description="Connects Domains: they join, are watched, searched and reached here. No data passes in the clear.",
-        routes=[*identity_routes(), *(route for feature in features for route in feature.routes)],
-        services=Services(
-            *(one for feature in features for one in feature.services),
-            identity,
-            Claims(answers),
-            Readiness(database.read, settings.data_dir),
-        ),
+        context=app,
+        features=features,
         authenticator=people.service,
-        tasks=[task for feature in features for task in feature.tasks],
-        runner=TaskRunner(app.metrics),
-        opening=lambda: opened(features),
-        stopping=app.stopping,
-        metrics=app.metrics,
         site=Site(settings.host_names, settings.address),
     )

@@ -8,7 +8,7 @@ import asyncio
 import contextlib
 import socket
 import threading
-from collections.abc import AsyncIterator, Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +22,7 @@ from pygrid.features.relay.domain import PipeServer
 from pygrid.features.relay.network.pipes import Pipes, RelayLimits
 from pygrid.features.relay.network.routes import relay_routes
 from pygrid.features.relay.network.service import Relay
-from pygrid.lifecycle import Stopping, TaskRunner
+from pygrid.lifecycle import AppContext, Feature, Stopping, TaskRunner
 from pygrid.metrics import Metrics
 from pygrid.transport import open_transport
 from pygrid.transport.address import parse_address
@@ -35,7 +35,6 @@ from pygrid.web.app import build_app
 from pygrid.web.connections import ConnectionLimits, Connections
 from pygrid.web.relayed_reader import RelayedProtocol
 from pygrid.web.server import AppServer
-from pygrid.web.services import Services
 
 
 class Directory:
@@ -141,21 +140,12 @@ def running_site(
     pipes = make_pipes(limits or RelayLimits(), stopping, metrics)
     relay = Relay(pipes, directory, Sessions(), network_identity.key, SystemClock(), is_open=is_open)
 
-    @contextlib.asynccontextmanager
-    async def opening() -> AsyncIterator[None]:
-        yield
-
     network: Litestar = build_app(
         title="Relay",
         description="A relay alone.",
-        routes=relay_routes(),
-        services=Services(relay),
+        context=AppContext(SystemClock(), stopping, metrics, TaskRunner(metrics)),
+        features=[Feature(services=(relay,), routes=tuple(relay_routes()))],
         authenticator=Sessions(),
-        tasks=[],
-        runner=TaskRunner(metrics),
-        opening=opening,
-        stopping=stopping,
-        metrics=metrics,
     )
     with contextlib.ExitStack() as stack:
         listening = stack.enter_context(socket.socket())

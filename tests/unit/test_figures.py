@@ -7,17 +7,17 @@ import pytest
 
 LIMITS = {
     # figure                                  limit   asked
-    "lines in src": (66_900, 55_800),
-    "lines in features": (14_600, 12_500),
+    "lines in src": (66_800, 55_800),
+    "lines in features": (14_500, 12_500),
     "files > 500 lines": (6, 2),
-    "functions > 60 lines": (5, 4),
-    "functions with > 6 arguments": (73, 50),
+    "functions > 60 lines": (4, 4),
+    "functions with > 6 arguments": (70, 50),
     "homonym classes": (0, 0),
     "strings that name a module": (0, 0),
     "modules of features that import web": (0, 0),
     'code="literal"': (0, 0),
     "Popen outside cli/up and sandbox/process": (0, 0),
-    "pass-through methods": (17, 10),
+    "pass-through methods": (15, 10),
     "module cycles": (0, 0),
     "sleep in tests": (20, 20),
     "patches of private names": (27, 0),

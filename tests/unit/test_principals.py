@@ -48,7 +48,6 @@ EXEMPT = {
     "SignIn.authenticate_key",
     "SignIn.find_principal",
     "SignIn.log_in",
-    "SignIn.sign_up",
     "WorkersService.authenticate",
     # A Worker's token
     "WorkersService.finish",

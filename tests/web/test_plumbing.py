@@ -12,7 +12,6 @@ import asyncio
 import logging
 import os
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +24,7 @@ from litestar.response import Stream
 from pygrid.clock import SystemClock
 from pygrid.errors import Conflict, PygridError, TooManyRequests
 from pygrid.features.accounts.service import AccountService
-from pygrid.lifecycle import BackgroundTask, Stopping, TaskRunner
+from pygrid.lifecycle import AppContext, BackgroundTask, Feature, Stopping, TaskRunner
 from pygrid.messages.accounts import LoginRequest
 from pygrid.metrics import Metrics
 from pygrid.settings import AppSettings
@@ -34,7 +33,7 @@ from pygrid.web import health, requests
 from pygrid.web.app import build_app
 from pygrid.web.health import PROBE_FILE, Readiness
 from pygrid.web.requests import AppRequest, stream_body
-from pygrid.web.services import Services, service
+from pygrid.web.services import service
 from pygrid.web.sse import ServerEvent, event_stream
 from support.eventually import eventually, turns
 from support.web import People, assert_problem, running
@@ -300,24 +299,22 @@ def _app(tmp_path: Path, tasks: list[BackgroundTask] | None = None, metrics: Met
     database = Database(f"sqlite:///{tmp_path / 'plumbing.db'}")
     counted = metrics or Metrics()
 
-    @asynccontextmanager
-    async def opening() -> AsyncIterator[None]:
-        try:
-            yield
-        finally:
-            database.close()
+    async def close() -> None:
+        database.close()
 
     return build_app(
         title="Plumbing",
         description="For tests.",
-        routes=[unexpected, on_purpose, nameless, later, upload, echo, events],
-        services=Services(database, Readiness(database.read, tmp_path)),
+        context=AppContext(SystemClock(), Stopping(), counted, TaskRunner(counted)),
+        features=[
+            Feature(
+                services=(database, Readiness(database.read, tmp_path)),
+                routes=(unexpected, on_purpose, nameless, later, upload, echo, events),
+                tasks=tuple(tasks or ()),
+                close=close,
+            )
+        ],
         authenticator=AccountService(database, database, SystemClock(), open_signup=False),
-        tasks=tasks or [],
-        runner=TaskRunner(counted),
-        opening=opening,
-        stopping=Stopping(),
-        metrics=counted,
     )
 
 

@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable, Collection, Sequence
-from contextlib import AbstractAsyncContextManager, asynccontextmanager
-from typing import Any
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
 
 from litestar import Litestar
 from litestar.datastructures import State
 
 from pygrid.core.access import Authenticator
-from pygrid.lifecycle import BackgroundTask, Stopping, TaskRunner
-from pygrid.metrics import Metrics
+from pygrid.lifecycle import AppContext, Feature, opened
 from pygrid.web.health import health_routes
 from pygrid.web.middleware import Headers, Observe, Texts
 from pygrid.web.openapi import openapi_config
@@ -20,53 +18,44 @@ from pygrid.web.requests import MAX_JSON_BYTES, AppRequest
 from pygrid.web.services import Services
 from pygrid.web.sites import RefuseOtherSites, Site
 
-Opening = Callable[[], AbstractAsyncContextManager[None]]
-
 
 def build_app(
     *,
     title: str,
     description: str,
-    routes: Sequence[Any],
-    services: Services,
+    context: AppContext,
+    features: Sequence[Feature],
     authenticator: Authenticator,
-    tasks: Sequence[BackgroundTask],
-    runner: TaskRunner,
-    opening: Opening,
-    stopping: Stopping,
-    metrics: Metrics,
     site: Site = Site(),  # noqa: B008 - a frozen value
-    cors_open_paths: Collection[str] = (),
 ) -> Litestar:
-    """An app that starts under any ASGI server.
+    """Return an app that starts under any ASGI server.
 
     Args:
-        routes: Litestar routers and handlers.
-        services: what the handlers use (`service`); `Readiness` and, for repeatable calls, `Claims` are among them.
+        features: started in their order, and closed in the reverse order after their tasks ended; `Readiness` and, for
+            repeatable calls, `Claims` are among their services.
         authenticator: checks the tokens of the requests.
-        tasks: run by ``runner`` between start and stop.
-        opening: context of the running app; it opens what the services need, and closes it after the tasks ended.
         site: host names and address of the app; requests for other hosts or from pages of other sites are refused.
-        cors_open_paths: paths that scripts of any origin may call.
 
     A JSON body may have at most 64 KiB; a handler that streams sets ``request_max_body_size`` itself.
     """
+    tasks = [task for feature in features for task in feature.tasks]
+    open_paths = [path for feature in features for path in feature.open_paths]
 
     @asynccontextmanager
     async def lifespan(_app: Litestar) -> AsyncIterator[None]:
-        async with opening(), runner.running(tasks):
+        async with opened(features), context.runner.running(tasks):
             yield
-            stopping.set()
+            context.stopping.set()
 
     app = Litestar(
-        route_handlers=[*health_routes(), *routes],
+        route_handlers=[*health_routes(), *(route for feature in features for route in feature.routes)],
         state=State(
             {
-                "services": services,
+                "services": Services(*(one for feature in features for one in feature.services)),
                 "authenticator": authenticator,
-                "tasks": runner,
-                "stopping": stopping,
-                "metrics": metrics,
+                "tasks": context.runner,
+                "stopping": context.stopping,
+                "metrics": context.metrics,
             }
         ),
         lifespan=[lifespan],
@@ -76,6 +65,6 @@ def build_app(
         logging_config=None,
         openapi_config=openapi_config(title, description),
     )
-    guarded = RefuseOtherSites(Texts(app.asgi_handler), site, cors_open_paths)
-    app.asgi_handler = Observe(Headers(guarded, cors_open_paths), metrics)
+    guarded = RefuseOtherSites(Texts(app.asgi_handler), site, open_paths)
+    app.asgi_handler = Observe(Headers(guarded, open_paths), context.metrics)
     return app

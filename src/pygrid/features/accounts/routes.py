@@ -101,15 +101,7 @@ async def sign_up(request: AppRequest, data: JSONBody[SignUpRequest]) -> Respons
         principal = await authenticate(request)
     elif private_key := request.headers.get("private-key") or request.headers.get("private_key"):
         principal, by_key = await accounts.authenticate_key(private_key, _address(request)), True
-    new = await accounts.sign_up(
-        data.email,
-        data.password,
-        data.role,
-        principal=principal,
-        by_key=by_key,
-        setup_code=data.setup_code,
-        address=_address(request),
-    )
+    new = await accounts.sign_up(principal, data, by_key=by_key, address=_address(request))
     return _with_key(request, new)
 
 

@@ -21,6 +21,7 @@ from pygrid.errors import Forbidden, InvalidCredentials, InvalidInput, TooManyRe
 from pygrid.features.accounts.attempts import Attempts, FailureLog
 from pygrid.features.accounts.passwords import Passwords, normalize_password
 from pygrid.ids import hash_secret, new_secret
+from pygrid.messages.accounts import SignUpRequest
 from pygrid.storage import accounts as store
 from pygrid.storage import audit
 from pygrid.storage.accounts import User
@@ -107,15 +108,7 @@ class SignIn:
     # Sign-up and login
 
     async def sign_up(
-        self,
-        email: str,
-        password: str,
-        role_id: int | None = None,
-        *,
-        principal: Principal | None = None,
-        by_key: bool = False,
-        setup_code: str | None = None,
-        address: str = "",
+        self, principal: Principal | None, request: SignUpRequest, *, by_key: bool = False, address: str = ""
     ) -> KeyedUser:
         """Create an account. The very first one becomes Owner, with any requested role.
 
@@ -124,7 +117,6 @@ class SignIn:
 
         Args:
             by_key: the principal used a private key, which can assign only roles below the principal's own.
-            setup_code: for the very first account, if the app requires one.
             address: address of the caller, to limit attempts.
         Raises:
             Conflict: ``email_taken``.
@@ -133,15 +125,15 @@ class SignIn:
             InvalidInput: ``invalid_email``, ``weak_password``.
             TooManyRequests: ``busy``, ``too_many_attempts``.
         """
-        email, email_key = normalize_email(email)
-        check_password(password)
+        email, email_key = normalize_email(request.email)
+        check_password(request.password)
         if await self._database.read(store.has_first_owner):
             self._check_may_sign_up(principal)
             if principal is None:
                 self._attempts.record_sign_up(address)
         else:
-            self._check_setup_code(setup_code, address)
-        password_hash = await self._passwords.hash(password)
+            self._check_setup_code(request.setup_code, address)
+        password_hash = await self._passwords.hash(request.password)
         private_key = new_secret()
         now = self._clock.now()
 
@@ -150,11 +142,9 @@ class SignIn:
                 role = OWNER
             else:
                 self._check_may_sign_up(principal)
-                role = (
-                    USER
-                    if principal is None or role_id is None
-                    else self._role_to_give(connection, principal, role_id, by_key)
-                )
+                role = USER
+                if principal is not None and request.role is not None:
+                    role = self._role_to_give(connection, principal, request.role, by_key)
             user_id = store.put_user(
                 connection,
                 email=email,

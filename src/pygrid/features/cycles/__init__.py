@@ -12,7 +12,7 @@ from pygrid.features.cycles.completion import Completion
 from pygrid.features.cycles.cycle_metrics import CycleCounts
 from pygrid.features.cycles.devices import Endpoints
 from pygrid.features.cycles.quotas import DeviceLimits, DeviceQuotas
-from pygrid.features.cycles.routes import router
+from pygrid.features.cycles.routes import DEVICE_PATHS, router
 from pygrid.features.cycles.scheduler import CycleScheduler
 from pygrid.features.cycles.service import CyclesService
 from pygrid.lifecycle import AppContext, BackgroundTask, Feature
@@ -53,6 +53,7 @@ def build(app: AppContext, store: Store, settings: DomainSettings) -> CyclesFeat
         scheduler=scheduler,
         services=(cycles, clients, scheduler),
         routes=(router,),
+        open_paths=DEVICE_PATHS,
         tasks=(
             BackgroundTask("run-cycles", scheduler.run),
             BackgroundTask.every(CLIENT_SWEEP_S, "remove-unused-clients", clients.remove_unused),

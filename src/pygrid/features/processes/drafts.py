@@ -11,7 +11,6 @@ import contextlib
 import datetime as dt
 import logging
 from collections.abc import AsyncIterator
-from pathlib import Path
 from typing import Any
 
 import msgspec
@@ -208,21 +207,19 @@ class DraftsService:
 
     def _read_form(self, draft: DraftRow, config: bytes) -> HostForm:
         """Return the form that would host the draft."""
-        plans = {part: self._path(digest).read_bytes() for part, digest, _ in draft.files if part != _MODEL}
+        blobs = self._store.drafts
+        plans = {part: blobs.path(digest).read_bytes() for part, digest, _ in draft.files if part != _MODEL}
         return HostForm(
             config=config,
             plans={part.removeprefix(PLAN_PREFIX): data for part, data in plans.items() if part != _AVERAGING},
             averaging_plan=plans.get(_AVERAGING),
-            model=read_layout_of(self._path(_file(draft, _MODEL))),
+            model=read_layout_of(blobs.path(_file(draft, _MODEL))),
         )
 
     def _copy(self, digest: str, target: BlobWriter) -> None:
-        with self._path(digest).open("rb") as file:
+        with self._store.drafts.path(digest).open("rb") as file:
             while chunk := file.read(_COPY_BYTES):
                 target.write(chunk)
-
-    def _path(self, digest: str) -> Path:
-        return self._store.drafts.path(digest)
 
     async def _drop(self, files: tuple[File, ...]) -> None:
         """Remove those of the files that no other draft has."""

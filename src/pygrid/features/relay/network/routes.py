@@ -35,7 +35,7 @@ async def relay(socket: AnySocket, domain: FromPath[str]) -> None:
 
     async def carry() -> None:
         caller = await relays.name_caller(find_bearer(socket), address, domain)
-        member = await relays.reach(domain)
+        member = await relays.domains.reach(domain)
         with relays.pipes.place(member.name, caller.label, caller.domain, is_known=caller.is_known) as disconnected:
             end = await relays.order(member, address)
             try:

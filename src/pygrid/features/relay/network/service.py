@@ -78,7 +78,7 @@ class Relay:
         is_open: bool,
     ) -> None:
         self.pipes = pipes
-        self._domains = domains
+        self.domains = domains
         self._authenticator = authenticator
         self._own = own
         self._clock = clock
@@ -93,7 +93,7 @@ class Relay:
         """
         if bearer is not None and bearer.startswith(PREFIX):
             ticket = read_ticket(bearer)
-            identity = await self._domains.find_identity(ticket.domain)
+            identity = await self.domains.find_identity(ticket.domain)
             if identity is None:
                 raise InvalidCredentials(
                     f"the ticket's Domain {ticket.domain[:100]!r} is not a member of this Network", code=INVALID_TICKET
@@ -116,10 +116,6 @@ class Relay:
             "set PYGRID_NETWORK_TOKEN",
             code=LOGIN_NEEDED,
         )
-
-    async def reach(self, name: str) -> RelayTarget:
-        """Return the connected Domain of this name. Raises as `RelayDirectory.reach`."""
-        return await self._domains.reach(name)
 
     async def order(self, member: RelayTarget, caller: str) -> End:
         """Request a new pipe, and return the Domain's end of it.
