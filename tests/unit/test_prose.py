@@ -12,7 +12,6 @@ LIMITS = {
     "docs": 222,
     "src/pygrid/cli": 62,
     "src/pygrid/client": 115,
-    "src/pygrid/compute": 56,
     "src/pygrid/deploy": 2,
     "src/pygrid/edge": 21,
     "src/pygrid/errors": 1,

@@ -1,18 +1,17 @@
-"""Warm Workers for hosted models: one sandboxed process for each model that was asked lately, started by the first
-question.
+"""Warm Workers for hosted models: a sandboxed process for each model in use, started by its first request.
 
                 ask()                        the batch is done
     (no process) ----> starting ----> idle <----------------- busy
          ^                             |  \\_____ask()________/   \\
          |______ idle for long, _______|                          | too slow, died, or answered nonsense
-         |       another model's turn                             | (whoever waits for this batch is told)
+         |       another model's turn                             | (the requests of this batch fail)
          |________________________________________________________|
 
-A model has one process, and that one batch at a time. What is asked meanwhile waits, and the next batch takes as much
-of it as fits, so many small questions cost little more than one, and a single question never waits for company. Only
-models whose rows are proven independent (`pygrid.plans.independence.judge_rows`) share batches; a batch that fails is
-done again one by one, so that one caller's bad input is nobody else's failure. What comes from the process is checked
-before it goes to anybody.
+A model has one process, which computes one batch at a time. Requests that arrive meanwhile wait, and the next batch
+takes as many of them as fit. Many small requests cost little more than one, and a single request never waits for
+others. Only models whose rows are proven independent (`pygrid.plans.independence.judge_rows`) share batches. A batch
+that fails is computed again one request at a time, so that the bad input of one caller fails no other request. The
+answer of the process is checked before it is returned to a caller.
 """
 
 from __future__ import annotations
@@ -63,27 +62,27 @@ _BASE_BYTES = 512 * 1024**2
 
 @dataclass(frozen=True)
 class InferenceLimits:
-    """What the warm Workers of a Domain may use together."""
+    """Limits of all warm Workers of a Domain together."""
 
     max_models: int = 4
-    """Processes at once."""
+    """Number of processes at once."""
     max_waiting: int = 1024
-    """Questions that wait for one model."""
+    """Number of requests that wait for one model."""
     wall_s: float = 30.0
-    """Of one batch."""
+    """Longest time of a batch."""
     idle_s: float = 600.0
-    """A process that nobody asked for so long is ended."""
+    """Seconds without a request after which a process ends."""
 
 
 @dataclass
-class _Question:
+class _Request:
     arrays: Arrays
     num_examples: int
     answer: asyncio.Future[Arrays]
 
 
 class InferenceWorkers:
-    """Answers questions to models. For one event loop."""
+    """Runs hosted models. For one event loop."""
 
     def __init__(self, limits: InferenceLimits | None = None, *, allow_weak_sandbox: bool = False) -> None:
         self._limits = limits or InferenceLimits()
@@ -92,17 +91,18 @@ class InferenceWorkers:
         self._closed = False
 
     async def predict(self, model: ServableModel, arrays: Arrays, num_examples: int) -> Arrays:
-        """The model's outputs for these inputs, which must be of the names, dtypes and shapes of its ports.
+        """The outputs of the model for these inputs, which must have the names, dtypes and shapes of its ports.
 
         Raises:
-            InvalidInput: ``inference_failed``: the model can't compute with these values.
-            Unavailable: ``inference_busy``: too much is asked at once; ``inference_too_slow``, ``inference_lost``: the
-                process was ended, or ended; ``sandbox_unavailable``: this machine can't lock it in; ``out_of_memory``.
+            InvalidInput: ``inference_failed``: the model cannot compute with these values.
+            Unavailable: ``inference_busy``: there are too many requests; ``inference_too_slow``, ``inference_lost``:
+                the process was ended, or ended; ``sandbox_unavailable``: this machine cannot sandbox it;
+                ``out_of_memory``.
         """
         warm = self._find(model)
         if len(warm.waiting) >= self._limits.max_waiting:
-            raise _busy("too many questions wait for this model")
-        question = _Question(arrays, num_examples, asyncio.get_running_loop().create_future())
+            raise _busy("too many requests wait for this model")
+        question = _Request(arrays, num_examples, asyncio.get_running_loop().create_future())
         warm.waiting.append(question)
         warm.wake.set()
         return await question.answer
@@ -112,7 +112,7 @@ class InferenceWorkers:
         await self._end([model for model in self._warm if model.path == path])
 
     async def close(self) -> None:
-        """End every process; whoever waits is told."""
+        """End every process; waiting requests fail."""
         self._closed = True
         await self._end(list(self._warm))
 
@@ -132,13 +132,13 @@ class InferenceWorkers:
         return warm
 
     def _retire_one(self) -> None:
-        """Make room: end the process that was not asked for the longest time."""
+        """End the process that has been unused for the longest time."""
         for model, warm in self._warm.items():
             if warm.has_ended or not (warm.is_busy or warm.waiting):
                 warm.task.cancel()
                 del self._warm[model]
                 return
-        raise _busy(f"{len(self._warm)} other models are at work")
+        raise _busy(f"{len(self._warm)} other models are in use")
 
     async def _end(self, models: Sequence[ServableModel]) -> None:
         tasks = []
@@ -154,7 +154,7 @@ class InferenceWorkers:
         return InferenceSettings(
             model_path=str(model.path),
             outputs=tuple(port.name for port in model.outputs),
-            # The runtime keeps the weights up to three times while it loads; its arena grows in powers of two.
+            # The runtime holds the weights up to three times while it loads; its arena grows in powers of two.
             memory_bytes=_BASE_BYTES + 3 * model.size_bytes + 2 * model.peak_bytes + 4 * ports,
             cpu_s=_CPU_S,
             max_request_bytes=model.max_request_bytes,
@@ -164,39 +164,39 @@ class InferenceWorkers:
 
 @dataclass
 class _WarmModel:
-    """A model's questions, and the task that has them answered."""
+    """The requests of a model, and the task that answers them."""
 
     model: ServableModel
     limits: InferenceLimits
     settings: InferenceSettings
-    waiting: deque[_Question] = field(default_factory=deque)
+    waiting: deque[_Request] = field(default_factory=deque)
     wake: asyncio.Event = field(default_factory=asyncio.Event)
     is_busy: bool = True
     has_ended: bool = False
-    """Nobody answers here any more."""
+    """Whether the task has ended, so that no request is answered."""
     task: asyncio.Task[None] = field(init=False)
 
     def __post_init__(self) -> None:
         self.task = asyncio.create_task(self._serve())
-        self.task.add_done_callback(lambda _: self._end())  # also where it was cancelled before its first step
+        self.task.add_done_callback(lambda _: self._end())  # also if it was cancelled before its first step
 
-    def _end(self, batch: Sequence[_Question] = ()) -> None:
+    def _end(self, batch: Sequence[_Request] = ()) -> None:
         self.has_ended = True
         _fail(
-            [*batch, *self.waiting], Unavailable("the model's process was ended; ask again", code=codes.INFERENCE_LOST)
+            [*batch, *self.waiting],
+            Unavailable("the process of the model was ended; send the request again", code=codes.INFERENCE_LOST),
         )
 
     async def _serve(self) -> None:
-        """Answer until nobody asks for long."""
+        """Answer requests until none comes for `InferenceLimits.idle_s`."""
         process: _ModelProcess | None = None
-        batch: list[_Question] = []
+        batch: list[_Request] = []
         try:
             while await self._next():
                 batch = self._take()
                 if not batch:
                     continue
-                # Not for as long as it may run: the limit of CPU time is to end a process that was taken over, no
-                # other.
+                # Replaced long before its limit of CPU time, which exists to end a process that was taken over.
                 if process is not None and process.busy_s > _CPU_S / 2:
                     await process.close()
                     process = None
@@ -210,13 +210,13 @@ class _WarmModel:
                 if process is not None and process.is_gone:
                     await process.close()
                     process = None
-                if failed is not None:  # last, so that who is told finds everything in order
+                if failed is not None:  # last, so that callers find a consistent state
                     _fail(batch, failed)
         except Exception as error:
             logger.exception("a Worker for inference failed")
             _fail(
                 [*batch, *self.waiting],
-                _lost(f"a fault of this server ({type(error).__name__}), which its log tells of"),
+                _lost(f"an error of this server ({type(error).__name__}); its log has the details"),
             )
         finally:
             self._end(batch)
@@ -224,7 +224,7 @@ class _WarmModel:
                 await asyncio.shield(process.close())
 
     async def _next(self) -> bool:
-        """Wait for a question; False if none came for long."""
+        """Wait for a request; False: none came for `InferenceLimits.idle_s`."""
         self.is_busy = bool(self.waiting)
         if not self.waiting:
             self.wake.clear()
@@ -233,14 +233,14 @@ class _WarmModel:
                     await self.wake.wait()
             except TimeoutError:
                 return bool(self.waiting)
-            # Whoever asks in the same turn of the event loop comes along.
+            # Requests of the same turn of the event loop join the batch.
             await asyncio.sleep(0)
         self.is_busy = True
         return True
 
-    def _take(self) -> list[_Question]:
-        """The next batch, in the order of asking, without those who have gone."""
-        batch: list[_Question] = []
+    def _take(self) -> list[_Request]:
+        """The next batch, in the order of the requests, without those that were cancelled."""
+        batch: list[_Request] = []
         num_examples = 0
         while self.waiting:
             question = self.waiting[0]
@@ -254,7 +254,7 @@ class _WarmModel:
             num_examples += question.num_examples
         return batch
 
-    async def _answer(self, process: _ModelProcess, batch: list[_Question]) -> None:
+    async def _answer(self, process: _ModelProcess, batch: list[_Request]) -> None:
         if len(batch) == 1:
             _settle(batch[0], await process.run(self.model, batch[0].arrays, batch[0].num_examples, self.limits.wall_s))
             return
@@ -276,16 +276,16 @@ class _WarmModel:
             begin = end
 
 
-def _join(ports: Sequence[Port], batch: Sequence[_Question]) -> Arrays:
+def _join(ports: Sequence[Port], batch: Sequence[_Request]) -> Arrays:
     return {port.name: np.concatenate([question.arrays[port.name] for question in batch]) for port in ports}
 
 
-def _settle(question: _Question, outputs: Arrays) -> None:
+def _settle(question: _Request, outputs: Arrays) -> None:
     if not question.answer.done():
         question.answer.set_result(outputs)
 
 
-def _fail(questions: Sequence[_Question] | deque[_Question], error: Exception) -> None:
+def _fail(questions: Sequence[_Request] | deque[_Request], error: Exception) -> None:
     for question in questions:
         if not question.answer.done():
             question.answer.set_exception(error)
@@ -315,11 +315,11 @@ class _ModelProcess:
             async with asyncio.timeout(_START_S):
                 kind, _ = await process._read(MAX_MESSAGE_BYTES)
             if kind != READY:
-                raise _lost("it began with something else than it should")
+                raise _lost("its first message is not valid")
         except (TimeoutError, ConnectionError, asyncio.IncompleteReadError):
             await process.close()
             raise Unavailable(
-                "the model's process does not start; see the log", code=codes.WORKER_NOT_STARTED
+                "the process of the model does not start; see the log", code=codes.WORKER_NOT_STARTED
             ) from None
         except BaseException:
             await process.close()
@@ -330,7 +330,7 @@ class _ModelProcess:
         """The outputs of one batch.
 
         Raises:
-            InvalidInput: the model failed on these inputs; the process goes on. Unavailable: it does not.
+            InvalidInput: the model failed on these inputs; the process goes on. Unavailable: the process has ended.
         """
         most = port_bytes(model.outputs, num_examples) + HEADER_BYTES
         body = encode_pieces(arrays)
@@ -342,11 +342,11 @@ class _ModelProcess:
         except TimeoutError:
             self.is_gone = True
             raise Unavailable(
-                f"the model took longer than {wall_s:g} s; ask for fewer at once", code=codes.INFERENCE_TOO_SLOW
+                f"the model took longer than {wall_s:g} s; send fewer examples at once", code=codes.INFERENCE_TOO_SLOW
             ) from None
         except (ConnectionError, asyncio.IncompleteReadError):
             self.is_gone = True
-            raise _lost("it ended before it had answered") from None
+            raise _lost("it ended before it answered") from None
         except asyncio.CancelledError:
             self.is_gone = True
             raise
@@ -354,18 +354,18 @@ class _ModelProcess:
             self.busy_s += time.monotonic() - began
         if kind != RESULT:
             self.is_gone = True
-            raise _lost("it answered something else than it should")
+            raise _lost("its answer has an unknown kind")
         return self._checked(model, answer, num_examples)
 
     async def _send(self, body: Sequence[bytes | memoryview]) -> None:
-        """Send a question in slices: all at once would be copied at once, and hold up everybody meanwhile."""
+        """Send a request in slices: a single write would copy all of it, and block the event loop meanwhile."""
         self._writer.write(frame_header(SPEC, sum(map(len, body))))
         for part in slices(body):
             self._writer.write(part)
             await self._writer.drain()
 
     async def _receive(self, length: int) -> bytes:
-        """So many bytes, in slices likewise."""
+        """Read ``length`` bytes, also in slices."""
         pieces, left = [], length
         while left:
             piece = await self._reader.read(min(left, SLICE_BYTES))
@@ -387,15 +387,15 @@ class _ModelProcess:
             failure = msgspec.json.decode(body, type=Failure)
         except msgspec.DecodeError:
             self.is_gone = True
-            raise _lost("its answer can't be read") from None
+            raise _lost("its answer cannot be read") from None
         if failure.kind == "plan_failed":
             raise InvalidInput(
-                f"the model can't compute with these inputs: {failure.detail}", code=codes.INFERENCE_FAILED
+                f"the model cannot compute with these inputs: {failure.detail}", code=codes.INFERENCE_FAILED
             )
         raise Unavailable(failure.detail, code=failure.code or failure.kind)
 
     def _checked(self, model: ServableModel, answer: bytes, num_examples: int) -> Arrays:
-        """The arrays of an answer, which must be those that the gate foretold."""
+        """The arrays of an answer, which must be those that the gate determined."""
         try:
             arrays, _ = decode(answer)
         except InvalidTensors:
@@ -403,14 +403,14 @@ class _ModelProcess:
         wanted = {port.name: (port.dtype, port_shape(port, num_examples)) for port in model.outputs}
         if {name: (array.dtype.name, array.shape) for name, array in arrays.items()} != wanted:
             self.is_gone = True
-            raise _lost("it gave other arrays than the model has outputs")
+            raise _lost("it returned other arrays than the outputs of the model")
         return dict(arrays)
 
     async def close(self) -> None:
         """End the process."""
         self.is_gone = True
         self._child.kill()
-        # Without sending what is left: nobody reads it.
+        # Without sending the rest of the data: no process reads it.
         self._writer.transport.abort()
         with contextlib.suppress(ConnectionError):
             await self._writer.wait_closed()
@@ -418,7 +418,7 @@ class _ModelProcess:
 
 
 def port_shape(port: Port, num_examples: int) -> tuple[int, ...]:
-    """The shape of a port's array with so many examples."""
+    """The shape of a port's array with ``num_examples`` examples."""
     return tuple(num_examples if isinstance(side, str) else side for side in port.shape)
 
 
@@ -427,4 +427,4 @@ def _busy(why: str) -> Unavailable:
 
 
 def _lost(why: str) -> Unavailable:
-    return Unavailable(f"the model's process was lost: {why}", code=codes.INFERENCE_LOST)
+    return Unavailable(f"the process of the model was lost: {why}", code=codes.INFERENCE_LOST)

@@ -7,10 +7,10 @@ out.
                      no Worker asks:           no renew:            no renew, token revoked, returned:
                      never began               never began          ``lost``
 
-A lease is one Worker's hold on one job. It ends with the result, when it was not renewed in time, when the Worker is
-let in no more, or when nobody wants the result any more; whatever comes under it after that is refused
-(``lease_over``). A Worker begins only after its first renewal was answered, so a job whose lease was never renewed has
-not begun, and may run elsewhere.
+A lease assigns one job to one Worker. It ends with the result, if it is not renewed in time, if the authorization of
+the Worker is revoked, or if the result is not wanted; later requests under it are refused (``lease_over``). A Worker
+begins only after its first renewal was answered, so a job whose lease was never renewed has not begun, and can run
+elsewhere.
 
 Leases live in this process alone. A Domain that starts again knows none of them, and treats each job that was running
 by its
@@ -50,12 +50,12 @@ from pygrid.errors import Conflict, Gone, NotFound, PayloadTooLarge
 logger = logging.getLogger(__name__)
 
 LEASE_S = 15.0
-"""How long a Worker may be silent."""
+"""Longest time between two renewals."""
 OFFER_S = 20.0
-"""How long a job waits for a Worker to ask, which was there when the job was started."""
+"""How long a job waits for the request of a Worker that was connected when the job started."""
 OnDisconnect = Callable[[], Coroutine[Any, Any, None]]
 _TRANSFER_S = 3600.0
-"""What a job gets beyond its own time, for its files to travel."""
+"""Time for the transfer of the files of a job, in addition to its own time."""
 _MAX_HASHES = 10_000
 _READ_BYTES = 1024 * 1024
 
@@ -65,7 +65,7 @@ class _LeasedJob:
     spec: JobSpec
     on_progress: OnProgress | None
     done: asyncio.Future[JobResult | None]
-    """None: it never began."""
+    """None: the job never began."""
     sent: JobSpec | None = None
     files: dict[str, Path] = field(default_factory=dict)
     lease: _HeldLease | None = None
@@ -83,20 +83,20 @@ class _HeldLease:
 
 @dataclass(frozen=True)
 class Offer:
-    """A job as it is given out."""
+    """A job as it is sent to a Worker."""
 
     lease_id: str
     spec: JobSpec
-    """With hashes in place of paths."""
+    """With hashes instead of paths."""
     files: dict[str, Path]
     """By SHA-256."""
 
 
 class LeasedDriver:
-    """A `pygrid.compute.driver.Driver` whose jobs are fetched by Workers.
+    """The driver whose jobs Workers of other machines fetch.
 
     Args:
-        wake: set when a Worker asks for a job and there is none.
+        wake: set when a Worker requests a job and there is none.
         lease_s, offer_s: see `LEASE_S`, `OFFER_S`.
     """
 
@@ -119,7 +119,7 @@ class LeasedDriver:
         return len(self._polls) + len(self._leases)
 
     async def start(self) -> None:
-        """Nothing: Workers come by themselves."""
+        """Do nothing: Workers connect by themselves."""
 
     async def run(self, spec: JobSpec, on_progress: OnProgress | None = None, *, pad: bool = True) -> JobResult:
         check_spec(spec)
@@ -142,7 +142,7 @@ class LeasedDriver:
             async with asyncio.timeout(job.spec.limits.wall_s + self.offer_s + _TRANSFER_S):
                 result = await job.done
         except TimeoutError:
-            result = JobResult(Facts(), Failure("out_of_time", "the job took longer than it may"))
+            result = JobResult(Facts(), Failure("out_of_time", "the job took longer than its limit"))
         finally:
             waiting.cancel()
         if result is None:
@@ -161,7 +161,7 @@ class LeasedDriver:
     # What Workers ask of it
 
     async def lease(self, worker_id: int, worker: str, wait_s: float, gone: OnDisconnect) -> Offer | None:
-        """Give a Worker a job, waiting for one if need be; None: there is none.
+        """A job for a Worker, after a wait of up to ``wait_s`` seconds; None: there is none.
 
         ``gone`` returns when the Worker has hung up.
         """
@@ -184,7 +184,7 @@ class LeasedDriver:
         return Offer(lease.id, lease.job.sent, lease.job.files)
 
     def renew(self, worker_id: int, lease_id: str, progress: Progress | None = None) -> None:
-        """Hear that a job goes on, and how far it has come. Raises Gone: ``lease_over``."""
+        """Renew a lease, and note the progress of its job. Raises Gone: ``lease_over``."""
         lease = self._get(worker_id, lease_id)
         lease.begun = True
         lease.timer.cancel()
@@ -196,56 +196,56 @@ class LeasedDriver:
         """A file that the job under this lease needs. Raises Gone: ``lease_over``. NotFound: ``file_not_found``."""
         lease = self._get(worker_id, lease_id)
         if not lease.begun:
-            raise Conflict("renew the lease once before anything is done under it", code=codes.LEASE_NOT_BEGUN)
+            raise Conflict("renew the lease once before any other request under it", code=codes.LEASE_NOT_BEGUN)
         if name not in lease.job.files:
             raise NotFound("the job under this lease has no such file", code=codes.FILE_NOT_FOUND, hash=name)
         return lease.job.files[name]
 
     def max_result_bytes(self, worker_id: int, lease_id: str) -> int:
-        """The longest result that is taken under a lease. Raises Gone: ``lease_over``."""
+        """The size of the longest result that is accepted under a lease. Raises Gone: ``lease_over``."""
         return self._get(worker_id, lease_id).job.spec.limits.max_result_bytes
 
     def finish(self, worker_id: int, lease_id: str, outcome: Outcome, payload: bytes) -> None:
-        """Take a result, once; its lease is over.
+        """Accept a result, once; its lease is over.
 
         Raises:
             Gone: ``lease_over``. PayloadTooLarge. Conflict: ``lease_not_begun``.
         """
         lease = self._get(worker_id, lease_id)
         if not lease.begun:
-            raise Conflict("renew the lease once before anything is done under it", code=codes.LEASE_NOT_BEGUN)
+            raise Conflict("renew the lease once before any other request under it", code=codes.LEASE_NOT_BEGUN)
         if len(payload) > lease.job.spec.limits.max_result_bytes:
             raise PayloadTooLarge(
-                "the result is larger than it may be", max_bytes=lease.job.spec.limits.max_result_bytes
+                "the result is larger than the limit of the job", max_bytes=lease.job.spec.limits.max_result_bytes
             )
         self._end(lease)
         facts = msgspec.structs.replace(outcome.facts, bytes_out=len(payload), worker=lease.worker)
         lease.job.done.set_result(JobResult(facts, outcome.failure, outcome.media_type, payload))
 
     def give_back(self, worker_id: int, lease_id: str) -> None:
-        """End a lease whose Worker stops: as if it was not renewed any more, but now. Raises Gone: ``lease_over``."""
+        """End a lease whose Worker stops, as if its time had run out. Raises Gone: ``lease_over``."""
         lease = self._get(worker_id, lease_id)
         self._lose(lease, f"Worker {lease.worker!r} was stopped")
 
     def drop_worker(self, worker_id: int) -> None:
-        """End all that a Worker holds, and what it waits for: it is let in no more."""
+        """End the leases and the waiting requests of a Worker whose authorization was revoked."""
         for poll, (asking, _) in list(self._polls.items()):
             if asking == worker_id and not poll.done():
                 self._polls.pop(poll)
                 poll.cancel()
         for lease in list(self._leases.values()):
             if lease.worker_id == worker_id:
-                self._lose(lease, f"Worker {lease.worker!r} is let in no more")
+                self._lose(lease, f"the authorization of Worker {lease.worker!r} was revoked")
 
     def count(self, worker_id: int) -> tuple[int, int]:
-        """How many jobs a Worker waits for, and how many it runs."""
+        """Number of jobs that a Worker waits for, and number that it runs."""
         waiting = sum(asking == worker_id for asking, _ in self._polls.values())
         return waiting, sum(lease.worker_id == worker_id for lease in self._leases.values())
 
     # Leases
 
     def _match(self) -> None:
-        """Give queued jobs to Workers that wait, both in the order in which they came."""
+        """Assign queued jobs to waiting Workers, both in the order in which they came."""
         while self._queue and (poll := next((poll for poll in self._polls if not poll.done()), None)) is not None:
             _, job = self._queue.popitem(last=False)
             worker_id, worker = self._polls.pop(poll)
@@ -259,7 +259,7 @@ class LeasedDriver:
 
     def _expire(self, lease_id: str) -> None:
         if (lease := self._leases.get(lease_id)) is not None:
-            self._lose(lease, f"Worker {lease.worker!r} was not heard of for {self.lease_s:g} s")
+            self._lose(lease, f"Worker {lease.worker!r} did not renew its lease for {self.lease_s:g} s")
 
     def _lose(self, lease: _HeldLease, why: str) -> None:
         self._end(lease)
@@ -284,9 +284,9 @@ class LeasedDriver:
 
     def _get(self, worker_id: int, lease_id: str) -> _HeldLease:
         lease = self._leases.get(lease_id)
-        # To a Worker, another's lease is like one that is over.
+        # For a Worker, the lease of another Worker is like one that is over.
         if lease is None or lease.worker_id != worker_id or lease.job.done.done():
-            raise Gone("this lease is over: the job has ended, or was given to another Worker", code=codes.LEASE_OVER)
+            raise Gone("this lease is over: the job has ended, or another Worker has it", code=codes.LEASE_OVER)
         return lease
 
     # Files
@@ -296,7 +296,7 @@ class LeasedDriver:
         return move_paths(spec, names.__getitem__), {name: Path(path) for path, name in names.items()}
 
     def _hash(self, path: str) -> str:
-        """SHA-256 of a file; of one that was hashed before and has not changed, without reading it again."""
+        """SHA-256 of a file; a file that was hashed before and has not changed is not read again."""
         with open(path, "rb") as file:
             stat = Path(path).stat()
             key = path, stat.st_size, stat.st_mtime_ns

@@ -60,14 +60,14 @@ class LocalDriver:
         return self._limits.max_concurrent
 
     async def start(self) -> tuple[str, ...]:
-        """Start the warm process, if it does not run; gives the layers of its sandbox.
+        """Start the warm process, if it does not run, and return the layers of its sandbox.
 
         Raises:
-            Unavailable: it does not start (``worker_not_started``), or can't lock a plan in (``sandbox_unavailable``).
+            Unavailable: it does not start (``worker_not_started``), or cannot sandbox a plan (``sandbox_unavailable``).
         """
         async with self._starting:
             if self._closed:
-                raise Unavailable("the Domain is stopping; no job is started any more", code=codes.WORKER_NOT_STARTED)
+                raise Unavailable("the Domain is stopping and starts no more jobs", code=codes.WORKER_NOT_STARTED)
             if self._server is not None and self._server.is_gone:
                 await self._server.close()
                 self._server = None
@@ -77,7 +77,7 @@ class LocalDriver:
 
     @property
     def is_sound(self) -> bool:
-        """Whether the sandbox, once it was started, is enough for a stranger's plan."""
+        """Whether the process was started, and its sandbox is enough for an untrusted plan."""
         return self._server is not None and self._server.is_sound
 
     async def run(self, spec: JobSpec, on_progress: OnProgress | None = None, *, pad: bool = True) -> JobResult:
@@ -97,8 +97,7 @@ class LocalDriver:
         began = time.monotonic()
         result = await self._server.run(spec, on_progress)
         if pad and spec.privacy is not None:
-            # Neither the end of a job nor the use of its place may be seen before a time that does not depend on the
-            # data.
+            # Neither the end of a job nor its free place may be visible before a time that does not depend on the data.
             elapsed = time.monotonic() - began
             await asyncio.sleep(held_s(elapsed, result.facts.planned_s) - elapsed)
         return result
@@ -110,7 +109,7 @@ class LocalDriver:
 
 
 class _Server:
-    """One fork server: its process, its socket of packets, and who waits for which job's end."""
+    """A fork server: its process, its socket of packets, and the jobs whose end is awaited."""
 
     def __init__(self, child: Child) -> None:
         self._child, self._control = child, child.channel
@@ -134,14 +133,14 @@ class _Server:
             server.layers, server.is_sound = tuple(ready["layers"]), bool(ready["sound"])
             if not server.is_sound and not limits.allow_weak_sandbox:
                 raise Unavailable(
-                    "this machine can't lock a stranger's plan in, so no job is run. `pygrid worker doctor` shows what "
-                    "is missing",
+                    "this machine cannot sandbox an untrusted plan, so it runs no job. `pygrid worker doctor` shows "
+                    "what is missing",
                     code=codes.SANDBOX_UNAVAILABLE,
                 )
         except (TimeoutError, EOFError) as error:
             await server.close()
             raise Unavailable(
-                "the Worker's process does not start; see the log", code=codes.WORKER_NOT_STARTED
+                "the process of the Worker does not start; see the log", code=codes.WORKER_NOT_STARTED
             ) from error
         except BaseException:
             await server.close()
@@ -163,7 +162,7 @@ class _Server:
                 self.cancel(spec.id)
                 ended = await end
             except TimeoutError:
-                # The fork server did not do its duty; without it nothing of the job is left.
+                # The fork server did not end the job in time; the job ends with it.
                 await self.close()
                 ended = None
         finally:
@@ -188,7 +187,7 @@ class _Server:
             await writer.drain()
             await read_answer(reader, spec, on_progress, answer)
         except (ConnectionError, asyncio.IncompleteReadError):
-            pass  # the process is gone; the fork server says how
+            pass  # the process is gone; the fork server reports its end
         finally:
             writer.close()
             with contextlib.suppress(ConnectionError):
@@ -217,7 +216,7 @@ class _Server:
             end.set_result(Ended(**message))
 
     def _lose(self) -> None:
-        """The process is gone, and with it every job."""
+        """Note that the process is gone, and every job with it."""
         if self.is_gone:
             return
         self.is_gone = True
@@ -230,7 +229,7 @@ class _Server:
                 end.set_result(None)
 
     async def close(self) -> None:
-        """End the process; it takes its jobs with it."""
+        """End the process, and its jobs with it."""
         self._lose()
         if self._ready.done() and not self._ready.cancelled():
             self._ready.exception()  # seen

@@ -133,7 +133,7 @@ class Pools:
             raise
 
     def grant(self) -> None:
-        """Give free places to those that wait; called when a driver may have gained capacity."""
+        """Assign free places to those that wait; called when a driver may have gained capacity."""
         for waiting in list(self._waiting):
             if not waiting.slot.done() and (slot := self._take(waiting.needs)) is not None:
                 self._waiting.remove(waiting)

@@ -1,6 +1,6 @@
-"""What comes back from the process of a job: read as far as it may be long, and checked before it counts.
+"""The answer of a job's process: read up to its limits, and checked before it is used.
 
-The process may have been in a stranger's hand, so nothing that it says about itself is believed.
+An untrusted plan can have taken the process over, so nothing that it reports about itself is trusted.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ OnProgress = Callable[[Progress], None]
 
 @dataclass(frozen=True)
 class Ended:
-    """What the fork server saw of a job's process from outside."""
+    """The end of a job's process, as the fork server saw it from outside."""
 
     status: int
     reason: str
@@ -49,24 +49,23 @@ class Ended:
 
 @dataclass
 class Answer:
-    """What a job's process has said so far."""
+    """The messages of a job's process so far."""
 
     outcome: Outcome | None = None
-    """None: it did not say how the job went."""
+    """None: the process did not report the outcome."""
     payload: bytes = b""
     planned_s: float = 0.0
-    """When the end of a private job may be seen, as `held_s` takes it."""
+    """The time before which the end of a private job must not be visible, for `held_s`."""
 
 
 class BadAnswerError(Exception):
-    """What came from the process has no known form, or is too long."""
+    """The answer of the process has an unknown form, or is too long."""
 
 
 async def read_answer(
     reader: asyncio.StreamReader, spec: JobSpec, on_progress: OnProgress | None, answer: Answer
 ) -> None:
-    """Read how a job went, and the bytes of its result, into ``answer``. Progress of a private job is passed on to
-    nobody.
+    """Read the outcome of a job, and the bytes of its result, into ``answer``. Progress of a private job is dropped.
 
     Raises:
         BadAnswerError; asyncio.IncompleteReadError, ConnectionError: the process ended within a message.
@@ -77,7 +76,7 @@ async def read_answer(
         except asyncio.IncompleteReadError:
             return
         if length > (spec.limits.max_result_bytes if kind == RESULT else MAX_MESSAGE_BYTES):
-            raise BadAnswerError("an answer is longer than it may be")
+            raise BadAnswerError("an answer is longer than its limit")
         body = await reader.readexactly(length)
         try:
             if kind == PROGRESS and answer.outcome is None:
@@ -96,14 +95,15 @@ async def read_answer(
             else:
                 raise BadAnswerError("the answer has an unknown part")
         except msgspec.DecodeError as error:
-            raise BadAnswerError("the answer can't be read") from error
+            raise BadAnswerError("the answer cannot be read") from error
 
 
 def make_result(spec: JobSpec, answer: Answer, ended: Ended | None, trouble: str) -> JobResult:
-    """The end of a job: what was seen of the process from outside counts more than what it says.
+    """The result of a job: the view of its process from outside counts more than its own report.
 
     Args:
-        ended: None: the process was lost. trouble: why it was ended, if that was for its answer.
+        ended: None: the process was lost.
+        trouble: why the process was ended, if its answer was the reason.
     """
     outcome, payload = answer.outcome, answer.payload
     facts = outcome.facts if outcome is not None else Facts()
@@ -136,8 +136,8 @@ def _failure(
 
 
 _WORDS: dict[FailureKind, str] = {
-    "out_of_time": "the job took longer than it may",
-    "out_of_memory": "the job needs more memory than it may use",
+    "out_of_time": "the job took longer than its limit",
+    "out_of_memory": "the job needs more memory than its limit",
     "cancelled": "the job was cancelled",
 }
 
@@ -151,8 +151,7 @@ def _death(spec: JobSpec, ended: Ended) -> Failure:
     if number == signal.SIGXCPU or (number == signal.SIGKILL and ended.cpu_s >= spec.limits.cpu_s):
         return Failure("out_of_cpu", f"the job took more than {spec.limits.cpu_s} s of CPU time")
     if number == signal.SIGKILL:
-        # Neither the fork server nor a limit of the job did it: an operator, or the kernel for want of memory
-        # elsewhere.
+        # Not by the fork server or a limit of the job: by an operator, or by the kernel, which lacks memory elsewhere.
         return Failure("lost", "the job's process was killed from outside (SIGKILL)")
     if number:
         return Failure(
@@ -162,7 +161,7 @@ def _death(spec: JobSpec, ended: Ended) -> Failure:
 
 
 def find_fault(spec: JobSpec, payload: bytes) -> Failure | None:
-    """What is wrong with the bytes of a result, if something is."""
+    """What is wrong with the bytes of a result; None: nothing."""
     if spec.kind == "predict":
         return _find_fault_in_answers(spec, payload)
     if spec.kind != "train":
@@ -175,7 +174,7 @@ def find_fault(spec: JobSpec, payload: bytes) -> Failure | None:
         given = read_layout(payload)
         wanted = read_layout(Path(spec.model_path).read_bytes())
     except InvalidTensors as error:
-        return Failure("crashed", f"the result is no model: {error.detail}")
+        return Failure("crashed", f"the result is not a valid model: {error.detail}")
     if {(e.name, e.dtype, e.shape) for e in given.entries} != {(e.name, e.dtype, e.shape) for e in wanted.entries}:
         return Failure("crashed", "the result has other arrays than the model")
     if not all(np.isfinite(array).all() for array in decode(payload)[0].values()):
@@ -186,13 +185,13 @@ def find_fault(spec: JobSpec, payload: bytes) -> Failure | None:
 
 
 def _find_fault_in_answers(spec: JobSpec, payload: bytes) -> Failure | None:
-    """What is wrong with the bytes of a result that has a row for each record. Values may be anything, NaN included."""
+    """As `find_fault`, for a result that has a row for each record. Any values are valid, also NaN."""
     num_records = next(iter(spec.columns.values())).num_records
     wanted = {(port.name, port.dtype, (num_records, *port.shape[1:])) for port in spec.outputs}
     try:
         layout = read_layout(payload)
     except InvalidTensors as error:
-        return Failure("crashed", f"the result holds no answers: {error.detail}")
+        return Failure("crashed", f"the result is not a valid file of answers: {error.detail}")
     if layout.metadata or {(one.name, one.dtype.name, one.shape) for one in layout.entries} != wanted:
-        return Failure("crashed", "the result has other arrays than the outputs that were asked for")
+        return Failure("crashed", "the result has other arrays than the requested outputs")
     return None

@@ -150,7 +150,7 @@ async def test_a_private_job_whose_lease_ran_out_fails_and_a_late_result_is_refu
     lease, job = await worker.take(site.scientist.submit(dataset, **PRIVATE))
     await worker.renew(lease)
     failed = await site.owner.wait(job["id"], "failed")
-    assert "was not heard of" in failed["detail"]
+    assert "did not renew" in failed["detail"]
     assert_problem(await worker.bring(lease, ended(GOOD, encode(logistic_params()))), 410, "lease_over")
     assert (await site.owner.job(job["id"]))["state"] == "failed"
     assert (await site.owner.budget(dataset))["spent"] > 0, "the debit stands"
@@ -275,7 +275,7 @@ async def test_a_token_that_was_revoked_is_good_for_nothing(site: Site) -> None:
         await worker.call("POST", "/lease", json=CAPABLE),
     ):
         assert_problem(answer, 401, "invalid_worker_token")
-    assert "let in no more" in (await site.owner.wait(job["id"], "failed"))["detail"]
+    assert "was revoked" in (await site.owner.wait(job["id"], "failed"))["detail"]
     assert_problem(await site.owner.call("DELETE", f"{WORKERS}/{worker.id}"), 404, "worker_not_found")
 
 

@@ -1,1 +1,1 @@
-"""Runs one job beside the data: fork, sandbox, trusted runner. This side never talks to a database or a network."""
+"""Runs one job next to the data: fork, sandbox, trusted runner. It never connects to a database or a network."""

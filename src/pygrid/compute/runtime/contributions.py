@@ -1,8 +1,8 @@
 """What each unit of a private job contributes: one vector, a bit-exact function of this unit and the model.
 
 A plan can compare a result with a known bit pattern, and turn one different last bit into its largest contribution. So
-nothing but the unit and the model may reach a bit of the vector: not the position of the unit, not the other units, not
-a failure, not what ran before. `PlanRows` evaluates one unit at a time, always by the same `ExactSession`.
+only the unit and the model may affect a bit of the vector: not the position of the unit, not the other units, not a
+failure, not earlier runs. `PlanRows` evaluates one unit at a time, always by the same `ExactSession`.
 """
 
 from __future__ import annotations
@@ -45,18 +45,18 @@ from pygrid.tensors.aligned import aligned_zeros
 Array = npt.NDArray[Any]
 
 _CHUNK = 128
-"""Records that are read at once, and vectors in a block."""
+"""Number of records that are read at once, and of vectors in a block."""
 _MISS_S = 150e-9
-"""A read that misses every cache, and the table of pages."""
+"""Time of a read that misses every cache and the table of pages."""
 
 
 class ContributionBlock(NamedTuple):
-    """Some units' vectors."""
+    """The vectors of some units."""
 
     rows: Array
-    """Shape ``[units, size]``, floating-point; valid until the next block is asked for."""
+    """Shape ``[units, size]``, floating-point; valid until the next block is requested."""
     failed: npt.NDArray[np.bool_]
-    """Which units failed: their rows are zeros, or hold a value that is not finite."""
+    """The units that failed: their rows are zeros, or hold a value that is not finite."""
 
 
 class Contributions(Protocol):
@@ -66,7 +66,7 @@ class Contributions(Protocol):
     size: int
     """Entries of each vector."""
     names: tuple[str, ...]
-    """Of the arrays or numbers that a vector is made of, in its order."""
+    """Names of the arrays or numbers that a vector is made of, in its order."""
     is_trusted: bool
     """Whether code of pygrid alone makes the vectors, so that no unit can take long."""
     miss_s: float
@@ -76,17 +76,17 @@ class Contributions(Protocol):
         """Use this model from now on."""
 
     def unit_s(self) -> float:
-        """CPU seconds that adding one unit takes, found without a look at the data."""
+        """CPU seconds to add one unit, found without reading the data."""
 
     def add_to(self, total: GaussianSum, units: Array, watch: Watch) -> int:
-        """Add the vectors of these units, each clipped; how many failed.
+        """Add the vectors of these units, each clipped; returns the number of units that failed.
 
         A unit that fails, or is ended by ``watch``, or has a vector that is not finite, adds zeros.
         """
 
 
 def add_blocks(total: GaussianSum, blocks: Iterable[ContributionBlock]) -> int:
-    """Add the vectors of all blocks; how many units failed."""
+    """Add the vectors of all blocks; returns the number of units that failed."""
     num_failed = 0
     for rows, failed in blocks:
         total.add_rows(rows)
@@ -106,8 +106,8 @@ class _PlanUnits:
 
     Args:
         groups: the records of each unit; None: each record is a unit.
-        max_rows: the most records that one unit may have.
-        bits: feeds the plan's noise ports, for each unit with words of its own.
+        max_rows: the largest number of records of a unit.
+        bits: fills the noise ports of the plan, with new words for each unit.
     Raises:
         InvalidPlan: ``plan_mixes_examples``: called one by one, the plan would not mean what it means in a batch.
             ``plan_time_unbounded``: it has an operator whose time depends on values.
@@ -138,7 +138,7 @@ class _PlanUnits:
         prefix = "grads/" if graph == "grads" else "metrics/"
         outputs = [port for port in entry.outputs if port.name.startswith(prefix)]
         self.names = tuple(port.name.removeprefix(prefix) for port in outputs)
-        # Beyond its largest batch the gate promised nothing about the plan.
+        # The gate checked the plan for batches up to its largest one only.
         self._groups = None if groups is None else [group[: self._max_rows] for group in groups]
         self._manifest, self._data, self._bits = manifest, data, bits
         self.num_units = len(next(iter(data.values()))) if groups is None else len(groups)
@@ -160,7 +160,7 @@ class _PlanUnits:
                     np.copyto(buffer, array, casting="same_kind")
 
     def _evaluation_s(self) -> float:
-        """CPU seconds of a run on made-up data, with the most records that a unit may have."""
+        """CPU seconds of a run on made-up data, with the largest number of records of a unit."""
         for name, buffer in self._inputs.items():
             if name.startswith("data/"):
                 buffer[...] = 0 if buffer.dtype.kind in "ib" else 1
@@ -170,7 +170,7 @@ class _PlanUnits:
             return estimate_s(self._analysis, self._max_rows)
 
     def _evaluations(self, units: Array, watch: Watch) -> Iterator[bool]:
-        """Evaluate the units one after the other: whether each could be, with its outputs in the session's buffers."""
+        """Evaluate the units one after the other; yields whether each succeeded, with its outputs in the session."""
         for begin in range(0, len(units), _CHUNK):
             part = units[begin : begin + _CHUNK]
             if self._groups is not None:
@@ -193,12 +193,12 @@ class _PlanUnits:
                 yield ok and run(session, 1)
 
     def _draw(self, num_rows: int) -> None:
-        """Fill the noise ports: for every unit, so that no unit's words depend on whether another can be used."""
+        """Fill the noise ports, for every unit, so that no unit's words depend on whether another unit is usable."""
         for buffer in self._noise:
             buffer[:num_rows] = self._bits.uniform(buffer[:num_rows].shape)
 
     def _batch(self, records: Array) -> tuple[dict[str, Array], npt.NDArray[np.bool_]]:
-        """The data of some records in the plan's dtypes, and which records hold only values that the plan takes."""
+        """The data of some records in the dtypes of the plan, and which records hold only accepted values."""
         usable = np.ones(len(records), np.bool_)
         columns = {name: array[records] for name, array in self._data.items()}
         for name, values in columns.items():
@@ -299,15 +299,15 @@ def _check_fit(analysis: Analysis) -> None:
     verdict = judge(analysis)
     if not verdict.independent:
         raise InvalidPlan(
-            f"the plan can't be used for a private job, because {verdict.reason}. Private training calls it on one "
+            f"the plan cannot be used for a private job, because {verdict.reason}. Private training calls it on one "
             "record at a time; layers such as BatchNorm, which look at a whole batch, have to be replaced (by "
             "GroupNorm)",
             code=codes.PLAN_MIXES_EXAMPLES,
         )
     if where := analysis.value_dependent_time:
         raise InvalidPlan(
-            f"the plan can't be used for a private job, because the time of {where} depends on the values of a record: "
-            "it takes the remainder of a division of floats. Write the remainder as x - floor(x / y) * y",
+            f"the plan cannot be used for a private job, because the time of {where} depends on the values of a "
+            "record: it takes the remainder of a division of floats. Write the remainder as x - floor(x / y) * y",
             code=codes.PLAN_TIME_UNBOUNDED,
         )
 

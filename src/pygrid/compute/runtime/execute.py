@@ -54,9 +54,7 @@ MEDIA_JSON = "application/json"
 
 @dataclass
 class _Tally:
-    """What goes into the facts; and the secret bits of the job, which is one release: fresh in this process,
-    used once.
-    """
+    """Counts for the facts, and the secret bits of the job, which is one release: fresh in this process, used once."""
 
     num_calls: int = 0
     num_zeroed: int = 0
@@ -74,13 +72,13 @@ def run(
     """Run a job to its end.
 
     Args:
-        started: when its time began, by the monotonic clock.
+        started: start of its time, by the monotonic clock.
         announce: called before the data of a private job is read, with the seconds after ``started`` until which its
-            end is to be held.
+            end must be held.
     Returns:
-        How it went, and the bytes of the result.
+        The outcome, and the bytes of the result.
     Raises:
-        InvalidInput, InvalidPlan, ...: the job can't be run, or the plan of an exact job failed on the data.
+        InvalidInput, InvalidPlan, ...: the job cannot run, or the plan of an exact job failed on the data.
     """
     check_spec(spec)
     if spec.privacy is None:
@@ -138,7 +136,7 @@ def _bound(spec: JobSpec, plan: Plan, columns: Mapping[str, Array]) -> dict[str,
             )
         if not np.can_cast(column.dtype, port.dtype, "same_kind"):
             raise InvalidInput(
-                f"column {spec.binding[name]!r} is {column.dtype}, which port {name!r} ({port.dtype}) can't take",
+                f"column {spec.binding[name]!r} is {column.dtype}, which port {name!r} ({port.dtype}) cannot take",
                 code=codes.INVALID_JOB,
             )
         data[name] = column
@@ -240,7 +238,7 @@ def _evaluate(
         return msgspec.json.encode({"metrics": metrics, "unit": "record", "count": num_records})
     found = PlanRows(plan, "eval", params, data, **_options(spec, plan, "eval", inputs, tally))
     rows = MetricRows(found, spec.metric_bounds, plan.manifest.metrics)
-    # A unit's vector has a norm of at most one by its bounds, and nothing is divided by a number of units but the noisy
+    # A unit's vector has a norm of at most one by its bounds, and the only number of units that divides is the noisy
     # count.
     terms = msgspec.structs.replace(spec.privacy, clip=1.0, expected_size=spec.privacy.sampling_rate)
     with schedule.begin(terms, rows) as watch:
@@ -269,7 +267,7 @@ def _statistics(spec: JobSpec, inputs: MappedColumns, tally: _Tally, schedule: S
 
 
 def _options(spec: JobSpec, plan: Plan, graph: str, inputs: MappedColumns, tally: _Tally) -> dict[str, Any]:
-    """What `PlanRows` and `PlanSums` are told of a job's units."""
+    """Arguments of `PlanRows` and `PlanSums` about the units of a job."""
     assert spec.privacy is not None
     if graph not in plan.manifest.graphs:
         raise InvalidPlan(
@@ -280,7 +278,7 @@ def _options(spec: JobSpec, plan: Plan, graph: str, inputs: MappedColumns, tally
 
 
 def _groups(spec: JobSpec, columns: Mapping[str, Array]) -> list[Array] | None:
-    """The rows of each subject, if subjects are what is protected."""
+    """The rows of each subject, if the job protects subjects."""
     if spec.privacy is None or spec.privacy.unit != "subject":
         return None
     return subject_groups(columns[spec.subject], spec.privacy.max_rows_per_subject)

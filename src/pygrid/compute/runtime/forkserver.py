@@ -1,5 +1,4 @@
-"""The warm parent of all jobs: a process with everything imported that forks one child for each job, watches it, and
-ends it.
+"""The warm parent of all jobs: a process with all imports done, which forks, watches and ends a child for each job.
 
 The Domain starts `main` with `pygrid.sandbox.process.spawn`. Its descriptor is a connected socket of packets. Each
 packet is one JSON document:
@@ -38,7 +37,7 @@ _CPU_PROBE_S = 5
 
 
 class ServerSettings(msgspec.Struct, frozen=True):
-    """What the operator decided."""
+    """Settings of the operator."""
 
     allow_weak_sandbox: bool = False
     niceness: int = 5
@@ -65,7 +64,7 @@ class ProcessEnd(msgspec.Struct, frozen=True):
 
 
 class Ready(msgspec.Struct, frozen=True):
-    """The first packet to the Domain: what the sandbox of a trial child was made of."""
+    """The first packet to the Domain: the layers that hold in the sandbox of a trial child."""
 
     sound: bool
     layers: tuple[str, ...]
@@ -98,7 +97,7 @@ class ForkServer:
         self._empty = sandbox.open_empty_folder()
 
     def serve(self) -> None:
-        """Until the Domain is gone."""
+        """Work until the Domain is gone."""
         self._send(self._try_sandbox())
         self._selector.register(self._control, selectors.EVENT_READ, None)
         try:
@@ -128,7 +127,7 @@ class ForkServer:
     def _start(self, command: Command, stream: int) -> None:
         pid = os.fork()
         if pid == 0:
-            # The child never comes back to this loop, whatever happens.
+            # The child never returns to this loop.
             try:
                 self._become_job(command.limits, stream)
                 os._exit(0)
@@ -149,10 +148,7 @@ class ForkServer:
         run_job(stream, limits, empty=self._empty, allow_weak=self._settings.allow_weak_sandbox)
 
     def _watch(self) -> None:
-        """Kill what used up its time or memory.
-
-        RLIMIT_CPU and RLIMIT_AS are the child's own; this is the view from outside.
-        """
+        """Kill the jobs that used up their time or memory, as seen from outside. RLIMIT_CPU and RLIMIT_AS hold too."""
         now = time.monotonic()
         for job in self._jobs.values():
             if now - job.started > job.limits.wall_s:
@@ -178,12 +174,12 @@ class ForkServer:
         )
 
     def _send(self, packet: Ready | ProcessEnd) -> None:
-        # Where the Domain is gone, the loop will see it.
+        # If the Domain is gone, the loop notices it.
         with contextlib.suppress(BrokenPipeError, ConnectionResetError):
             self._control.send(msgspec.json.encode(packet))
 
     def _try_sandbox(self) -> Ready:
-        """Close a sandbox around a child that does nothing else, and see what held."""
+        """The layers that hold for a child that enters the sandbox and does nothing else."""
         reader, writer = os.pipe()
         pid = os.fork()
         if pid == 0:
@@ -214,10 +210,10 @@ def main(descriptor: int, raw_settings: bytes) -> None:
     """Load everything, then serve."""
     control = socket.socket(fileno=descriptor)
     settings = msgspec.json.decode(raw_settings, type=ServerSettings)
-    # A terminal's Ctrl-C is meant for the Domain, which ends this process by closing the socket.
+    # Ctrl-C in a terminal is for the Domain, which ends this process by closing the socket.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     preload()
-    # What is here now stays shared with every child: the collector must not touch it.
+    # The present objects stay shared with every child: the collector must not touch them.
     gc.collect()
     gc.freeze()
     ForkServer(control, settings).serve()

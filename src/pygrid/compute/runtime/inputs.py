@@ -1,4 +1,4 @@
-"""What a job works on: columns, plan and model, mapped or read before the sandbox closes."""
+"""The inputs of a job: columns, plan and model, mapped or read before the process enters the sandbox."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ class MappedColumns:
 
 
 def open_inputs(spec: JobSpec) -> MappedColumns:
-    """Map the columns and read plan and model, without looking at what they hold.
+    """Map the columns, and read plan and model, without looking at their content.
 
     Raises:
         InvalidInput: a column's file is shorter than the data set says.

@@ -34,7 +34,7 @@ _PROGRESS_EVERY_S = 0.1
 
 
 def preload() -> None:
-    """Import everything that a job needs: behind the sandbox no file can be opened."""
+    """Import everything that a job needs: inside the sandbox no file can be opened."""
     import numpy.random  # noqa: F401
     import onnx.numpy_helper  # noqa: F401
     import onnxruntime  # noqa: F401
@@ -43,7 +43,7 @@ def preload() -> None:
 
 
 def run_job(stream: int, limits: JobLimits, *, empty: int | None, allow_weak: bool) -> None:
-    """Run the job whose specification comes by ``stream``; everything that can go wrong with it is answered there."""
+    """Run the job whose specification arrives on ``stream``; the outcome is sent there, also if the job fails."""
     started = time.monotonic()
     try:
         spec = _read_spec(stream)
@@ -77,13 +77,11 @@ def _run(
     try:
         outcome, payload = run(spec, inputs, _Reporter(stream), started=started, announce=announce)
     except MemoryError:
-        return Outcome(
-            Facts(sandbox=layers), Failure("out_of_memory", "the job needs more memory than it may use")
-        ), b""
+        return Outcome(Facts(sandbox=layers), Failure("out_of_memory", "the job needs more memory than its limit")), b""
     except PygridError as error:
         kind: FailureKind = "plan_failed" if isinstance(error, InvalidPlan) else "refused"
         return Outcome(Facts(sandbox=layers), Failure(kind, error.detail[:_MAX_DETAIL], error.code)), b""
-    except Exception as error:  # the rim: a fault of this code, which the owner's log should show
+    except Exception as error:  # a fault of this code, which the log of the data owner shows
         where = traceback.extract_tb(error.__traceback__)[-1]
         detail = f"{type(error).__name__}: {error} ({where.filename}, line {where.lineno})"
         return Outcome(Facts(sandbox=layers), Failure("crashed", detail[:_MAX_DETAIL])), b""
@@ -91,7 +89,7 @@ def _run(
 
 
 class _Reporter:
-    """Sends progress, not more often than anybody can read."""
+    """Sends progress, at most ten times a second."""
 
     def __init__(self, stream: int) -> None:
         self._stream = stream
@@ -107,11 +105,11 @@ class _Reporter:
 def _read_spec(stream: int) -> JobSpec:
     kind, length = parse_frame_header(_read(stream, FRAME_HEADER_BYTES))
     if kind != SPEC or length > MAX_SPEC_BYTES:
-        raise InvalidInput("what came is no specification of a job")
+        raise InvalidInput("the first message is not the specification of a job")
     try:
         return msgspec.json.decode(_read(stream, length), type=JobSpec)
     except msgspec.DecodeError as error:
-        raise InvalidInput(f"the specification of the job can't be read: {error}") from error
+        raise InvalidInput(f"the specification of the job cannot be read: {error}") from error
 
 
 def _answer(stream: int, outcome: Outcome, payload: bytes) -> None:
@@ -126,7 +124,7 @@ def _read(stream: int, length: int) -> bytes:
     while len(data) < length:
         chunk = os.read(stream, length - len(data))
         if not chunk:
-            raise InvalidInput("the specification of the job ends too early")
+            raise InvalidInput("the specification of the job is cut off")
         data += chunk
     return bytes(data)
 

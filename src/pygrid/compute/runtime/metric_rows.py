@@ -1,5 +1,4 @@
-"""The metrics of a private evaluation as one vector for each unit, so that one noisy sum gives all metrics and their
-count.
+"""The metrics of a private evaluation as one vector for each unit: one noisy sum yields all metrics and their count.
 
 For m metrics the vector of a unit is (1, t_1, ..., t_m) / sqrt(m + 1), where t is the metric's value for this unit,
 clamped to the declared bounds of this metric and mapped to [-1, 1]. Its norm is at most one, so no metric shrinks
@@ -10,8 +9,8 @@ counts the units with metrics.
     sum     middle * count + half width * (sum of t): the sum over units of a unit's metric
 
 The metric of a subject is what the plan's eval graph returns for all records of the subject that count: for a metric
-that is a mean, the mean over these records. So a mean over subjects gives each subject the same weight, however many
-records it has.
+that is a mean, the mean over these records. So in a mean over subjects each subject has the same weight, for any
+number of records.
 
 The mapping uses clamping, -, * and / only, which IEEE 754 rounds in one way: the vector is a bit-exact function of the
 metrics.
@@ -113,7 +112,7 @@ class MetricRows:
         """
         scale = math.sqrt(self.size)
         noise, count = noise_std * scale, float(sums[0]) * scale
-        divisor = max(count, 1.0)  # noise can bring the count of a few units below one, where a ratio says nothing
+        divisor = max(count, 1.0)  # noise can bring the count of a few units below one, where a ratio means nothing
         metrics, errors = {}, {}
         for name, total, middle, half in zip(self._metrics.names, sums[1:], self._middle, self._half, strict=True):
             moved = float(total) * scale

@@ -1,5 +1,4 @@
-"""A warm Worker that answers with one model: load, close the sandbox, then one answer for each question until the
-Domain goes.
+"""A warm Worker of one model: enter the sandbox, load the model, then answer requests until the Domain ends.
 
 The Domain starts `main` with `pygrid.sandbox.process.spawn`. Its descriptor is a connected stream socket; messages are
 frames (`pygrid.sandbox.frames`):
@@ -8,7 +7,7 @@ frames (`pygrid.sandbox.frames`):
     Domain -> here   SPEC    arrays by the names of the model's inputs, safetensors
     here -> Domain   RESULT  arrays by the names of its outputs, safetensors; or OUTCOME: a `Failure`, JSON
 
-The model is parsed behind the sandbox: it has passed a gate, and is hostile all the same.
+The model is parsed inside the sandbox: it has passed a gate, and can be hostile all the same.
 """
 
 from __future__ import annotations
@@ -43,13 +42,13 @@ _CHUNK = 1024**2
 
 
 class _Connection:
-    """The stream, by reading and writing alone: the sandbox has no system calls of sockets."""
+    """The stream, by reads and writes only: the sandbox allows no system calls of sockets."""
 
     def __init__(self, stream: int) -> None:
         self._stream = stream
 
     def read(self, length: int) -> bytearray | None:
-        """So many bytes; None if the Domain is gone."""
+        """Read ``length`` bytes; None: the Domain is gone."""
         data = bytearray(length)
         rest = memoryview(data)
         while rest:
@@ -81,7 +80,7 @@ def _serve(connection: _Connection, session: OnnxSession, settings: InferenceSet
             answer = encode(dict(zip(settings.outputs, outputs, strict=True)))
         except MemoryError:
             connection.send(
-                OUTCOME, msgspec.json.encode(Failure("out_of_memory", "the model needs more memory than it may use"))
+                OUTCOME, msgspec.json.encode(Failure("out_of_memory", "the model needs more memory than its limit"))
             )
         except PygridError as error:
             failed: FailureKind = "plan_failed" if isinstance(error, InvalidPlan) else "out_of_memory"
@@ -108,7 +107,7 @@ def main(stream: int, raw_settings: bytes) -> None:
         session = OnnxSession(model, name="model")
     except MemoryError:
         connection.send(
-            OUTCOME, msgspec.json.encode(Failure("out_of_memory", "the model needs more memory than it may use"))
+            OUTCOME, msgspec.json.encode(Failure("out_of_memory", "the model needs more memory than its limit"))
         )
         return
     except (PygridError, OSError) as error:

@@ -1,6 +1,4 @@
-"""Has a stranger's model answer for each record: batch after batch, its outputs side by side in the order of the
-records.
-"""
+"""Runs an untrusted model on all records, batch by batch; the outputs are in the order of the records."""
 
 from __future__ import annotations
 
@@ -25,11 +23,11 @@ def predict(spec: JobSpec, inputs: MappedColumns, report: Callable[[Progress], N
     """Run a job of kind ``predict``.
 
     Returns:
-        The chosen outputs as safetensors, ``[records, ...]`` each, in the dtypes that the model gives; and the number
-        of calls.
+        The chosen outputs as safetensors, ``[records, ...]`` each, in the dtypes of the model; and the number of
+        calls.
     Raises:
         InvalidInput: ``invalid_job``: a column does not fit its input.
-        InvalidPlan: the model can't be loaded, fails on the data, or gives other arrays than the gate foretold
+        InvalidPlan: the model cannot be loaded, fails on the data, or returns other arrays than the gate determined
             (``model_output``).
     """
     columns = {
@@ -72,7 +70,8 @@ def _check(port: Port, found: Any, num_records: int) -> None:
         (num_records, *_sizes(port)),
     ):
         raise InvalidPlan(
-            f"the model gives {port.name!r} in another dtype or shape than was worked out", code=codes.MODEL_OUTPUT
+            f"the model returns {port.name!r} in another dtype or shape than the gate determined",
+            code=codes.MODEL_OUTPUT,
         )
 
 

@@ -1,21 +1,19 @@
 """How long a private job may take, and when its result may be seen: decided before the data is read.
 
-Time is an answer, too. Three rules keep it from telling of a record:
+Time is an answer, too. Three rules keep it from revealing anything about a record:
 
-1. **No operator's time depends on values by much.** Denormal numbers count as zero (`denormals`), and a plan with an
-operator
-   that loops over a value (``Mod`` with ``fmod``) is refused. What is left varies by a factor of `VARIATION` at most;
-   ``benchmarks/operator_times.py`` measures it for each operator. Reads of large tables at places that data decides are
-   counted from the graph, and planned as if each missed every cache.
-2. **A limit for each evaluation.** One that takes more than `TimePlan.limit_s` of CPU time is ended and counts as zero,
-for
-   its own unit and no other. The limit follows from an evaluation of made-up data on this machine, never from the data.
+1. **The values change the time of no operator by much.** Denormal numbers count as zero (`denormals`), and a plan with
+   an operator that loops over a value (``Mod`` with ``fmod``) is refused. The other operators vary by a factor of
+   `VARIATION` at most; ``benchmarks/operator_times.py`` measures it for each operator. Reads of large tables at places
+   that data decides are counted from the graph, and planned as if each missed every cache.
+2. **A limit for each evaluation.** An evaluation that takes more than `TimePlan.limit_s` of CPU time is ended and
+   counts as zero, for its own unit and no other. The limit follows from an evaluation of made-up data on this machine,
+   never from the data.
 3. **The result is held until `TimePlan.planned_s`**: enough for every unit at `VARIATION` times the usual cost, and for
-one
-   unit that uses its whole limit each time. No deadline leaves units out: a job whose units could not all use their
+   one unit that uses its whole limit each time. No deadline leaves units out: a job whose units could not all use their
    limit within the job's time is refused before it starts (``job_too_slow``).
 
-CPU time and not wall-clock time decides about a unit, so that other processes on the machine do not.
+CPU time, not wall-clock time, decides about a unit, so that other processes on the machine do not.
 """
 
 from __future__ import annotations

@@ -1,8 +1,7 @@
-"""Counts, sums, means, variances, quantiles and histograms as one vector for each record, so that one noisy sum answers
-all.
+"""Counts, sums, means, variances, quantiles and histograms as one vector for each record: one noisy sum answers all.
 
-Each statistic gives a record a piece of the vector with an L2 norm of at most one; pieces are laid side by side and
-divided by the root of their number, so that the whole has a norm of at most one whatever is asked. Everything after the
+For each statistic, a record has a piece of the vector with an L2 norm of at most one. The pieces are concatenated and
+divided by the root of their number, so that the whole has a norm of at most one for any request. Everything after the
 sum is post-processing. Bounds, edges and keys are declared, so nothing about the vector's form comes from the data.
 
     count                1

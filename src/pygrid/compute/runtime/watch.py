@@ -20,7 +20,7 @@ _WATCH_S = 0.002
 
 
 def measure(call: Callable[[], object]) -> float:
-    """The median CPU seconds of a call, after one that is not counted."""
+    """The median CPU seconds of a call, after one call that is not counted."""
     call()
     times: list[float] = []
     while len(times) < _MIN_TRIALS or (sum(times) < _TRIAL_S and len(times) < _MAX_TRIALS):
@@ -31,9 +31,7 @@ def measure(call: Callable[[], object]) -> float:
 
 
 def estimate_s(analysis: Analysis, num_rows: int) -> float:
-    """Seconds for a call of a graph that can't be measured on made-up data: a thousand million operations take a
-    second.
-    """
+    """Estimated seconds for a call of a graph that cannot be measured: a thousand million operations take a second."""
     return analysis.flops(num_rows) / 1e9
 
 
