@@ -8,8 +8,6 @@ import prose
 import pytest
 
 LIMITS = {
-    "CHANGELOG.md": 8,
-    "docs": 222,
     "src/pygrid/cli": 62,
     "src/pygrid/client": 115,
     "src/pygrid/deploy": 2,

@@ -145,6 +145,6 @@ def _wrong(database: Database, folder: Path, why: str) -> InvalidConfig:
     shown = database.url.render_as_string(hide_password=True)
     return InvalidConfig(
         f"the database {shown} {why}; the data folder is {folder}. Set DATABASE_URL (--database-url) and the folder "
-        "(--data-dir) as at the last start; docs/how-to/deploy.md says how to join a restored pair",
+        "(--data-dir) as at the last start; docs/how-to/backup.md describes how to join a restored pair",
         code=codes.WRONG_DATABASE,
     )
