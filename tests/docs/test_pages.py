@@ -29,6 +29,21 @@ MAX_WORDS = 1500
 UNBOUNDED = {"protocol", "plan-format"}
 """Specifications, which are looked up and not read."""
 
+RUN_BY = {
+    "explanation/dataset": "tests/e2e/test_dataset_cli.py",
+    "how-to/federate": "tests/e2e/test_federated_docs.py",
+    "how-to/host-and-train": "tests/e2e/test_sdk_docs.py",
+    "how-to/jobs": "tests/e2e/test_sdk_docs.py",
+    "how-to/predict-for-records": "tests/e2e/test_sdk_docs.py",
+    "how-to/search": "tests/e2e/test_search_processes.py",
+    "how-to/serve-a-model": "tests/e2e/test_sdk_docs.py",
+    "tutorials/across-hospitals": "tests/docs/test_tutorials.py",
+    "tutorials/first-training": "tests/e2e/test_readme.py",
+    "tutorials/own-plan": "tests/docs/test_tutorials.py",
+    "tutorials/private-statistics": "tests/docs/test_tutorials.py",
+}
+"""The test that runs all Python and console blocks of a page. Other pages show commands as indented text."""
+
 
 def names_of(paths: list[Path]) -> list[str]:
     return [str(path.relative_to(ROOT)) for path in paths]
@@ -61,6 +76,18 @@ def test_every_page_is_in_the_contents() -> None:
     pages = {str(path.relative_to(DOCS).with_suffix("")) for path in PAGES}
     assert found - {f"reference/{name}" for name in GENERATED} == pages
     assert {f"reference/{name}" for name in GENERATED} <= set(listed)
+
+
+def test_every_block_of_python_and_console_is_run_by_a_test() -> None:
+    found = {
+        str(path.relative_to(DOCS).with_suffix(""))
+        for path in PAGES
+        if re.search(r"^```(python|console)", path.read_text(), re.MULTILINE)
+    }
+    assert found == RUN_BY.keys()
+    for page, test in RUN_BY.items():
+        text = (ROOT / test).read_text()
+        assert page in text or f'"{Path(page).name}' in text, test
 
 
 @pytest.mark.parametrize("page", names_of(PAGES))
