@@ -196,7 +196,7 @@ def test_nothing_is_lost_or_run_twice_when_a_worker_is_killed(running: Running) 
         assert not alive, "a job goes on without its Worker"
         job = running.finished(private)
         assert (job["state"], job["code"]) == ("failed", "job_failed")
-        assert "Worker 'gpu-1' was not heard of" in job["detail"]
+        assert "Worker 'gpu-1' did not renew" in job["detail"]
         assert running.spent() == spent
         # The exact one runs again, on the Domain's machine.
         running.until(lambda: running.known()[0]["num_running"] == 0)
@@ -217,7 +217,7 @@ def test_a_worker_that_is_stopped_gives_its_job_back(running: Running) -> None:
     site.wait(exact, lambda job: job["state"] == "running" and running.known()[0]["num_running"] == 0)
     told = (running.folder / "domain.log").read_text()
     assert "was stopped" in told
-    assert "was not heard of" not in told
+    assert "did not renew" not in told
     site.call("POST", f"{JOBS}/{exact}/cancel", site.scientist)
 
 

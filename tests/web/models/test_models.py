@@ -169,7 +169,7 @@ async def test_questions_of_many_share_batches_and_each_gets_its_own(owner: Some
     for number, (token, answer) in enumerate(zip(tokens, answers, strict=True)):
         if number == 7:
             problem = assert_problem(answer, 400, "inference_failed")
-            assert "can't compute" in problem["detail"]
+            assert "cannot compute" in problem["detail"]
         else:
             np.testing.assert_array_equal(decode(answer.content)[0]["y"], WEIGHT[token])
 
