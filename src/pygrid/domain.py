@@ -19,7 +19,13 @@ from pygrid.features import accounts, cycles, datasets, jobs, models, processes,
 from pygrid.features.associations import domain as associations
 from pygrid.features.associations.domain.connector import Connectors
 from pygrid.features.catalog.service import CatalogService
-from pygrid.features.jobs.federated import Connect, FederatedService, FederationServices, ModelFiles, Ways
+from pygrid.features.jobs.federated import (
+    Connect,
+    CoordinatorConnections,
+    FederatedService,
+    FederationServices,
+    ModelFiles,
+)
 from pygrid.features.relay.domain import PipeServer
 from pygrid.legacy import domain_feature as legacy_feature
 from pygrid.lifecycle import AppContext, BackgroundTask, Feature, Stopping, TaskRunner
@@ -187,11 +193,13 @@ def _network_features(context: DomainContext) -> tuple[Feature, Feature]:
 def _jobs_feature(context: DomainContext, leased: LeasedDriver, wake: asyncio.Event) -> Feature:
     settings, store = context.settings, context.store
     known = settings.data_dir / "known_domains.json"
-    ways = Ways(context.database, settings.id, context.identity, known, context.clock, is_local=settings.is_loopback)
+    connections = CoordinatorConnections(
+        context.database, settings.id, context.identity, known, context.clock, is_local=settings.is_loopback
+    )
 
     def federate(files: JobFiles, notify: Callable[[str], None]) -> FederatedService:
         services = FederationServices(context.database, context.writes, files, context.clock, notify)
-        return FederatedService(services, _make_connect(ways), ways.may_dial)
+        return FederatedService(services, _make_connect(connections), connections.may_dial)
 
     pools = build_pools(
         LocalDriver(LocalLimits(2 * settings.num_workers, settings.allow_weak_sandbox)),
@@ -203,7 +211,7 @@ def _jobs_feature(context: DomainContext, leased: LeasedDriver, wake: asyncio.Ev
     return jobs.build(context, store, context.writes, pools, federate, wake, settings)
 
 
-def _make_connect(ways: Ways) -> Connect:
+def _make_connect(connections: CoordinatorConnections) -> Connect:
     """Return a function that makes this Domain a client of a process at another Domain."""
 
     def connect(
@@ -223,7 +231,7 @@ def _make_connect(ways: Ways) -> Connect:
             cache=cache,
             # A few Domains, not thousands of devices: they may retry soon.
             retries=RetryPolicy(max_delay_s=2.0, max_elapsed_s=COORDINATOR_PATIENCE_S),
-            transport=ways.open(federation.coordinator, is_guarded=is_guarded),
+            transport=connections.open(federation.coordinator, is_guarded=is_guarded),
             owns_transport=True,
             sleep=sleep,
         )

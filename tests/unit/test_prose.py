@@ -13,7 +13,6 @@ LIMITS = {
     "src/pygrid/deploy": 2,
     "src/pygrid/edge": 21,
     "src/pygrid/errors": 1,
-    "src/pygrid/features": 28,
     "src/pygrid/lifecycle": 4,
     "src/pygrid/offload": 4,
     "src/pygrid/plans": 1,

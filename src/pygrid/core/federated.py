@@ -113,7 +113,7 @@ class RoundAttempt:
 
 
 @dataclass(frozen=True)
-class Departure:
+class ParticipationResult:
     """How a job's part in a training has ended."""
 
     detail: str

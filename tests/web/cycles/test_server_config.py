@@ -32,7 +32,7 @@ async def test_min_workers_opens_a_cycle_when_enough_ask(site: Site) -> None:
     for device in devices[:2]:
         answer = await device.ask()
         assert (answer["reason"], answer["timeout"]) == ("waiting_for_workers", 5)
-    # Fanout twice does not make two of one.
+    # Asking twice does not make two of one.
     assert (await devices[0].ask())["reason"] == "waiting_for_workers"
     await devices[2].join()
     assert (await site.cycle(process))["state"] == "open"

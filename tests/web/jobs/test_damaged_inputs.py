@@ -161,7 +161,7 @@ async def test_a_damaged_column_does_not_go_to_another_machine(tmp_path: Path) -
 def _quick_federation(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("pygrid.features.processes.hosting.check_async", gate_in_process)
     monkeypatch.setattr("pygrid.domain.COORDINATOR_PATIENCE_S", 0.2)
-    monkeypatch.setattr(participation, "_LONGEST_REST_S", 0.3)
+    monkeypatch.setattr(participation, "_MAX_BACKOFF_S", 0.3)
 
 
 @pytest.mark.usefixtures("_quick_federation")

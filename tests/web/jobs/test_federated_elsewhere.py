@@ -35,7 +35,7 @@ def _quick(monkeypatch: pytest.MonkeyPatch) -> None:
     from support.training import gate_in_process
 
     monkeypatch.setattr("pygrid.features.processes.hosting.check_async", gate_in_process)
-    monkeypatch.setattr(participation, "_LONGEST_REST_S", 0.3)
+    monkeypatch.setattr(participation, "_MAX_BACKOFF_S", 0.3)
 
 
 @asynccontextmanager

@@ -109,7 +109,7 @@ class Enemy:
 @pytest.fixture(autouse=True)
 def _impatient(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("pygrid.domain.COORDINATOR_PATIENCE_S", 0.1)
-    monkeypatch.setattr(participation, "_LONGEST_REST_S", 0.05)
+    monkeypatch.setattr(participation, "_MAX_BACKOFF_S", 0.05)
 
 
 @asynccontextmanager
@@ -241,7 +241,7 @@ async def test_one_that_leads_nowhere_is_asked_more_and_more_rarely(
         await turns()
 
     monkeypatch.setattr(participation, "_sleep", rest)
-    monkeypatch.setattr(participation, "_LONGEST_REST_S", 10.0)
+    monkeypatch.setattr(participation, "_MAX_BACKOFF_S", 10.0)
     async with facing(enemy, tmp_path) as (site, job):
         await eventually(lambda: len(enemy.said(what)) >= 10)
         await site.owner.call("POST", f"/data-centric/jobs/{job['id']}/revoke")

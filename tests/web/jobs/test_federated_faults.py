@@ -34,7 +34,7 @@ def _quick(monkeypatch: pytest.MonkeyPatch) -> None:
 
     monkeypatch.setattr("pygrid.features.processes.hosting.check_async", gate_in_process)
     monkeypatch.setattr("pygrid.domain.COORDINATOR_PATIENCE_S", 0.2)
-    monkeypatch.setattr(participation, "_LONGEST_REST_S", 0.3)
+    monkeypatch.setattr(participation, "_MAX_BACKOFF_S", 0.3)
 
 
 @asynccontextmanager

@@ -23,7 +23,7 @@ async def test_no_cycle_is_used_up_while_no_worker_can_be_had(tmp_path: Path, mo
 
     monkeypatch.setattr("pygrid.features.processes.hosting.check_async", gate_in_process)
     monkeypatch.setattr("pygrid.domain.COORDINATOR_PATIENCE_S", 0.2)
-    monkeypatch.setattr(participation, "_LONGEST_REST_S", 0.3)
+    monkeypatch.setattr(participation, "_MAX_BACKOFF_S", 0.3)
     num_refused = 0
 
     async def none_there(_driver: LocalDriver) -> None:

@@ -1,4 +1,4 @@
-"""Fanout the owners of a training across Domains: each once, however often the asking is interrupted and taken up
+"""Asking the owners of a training across Domains: each once, however often the asking is interrupted and taken up
 again.
 """
 

@@ -1,4 +1,4 @@
-"""How this Domain reaches a coordinator whose address somebody else has supplied."""
+"""Connections of this Domain to a coordinator, at an address that an untrusted party supplies."""
 
 from __future__ import annotations
 
@@ -22,14 +22,15 @@ from pygrid.transport.tickets import make_ticket
 from pygrid.transport.untrusted import check_stranger_address, find_fault
 
 
-class Ways:
+class CoordinatorConnections:
     """Opens connections to coordinators, directly or through the relay of a Network.
 
     Args:
-        name, identity: of this Domain, which it shows a Network that it belongs to.
-        known: keeps who answered as which Domain behind a Network.
-        is_local: whether only this machine can reach this Domain: then a stranger, who is on it too, may have it call
-            addresses in private networks and on this machine, unless it belongs to a Network elsewhere.
+        name, identity: name and identity of this Domain, for tickets to the Networks of which it is a member.
+        known: file of the identities of Domains that answered behind a Network.
+        is_local: whether only this machine can reach this Domain. Then untrusted parties, which are on this machine
+            too, may make it call addresses in private networks and on this machine, unless the Domain is a member of a
+            Network elsewhere.
     """
 
     def __init__(
@@ -43,8 +44,9 @@ class Ways:
         self._is_local = is_local
 
     async def may_dial(self, coordinator: str) -> bool:
-        """Whether an address is called without a person having looked at it: it leads through a Network that has
-        accepted this Domain, or to where anybody may have this Domain call.
+        """Whether this Domain calls an address that no person has reviewed.
+
+        The address must lead through a Network that has accepted this Domain, or be allowed for untrusted parties.
         """
         address = parse_address(coordinator)
         networks = await self._database.read(list_networks)
@@ -58,10 +60,10 @@ class Ways:
         return True
 
     def open(self, coordinator: str, *, is_guarded: bool) -> Transport:
-        """The way to a coordinator. Nothing is sent yet. Blocks for a moment.
+        """Return a transport to a coordinator, before anything is sent. Blocks for the read of one row.
 
         Args:
-            is_guarded: refuse to call where `may_dial` would not.
+            is_guarded: refuse addresses that `may_dial` refuses.
         """
         address = parse_address(coordinator)
         networks = self._database.read_now(list_networks)
@@ -80,7 +82,7 @@ class Ways:
         return self._is_local and all(is_loopback_url(network.url) for network in networks)
 
     def _ticket(self, network: JoinedNetwork | None, address: RelayedAddress) -> str | None:
-        """What shows a Network that this Domain, which belongs to it, asks to be let through."""
+        """Return the ticket with which this Domain, a member of the Network, uses its relay."""
         if network is None or network.identity is None:
             return None
         key = IdentityKey.parse(network.identity)
@@ -88,6 +90,6 @@ class Ways:
 
 
 def _find_own(networks: Sequence[JoinedNetwork], address: RelayedAddress) -> JoinedNetwork | None:
-    """The Network that an address leads through, if it has accepted this Domain."""
+    """Return the Network of a relayed address, if it has accepted this Domain."""
     accepted = (network for network in networks if network.state is AssociationState.ACCEPTED)
     return next((network for network in accepted if network.url.rstrip("/") == address.network_url), None)

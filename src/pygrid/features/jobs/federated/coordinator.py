@@ -1,6 +1,6 @@
-"""The other end: a process at a coordinating Domain, of which this Domain is a client.
+"""The coordinator: a process at another Domain, of which this Domain is a client.
 
-It is a stranger, perhaps an enemy.
+The coordinator is untrusted, and can be malicious.
 """
 
 from __future__ import annotations
@@ -32,11 +32,11 @@ T = TypeVar("T")
 
 _MAX_ID_CHARS = 500
 MODEL_SLACK_BYTES = 64 * 1024
-"""What a model may be larger than the one that was approved: another writer's header."""
+"""Bytes by which a model may exceed the approved one, because another writer's header can be longer."""
 
 
 class Coordinator(Protocol):
-    """A client of the process; `pygrid.edge.EdgeClient` is one. Its calls block; one thread at a time makes them."""
+    """A client of the process, such as `pygrid.edge.EdgeClient`. Its calls block; one thread at a time makes them."""
 
     client_id: str | None
     assignment: CycleAccepted | None
@@ -47,11 +47,11 @@ class Coordinator(Protocol):
     def send_report(self, body: Body) -> None: ...
     def leave(self) -> None: ...
     def close(self) -> None:
-        """Cut every connection, under whichever thread."""
+        """Close all connections, in any thread."""
 
 
 class Connect(Protocol):
-    """Gives a client of the process that a request names. Nothing is sent yet."""
+    """Returns a client of the process in a request, before anything is sent."""
 
     def __call__(
         self,
@@ -64,21 +64,19 @@ class Connect(Protocol):
     ) -> Coordinator:
         """
         Args:
-            client_id: to go on with.
-            cache: where models are put.
-            is_guarded: only addresses that any stranger may make this Domain dial: no person has looked at this one.
-            sleep: waits between two tries; raises to give up.
+            client_id: id of an earlier client, to continue as the same one.
+            cache: stores models.
+            is_guarded: allow only addresses that untrusted parties may supply, because no person has reviewed this one.
+            sleep: waits between two attempts; raises to give up.
         """
 
 
 class Stopped(Exception):
-    """The job is to say no more."""
+    """The job has ended, so nothing more may be sent."""
 
 
-class Line:
-    """The calls to one coordinator, made in a thread of ``executor``; cut off when whoever waits for one is
-    cancelled.
-    """
+class CoordinatorConnection:
+    """Makes the calls to one coordinator, in a thread of ``executor``; a cancelled call closes the connection."""
 
     def __init__(self, make: Callable[[Callable[[float], None]], Coordinator], executor: Executor) -> None:
         self._stopped = threading.Event()
@@ -86,12 +84,11 @@ class Line:
         self.client = make(self._sleep)
 
     async def call(self, function: Callable[[], T]) -> T:
-        """What ``function`` gives.
+        """Return the result of ``function``.
 
         Raises:
-            PygridError: what it raises; ``unexpected_answer``: the coordinator's answer is such that nobody could
-                foresee it.
-            OSError: this machine's fault.
+            PygridError: as ``function``; ``unexpected_answer``: the coordinator's answer cannot be handled.
+            OSError: an error of this machine.
         """
         future = asyncio.get_running_loop().run_in_executor(self._executor, function)
         try:
@@ -106,10 +103,10 @@ class Line:
             raise
         except Exception as error:
             logger.warning("coordinator's answer not handled", exc_info=True)
-            raise _unexpected(f"an answer that can't be handled ({type(error).__name__})") from error
+            raise _unexpected(f"an answer that cannot be handled ({type(error).__name__})") from error
 
     def body(self, path: Path) -> Body:
-        """A file as the body of a report, of which nothing is sent once the line is cut."""
+        """Return a file as the body of a report; nothing of it is sent after the connection is closed."""
         return _StoppableFile(path, self._stopped)
 
     def close(self) -> None:
@@ -150,23 +147,23 @@ class ModelFiles:
         self._max_bytes = max_bytes
 
     def path(self, digest: str) -> Path:
-        """Path of a model that was fetched."""
+        """Return the path of a fetched model."""
         return self._files.path(digest)
 
     def check(self, digest: str) -> None:
-        """See that a model that was fetched is still whole; a damaged one is removed.
+        """Check that a fetched model is undamaged; a damaged one is removed.
 
         Raises:
-            PygridError: ``content_mismatch``: it is damaged on the disk.
+            PygridError: ``content_mismatch``: the file is damaged.
         """
         if self._files.find(digest) is None:
             raise content_mismatch(digest)
 
     def get(self, digest: str, fetch: Callable[[BinaryIO], None]) -> memoryview:
-        """The model with this SHA-256: what is kept, else what ``fetch`` writes.
+        """Return the model with this SHA-256: the stored one, or the one that ``fetch`` writes.
 
         Raises:
-            PygridError: what was fetched is something else (``content_mismatch``). PayloadTooLarge.
+            PygridError: ``content_mismatch``: the fetched file has another hash. PayloadTooLarge: it is too long.
         """
         path = self._files.find(digest)
         if path is None:
@@ -182,7 +179,7 @@ class ModelFiles:
 
 
 class _Bounded:
-    """A file that takes no more than so many bytes."""
+    """A file with a limit on its size."""
 
     def __init__(self, file: IO[bytes], max_bytes: int) -> None:
         self._file, self._max_bytes = file, max_bytes
@@ -190,7 +187,7 @@ class _Bounded:
     def write(self, data: bytes) -> int:
         if self._file.tell() + len(data) > self._max_bytes:
             raise PayloadTooLarge(
-                f"the coordinator sends more than the {self._max_bytes:,} bytes that its model may have",
+                f"the coordinator sends more than {self._max_bytes:,} bytes, the limit of its model",
                 max_bytes=self._max_bytes,
             )
         return self._file.write(data)
@@ -206,10 +203,10 @@ class _Bounded:
 
 
 def check_offered(model: Params, approved: Layout) -> None:
-    """Refuse a model that is not, array for array, like the one that was approved, or is no model at all.
+    """Check that a model has the arrays of the approved one, and only finite values.
 
     Raises:
-        ShapeMismatch: names the first array that differs. NonFinite: names one that holds something else than numbers.
+        ShapeMismatch: an array differs. NonFinite: an array has NaN or infinity. Both name the first such array.
     """
     wanted: dict[str, tuple[Any, tuple[int, ...]]] = {
         entry.name: (entry.dtype, entry.shape) for entry in approved.entries
@@ -217,28 +214,28 @@ def check_offered(model: Params, approved: Layout) -> None:
     for name, array in model.items():
         if wanted.pop(name, None) != (array.dtype, array.shape):
             raise ShapeMismatch(
-                f"the coordinator's model has array {name[:100]!r} otherwise than the job's", array=name[:100]
+                f"array {name[:100]!r} of the coordinator's model differs from the job's model", array=name[:100]
             )
         if not np.isfinite(array).all():
-            raise NonFinite(f"array {name!r} of the coordinator's model holds NaN or infinity", array=name)
+            raise NonFinite(f"array {name!r} of the coordinator's model has NaN or infinity", array=name)
     for name in wanted:
         raise ShapeMismatch(f"the coordinator's model lacks array {name!r}", array=name)
 
 
 def check_accepted(accepted: CycleAccepted, client_id: str | None) -> None:
-    """Refuse an admission that can't be recorded.
+    """Check that an admission can be recorded.
 
     Raises:
         PygridError: ``unexpected_answer``.
     """
     number, digest = accepted.cycle, accepted.model_hash
     if not isinstance(number, int) or not 1 <= number < 2**31:
-        raise _unexpected("a cycle without a number from 1 on")
+        raise _unexpected("a cycle without a number of 1 or more")
     if not isinstance(digest, str) or not _is_digest(digest):
         raise _unexpected("a model without a SHA-256")
     for name, text in (("id", client_id), ("request key", accepted.request_key)):
         if text is None or not text.isprintable() or not 1 <= len(text) <= _MAX_ID_CHARS:
-            raise _unexpected(f"a {name} that is no printable text of 1 to {_MAX_ID_CHARS} characters")
+            raise _unexpected(f"a {name} that is not a printable text of 1 to {_MAX_ID_CHARS} characters")
 
 
 def _is_digest(text: str) -> bool:
@@ -246,4 +243,4 @@ def _is_digest(text: str) -> bool:
 
 
 def _unexpected(what: str) -> PygridError:
-    return PygridError(f"the coordinator gives {what}", code=codes.UNEXPECTED_ANSWER)
+    return PygridError(f"the coordinator sent {what}", code=codes.UNEXPECTED_ANSWER)

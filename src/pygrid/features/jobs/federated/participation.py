@@ -1,12 +1,12 @@
 """One federated job from its first cycle to its last.
 
-    ask ──accepted──> fetch the model ──> record ──> train in a Worker ──> keep the diff ──> report ──┐
-     ^ └─rejected──> wait                                                                             │
-     └────────────────────┴─────────────────────────────── cycle over ────────────────────────────────┘
+    request ──accepted──> fetch the model ──> record ──> train in a Worker ──> store the diff ──> report ──┐
+     ^     └─rejected──> wait                                                                              │
+     └──────────────────────┴──────────────────────────────── cycle over ──────────────────────────────────┘
 
-until its cycles are used up, or the training is over. Each step is durable before the next: after a crash, training
-that was under way counts as used, and a diff that was kept is reported, the very same bytes. Nothing else of the job
-leaves, and nothing at all once it is not running any more.
+until its cycles are used up, or the training has ended. Each step is durable before the next. After a crash, an
+interrupted training counts as used, and a stored diff is reported with the same bytes. Nothing else of the job leaves,
+and nothing at all when it is not running.
 """
 
 from __future__ import annotations
@@ -26,11 +26,11 @@ from msgspec import UNSET
 from pygrid import codes
 from pygrid.clock import Clock
 from pygrid.core import federated as rules
-from pygrid.core.federated import Departure, PartState, RoundAttempt, Trainer
+from pygrid.core.federated import ParticipationResult, PartState, RoundAttempt, Trainer
 from pygrid.core.job_spec import Failure
 from pygrid.core.jobs import JobRecord, JobState
 from pygrid.errors import Conflict, Gone, NotFound, PygridError, Unauthenticated, Unavailable
-from pygrid.features.jobs.federated.coordinator import Line, ModelFiles, check_accepted, check_offered
+from pygrid.features.jobs.federated.coordinator import CoordinatorConnection, ModelFiles, check_accepted, check_offered
 from pygrid.features.jobs.federated.reports import write_report
 from pygrid.messages.cycles import CycleAccepted, CycleRejected
 from pygrid.plans.text import one_line
@@ -49,39 +49,39 @@ logger = logging.getLogger(__name__)
 T = TypeVar("T")
 
 WAIT_S = 25.0
-"""How long a coordinator may hold a question for work."""
+"""Seconds for which a coordinator may hold a request for work."""
 GIVE_UP_S = 7 * 24 * 3600.0
-"""A coordinator that cannot be reached, or has no such process yet, is tried for so long."""
+"""Seconds after which a job ends if its coordinator cannot be reached, or does not have the process."""
 MAX_IDLE_S = 30 * 24 * 3600.0
-"""A coordinator that answers, and has no work for so long, keeps neither a place nor a reservation any longer."""
-MAX_STRIKES = 5
-"""So many answers that make no sense, one after the other, end a job."""
-_FIRST_REST_S, _LONGEST_REST_S = 0.2, 10.0
-"""Before something is tried again that came to nothing: twice as long each time, until something does come of it."""
+"""Seconds without work from a coordinator that answers, after which a job ends and frees its reservation."""
+MAX_CONSECUTIVE_ERRORS = 5
+"""Consecutive malformed answers that end a job."""
+_FIRST_BACKOFF_S, _MAX_BACKOFF_S = 0.2, 10.0
+"""Shortest and longest pause after a failed attempt; each attempt doubles it, until one succeeds."""
 _SHORT_PAUSE_S = 5.0
 _MAX_WORDS = 500
 
 
 @dataclass(frozen=True)
 class Given:
-    """What a participation begins with."""
+    """The inputs of a participation."""
 
     job: JobRecord
     approved: Layout
-    """Of the model that the job came with: the coordinator's have the same arrays."""
+    """Layout of the job's model; the coordinator's models must have the same arrays."""
     num_records: int
-    """As published: the weight of each diff."""
+    """The public number of records, which is the weight of each diff."""
     models: ModelFiles
     reports: Blobs
-    line: Line
+    coordinator: CoordinatorConnection
     trainer: Trainer
     notify: Callable[[], None]
-    """Tells those who follow the job that something has changed."""
+    """Notifies the followers of the job of a change."""
 
 
 @dataclass
 class FederatedParticipation:
-    """A job that takes part; `run` sees it through."""
+    """The participation of one job in a training."""
 
     given: Given
     database: Database
@@ -89,41 +89,41 @@ class FederatedParticipation:
     clock: Clock
     parts: list[RoundAttempt]
     doing: str = ""
-    """What it does now, in words."""
+    """The present step, as text."""
     _is_known: bool = False
-    """Whether the coordinator has answered as one."""
+    """Whether the coordinator has answered as a coordinator."""
     _may_use_key: bool = True
-    """Whether the key of a kept diff may still be good."""
-    _strikes: int = 0
-    _rest_s: float = _FIRST_REST_S
-    _in_vain_since: float | None = field(default=None)
+    """Whether the key of a stored diff can be valid."""
+    _consecutive_errors: int = 0
+    _backoff_s: float = _FIRST_BACKOFF_S
+    _failing_since: float | None = field(default=None)
     _idle_since: float | None = None
 
-    async def run(self) -> Departure:
-        """Take part until there is nothing left to do."""
+    async def run(self) -> ParticipationResult:
+        """Take part until the job has ended, and return the result."""
         self._is_known = bool(self.parts)
         while True:
             try:
-                departure = await self._step()
+                result = await self._step()
             except PygridError as error:
-                departure = await self._bear(error)
+                result = await self._handle_error(error)
             else:
-                self._strikes, self._in_vain_since = 0, None
-            if departure is not None:
-                return departure
+                self._consecutive_errors, self._failing_since = 0, None
+            if result is not None:
+                return result
 
-    async def _step(self) -> Departure | None:
-        await self._lose_interrupted()
+    async def _step(self) -> ParticipationResult | None:
+        await self._fail_interrupted()
         kept = next((part for part in self.parts if part.state is PartState.TRAINED), None)
         if kept is not None and self._may_use_key:
             return await self._report(kept)
-        if kept is None and (departure := self._departure()) is not None:
-            return departure
-        answer = await self._ask()
+        if kept is None and (result := self._find_end()) is not None:
+            return result
+        answer = await self._request_cycle()
         if isinstance(answer, CycleRejected):
-            return self._idle() if answer.timeout is not UNSET else self._end("the training is over")
+            return self._idle() if answer.timeout is not UNSET else self._end("the training has ended")
         self._idle_since = None
-        check_accepted(answer, self.given.line.client.client_id)
+        check_accepted(answer, self.given.coordinator.client.client_id)
         if kept is not None:
             if rules.fits_cycle(kept, _cycle(answer), str(answer.model_hash)):
                 await self._change(replace(kept, request_key=answer.request_key))
@@ -133,76 +133,77 @@ class FederatedParticipation:
             return None
         return await self._train(answer)
 
-    # Fanout
+    # Requests for cycles
 
-    async def _ask(self) -> CycleAccepted | CycleRejected:
-        client, loop = self.given.line.client, asyncio.get_running_loop()
+    async def _request_cycle(self) -> CycleAccepted | CycleRejected:
+        client, loop = self.given.coordinator.client, asyncio.get_running_loop()
         self._say("waits for a cycle" if self._is_known else "waits for the training to begin")
         began = loop.time()
-        answer = await self.given.line.call(lambda: client.request_cycle(WAIT_S))
+        answer = await self.given.coordinator.call(lambda: client.request_cycle(WAIT_S))
         self._is_known = True
         if isinstance(answer, CycleRejected) and answer.timeout is not UNSET and loop.time() - began < 0.8 * WAIT_S:
-            # It did not hold the question, so asking again at once would be no waiting.
-            await _sleep(min(max(float(answer.timeout), _FIRST_REST_S), _SHORT_PAUSE_S))
+            # The coordinator did not hold the request, so this Domain must wait itself.
+            await _sleep(min(max(float(answer.timeout), _FIRST_BACKOFF_S), _SHORT_PAUSE_S))
         return answer
 
-    def _idle(self) -> Departure | None:
-        """Wait on, or have waited for too long."""
+    def _idle(self) -> ParticipationResult | None:
+        """Return None, or the result after too long a wait."""
         now = asyncio.get_running_loop().time()
         self._idle_since = self._idle_since or now
         if now - self._idle_since > MAX_IDLE_S:
             return self._end("the coordinator had no work for thirty days", "coordinator_idle")
         return None
 
-    async def _bear(self, error: PygridError) -> Departure | None:
-        """What follows from an error: another try, or the end."""
+    async def _handle_error(self, error: PygridError) -> ParticipationResult | None:
+        """Back off before another attempt, or return the result of a job that cannot go on."""
         now = asyncio.get_running_loop().time()
         words = one_line(error.detail, _MAX_WORDS)
         if isinstance(error, Gone) or (isinstance(error, Unauthenticated | Conflict) and error.code in _KEY_ENDED):
-            await self._rest()
-            return None  # the cycle is over; there is another
+            await self._back_off()
+            return None  # only this cycle is over
         if isinstance(error, NotFound) and error.code == "worker_not_found":
-            self.given.line.client.client_id = None
+            self.given.coordinator.client.client_id = None
         elif isinstance(error, NotFound) and error.code == "process_not_found":
             if self._is_known:
-                return self._end("the coordinator has no such training any more", "coordinator_forgot")
+                return self._end("the coordinator does not have this training anymore", "coordinator_forgot")
         elif isinstance(error, Unauthenticated):
             return self._end(f"the coordinator does not let this job take part: {words}", "coordinator_refused")
         elif isinstance(error, Unavailable):
             self._say(f"tries again: {words}")
         else:
-            self._strikes += 1
-            logger.warning("coordinator not understood", extra={"job_id": self.given.job.id, "code": error.code})
-            if self._strikes >= MAX_STRIKES:
-                return self._end(f"the coordinator does what it should not: {words}", "coordinator_misbehaves")
-        self._in_vain_since = self._in_vain_since or now
-        if now - self._in_vain_since > GIVE_UP_S:
+            self._consecutive_errors += 1
+            logger.warning("coordinator answered wrongly", extra={"job_id": self.given.job.id, "code": error.code})
+            if self._consecutive_errors >= MAX_CONSECUTIVE_ERRORS:
+                return self._end(f"the coordinator violates the protocol: {words}", "coordinator_misbehaves")
+        self._failing_since = self._failing_since or now
+        if now - self._failing_since > GIVE_UP_S:
             return self._end(f"the training could not be reached for seven days: {words}", "coordinator_unreachable")
-        await self._rest()
+        await self._back_off()
         return None
 
-    async def _rest(self) -> None:
-        """Wait, so that no coordinator can keep this Domain busy with answers that lead nowhere."""
-        await _sleep(self._rest_s)
-        self._rest_s = min(2 * self._rest_s, _LONGEST_REST_S)
+    async def _back_off(self) -> None:
+        """Wait, so that a coordinator cannot keep this Domain busy with useless answers."""
+        await _sleep(self._backoff_s)
+        self._backoff_s = min(2 * self._backoff_s, _MAX_BACKOFF_S)
 
     # Training
 
-    async def _train(self, accepted: CycleAccepted) -> Departure | None:
+    async def _train(self, accepted: CycleAccepted) -> ParticipationResult | None:
         given = self.given
         loop = asyncio.get_running_loop()
         over_at = loop.time() + (accepted.deadline_s if isinstance(accepted.deadline_s, float) else math.inf)
-        model = await given.line.call(given.line.client.fetch_model)
+        model = await given.coordinator.call(given.coordinator.client.fetch_model)
         await asyncio.to_thread(check_offered, model, given.approved)
         self._say(f"waits for a Worker for cycle {accepted.cycle}")
-        # After one that was lost the next is trained here, as other jobs are.
+        # After a lost training, the next one runs on this machine, as it does for other jobs.
         was_lost = bool(self.parts) and self.parts[-1].state is PartState.LOST
         async with given.trainer.place(given.job, may_leave=not was_lost) as train:
             if loop.time() > over_at:
-                raise Gone("the cycle was over before a Worker was free", code=codes.CYCLE_CLOSED)  # nothing is used up
+                # No cycle is used up.
+                raise Gone("the cycle was over before a Worker was free", code=codes.CYCLE_CLOSED)
             await asyncio.to_thread(given.models.check, str(accepted.model_hash))
             part = await self._begin(accepted)
-            if isinstance(part, Departure):
+            if isinstance(part, ParticipationResult):
                 return part
             self._say(f"trains for cycle {part.cycle}")
             result = await train(given.models.path(part.model_hash), part.number)
@@ -218,8 +219,8 @@ class FederatedParticipation:
                     given.num_records,
                     with_metrics=not given.job.is_private,
                 )
-            except PygridError as error:  # what came from a Worker may have been in a stranger's hand
-                failure = Failure("crashed", f"its result can't be used: {error.detail}", error.code)
+            except PygridError as error:  # the result of a Worker is untrusted
+                failure = Failure("crashed", f"its result cannot be used: {error.detail}", error.code)
         if failure is not None:
             await self._change(rules.failed(part, f"{failure.kind}: {failure.detail}", self.clock.now(), facts))
             return None
@@ -227,12 +228,12 @@ class FederatedParticipation:
         self._may_use_key = True
         if not await self._keep(kept):
             return self._end("it was ended")
-        self._rest_s = _FIRST_REST_S
+        self._backoff_s = _FIRST_BACKOFF_S
         return None
 
-    async def _begin(self, accepted: CycleAccepted) -> RoundAttempt | Departure:
-        """Record that a training begins, with what is charged for it, before it does; or why it may not (any more)."""
-        job, client_id = self.given.job, self.given.line.client.client_id
+    async def _begin(self, accepted: CycleAccepted) -> RoundAttempt | ParticipationResult:
+        """Record a training and its charge before it begins; or return the result if it may not begin."""
+        job, client_id = self.given.job, self.given.coordinator.client.client_id
         assert client_id is not None
         assert job.request.federation is not None
         most = job.request.federation.cycles
@@ -249,10 +250,10 @@ class FederatedParticipation:
             begun_at=self.clock.now(),
         )
 
-        def transaction(connection: sa.Connection) -> Departure | None:
+        def transaction(connection: sa.Connection) -> ParticipationResult | None:
             if (ended := self._look(connection, lock=True)) is not None:
                 return ended
-            # Counted here and not from memory: this is what bounds how often the data is touched.
+            # Counted in the transaction and not from memory, because this bounds how often the data is used.
             if rules.num_spent(rows.list_parts(connection, job.id), is_private=job.is_private) >= most:
                 return self._end("it has used all the cycles that it was approved for")
             if job.is_private and charges.get_charge(connection, job.id).state is ChargeState.RESERVED:
@@ -262,13 +263,13 @@ class FederatedParticipation:
             audit.append(connection, "federated_training_begun", data, actor=None, now=part.begun_at)
             return None
 
-        if (departure := await self.writes.write(transaction)) is not None:
-            return departure
+        if (result := await self.writes.write(transaction)) is not None:
+            return result
         self.parts.append(part)
         return part
 
-    def _look(self, connection: sa.Connection, *, lock: bool = False) -> Departure | None:
-        """Why nothing more may be trained, or leave; None: it may."""
+    def _look(self, connection: sa.Connection, *, lock: bool = False) -> ParticipationResult | None:
+        """Return the result if nothing more may be trained or leave; else None."""
         now_is = job_rows.get_job(connection, self.given.job.id, lock=lock)
         if now_is.state is not JobState.RUNNING:
             return self._end("it was ended")
@@ -277,7 +278,7 @@ class FederatedParticipation:
         return None
 
     async def _keep(self, part: RoundAttempt) -> bool:
-        """Record a diff, which may then be reported; False: the job was ended meanwhile, and it may not."""
+        """Record a diff, so that it may be reported; False: the job has ended meanwhile, so it may not."""
 
         def transaction(connection: sa.Connection) -> bool:
             if job_rows.get_job(connection, part.job_id, lock=True).state is not JobState.RUNNING:
@@ -292,10 +293,10 @@ class FederatedParticipation:
             self.parts[part.number - 1] = part
         return is_kept
 
-    async def _report(self, part: RoundAttempt) -> Departure | None:
+    async def _report(self, part: RoundAttempt) -> ParticipationResult | None:
         assert part.diff_hash is not None
-        if (departure := await self.database.read(self._look)) is not None:
-            return departure
+        if (result := await self.database.read(self._look)) is not None:
+            return result
         try:
             diff = await asyncio.to_thread(self.given.reports.path, part.diff_hash)
         except PygridError as error:
@@ -304,14 +305,14 @@ class FederatedParticipation:
             await self._change(rules.failed(part, error.detail, self.clock.now()))
             return None
         self._say(f"reports for cycle {part.cycle}")
-        line, federation = self.given.line, self.given.job.request.federation
+        coordinator, federation = self.given.coordinator, self.given.job.request.federation
         assert federation is not None
-        line.client.assignment = CycleAccepted(
+        coordinator.client.assignment = CycleAccepted(
             "accepted", part.request_key, federation.version, federation.process, {}, {}, {}, model_id=0
         )
-        body = line.body(diff)
+        body = coordinator.body(diff)
         try:
-            await line.call(lambda: line.client.send_report(body))
+            await coordinator.call(lambda: coordinator.client.send_report(body))
         except PygridError as error:
             if isinstance(error, Unavailable):
                 raise
@@ -320,11 +321,11 @@ class FederatedParticipation:
                 await self._change(rules.expired(part, self.clock.now()))
             raise
         await self._change(rules.report(part, self.clock.now()))
-        self._rest_s = _FIRST_REST_S
+        self._backoff_s = _FIRST_BACKOFF_S
         return None
 
     async def _change(self, part: RoundAttempt) -> None:
-        """Write a part that has changed; a report that is over with is deleted."""
+        """Write a changed part; the report of an ended part is deleted."""
 
         def transaction(connection: sa.Connection) -> None:
             rows.update_part(connection, part)
@@ -337,31 +338,31 @@ class FederatedParticipation:
             self.given.reports.drop(part.diff_hash)
         self.given.notify()
 
-    async def _lose_interrupted(self) -> None:
+    async def _fail_interrupted(self) -> None:
         for part in self.parts:
             if part.state is PartState.TRAINING:
                 await self._change(
-                    rules.failed(part, "lost: the Domain was stopped, or failed, while it ran", self.clock.now())
+                    rules.failed(part, "lost: the Domain stopped or failed during the training", self.clock.now())
                 )
 
-    # Ending
+    # The end
 
-    def _departure(self) -> Departure | None:
-        """Why it can't go on; None: it can."""
+    def _find_end(self) -> ParticipationResult | None:
+        """Return the result if the job cannot go on; else None."""
         job = self.given.job
         assert job.request.federation is not None
         if rules.is_hopeless(self.parts):
-            return self._end("it came to no diff several times; what it was charged stays charged", "job_failed")
+            return self._end("several trainings returned no diff; what it was charged stays charged", "job_failed")
         if rules.num_spent(self.parts, is_private=job.is_private) >= job.request.federation.cycles:
             return self._end("it has used all the cycles that it was approved for")
         return None
 
-    def _end(self, detail: str, code: str = "") -> Departure:
+    def _end(self, detail: str, code: str = "") -> ParticipationResult:
         num = sum(part.state is PartState.REPORTED for part in self.parts)
         private = next((part.private_detail for part in reversed(self.parts) if part.private_detail), "")
-        told = f"{detail}; {num} of its diffs went into the training"
-        return Departure(
-            told, code, f"{told}. The last that failed: {private}" if private else "", rules.add_facts(self.parts)
+        text = f"{detail}; {num} of its diffs went into the training"
+        return ParticipationResult(
+            text, code, f"{text}. The last failure: {private}" if private else "", rules.add_facts(self.parts)
         )
 
     def _say(self, doing: str) -> None:
@@ -371,11 +372,11 @@ class FederatedParticipation:
 
 
 _KEY_ENDED = frozenset({"invalid_request_key", "missing_request_key", "cycle_closed"})
-"""Codes of refusals that tell that a key is good for nothing any more, not that anything is wrong."""
+"""Codes of refusals after which a key is not valid; they are not errors."""
 
 
 async def _sleep(seconds: float) -> None:
-    """About so long: Domains that wait for the same do not come back at once."""
+    """Wait for 50% to 100% of the time, so that Domains do not all return at once."""
     await asyncio.sleep(seconds * random.uniform(0.5, 1.0))
 
 

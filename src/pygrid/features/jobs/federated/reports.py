@@ -1,4 +1,4 @@
-"""What leaves in a cycle: the report of a diff, as the very bytes that are kept and sent."""
+"""The report that leaves in a cycle: the stored bytes are those that are sent."""
 
 from __future__ import annotations
 
@@ -17,24 +17,24 @@ from pygrid.tensors.safetensors import make_layout
 
 
 def write_report(reports: Blobs, model: Params, payload: bytes, num_examples: int, *, with_metrics: bool) -> str:
-    """Keep, durably, the report that a trained model comes to; gives the name of its file, which is its SHA-256.
+    """Store the report of a trained model durably, and return the name of its file, which is its SHA-256.
 
     Args:
         payload: safetensors bytes of the trained model, with its metrics in the metadata.
-        with_metrics: report these too; those of a private job depend on single records.
+        with_metrics: report the metrics too; those of a private job depend on single records.
     Raises:
-        InvalidTensors, ShapeMismatch: it is no such model.
+        InvalidTensors, ShapeMismatch: the payload is not such a model.
     """
     trained, metadata = decode(payload)
     if any(array.dtype != np.float32 for array in trained.values()):
         raise InvalidTensors("the trained model is not float32")
     diff = Difference(model, trained)
-    told = {NUM_EXAMPLES: str(num_examples)}
+    sent = {NUM_EXAMPLES: str(num_examples)}
     if with_metrics:
-        told |= {
+        sent |= {
             METRIC_PREFIX + name: repr(value) for name, value in _read_metrics(metadata.get("metrics", "{}")).items()
         }
-    layout, header = make_layout(diff.specs(), told)
+    layout, header = make_layout(diff.specs(), sent)
     with reports.writer() as writer:
         writer.write(header)
         for entry in layout.entries:
@@ -48,4 +48,4 @@ def _read_metrics(text: str) -> dict[str, float]:
     try:
         return metrics_of(msgspec.json.decode(text, type=dict[str, Any]))
     except msgspec.DecodeError as error:
-        raise InvalidTensors(f"the metrics can't be read: {error}") from error
+        raise InvalidTensors(f"the metrics cannot be read: {error}") from error

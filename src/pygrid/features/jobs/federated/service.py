@@ -1,4 +1,4 @@
-"""What a Domain does elsewhere in the name of its federated jobs: takes part, and says when it does not any more."""
+"""Takes part in trainings at other Domains for federated jobs, and leaves these trainings."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ from pathlib import Path
 import sqlalchemy as sa
 
 from pygrid.clock import Clock
-from pygrid.core.federated import Departure, RoundAttempt, Trainer
+from pygrid.core.federated import ParticipationResult, RoundAttempt, Trainer
 from pygrid.core.jobs import JobRecord
 from pygrid.errors import PygridError
-from pygrid.features.jobs.federated.coordinator import MODEL_SLACK_BYTES, Connect, Line, ModelFiles
+from pygrid.features.jobs.federated.coordinator import MODEL_SLACK_BYTES, Connect, CoordinatorConnection, ModelFiles
 from pygrid.features.jobs.federated.participation import FederatedParticipation, Given
 from pygrid.storage import datasets as dataset_rows
 from pygrid.storage import federated as rows
@@ -28,27 +28,27 @@ from pygrid.storage.sql.database import Database
 logger = logging.getLogger(__name__)
 
 MAX_JOBS = 64
-"""Federated jobs that take part at once, each with a thread that talks to its coordinator."""
+"""Federated jobs that take part at once, each with a thread for its coordinator."""
 
 
 @dataclass(frozen=True)
 class FederationServices:
-    """What it works with."""
+    """The services of a Domain that federated jobs use."""
 
     database: Database
     writes: AuditedWrites
     files: JobFiles
     clock: Clock
     notify: Callable[[str], None]
-    """Tells those who follow a job, by its id, that something has changed."""
+    """Notifies the followers of a job, by its id, of a change."""
 
 
 class FederatedService:
     """Takes part in trainings at other Domains.
 
     Args:
-        connect: makes a client of the process that a request names.
-        may_dial: whether an address is one that this Domain dials without a person having looked at it.
+        connect: returns a client of the process in a request.
+        may_dial: whether this Domain calls an address that no person has reviewed.
     """
 
     def __init__(
@@ -62,24 +62,24 @@ class FederatedService:
 
     @property
     def max_jobs(self) -> int:
-        """How many jobs can take part at once."""
+        """The number of jobs that can take part at once."""
         return MAX_JOBS
 
     def doing(self, job_id: str) -> str:
-        """What a job does now, in words; empty if it takes no part."""
+        """Return the present step of a job as text; empty if it does not take part now."""
         found = self._taking_part.get(job_id)
         return "" if found is None else found.doing
 
     async def may_dial(self, job: JobRecord) -> bool:
-        """Whether the coordinator is at an address that anybody may have this Domain dial."""
+        """Whether this Domain calls the job's coordinator without a review by a person."""
         assert job.request.federation is not None
         return await self._may_dial(job.request.federation.coordinator)
 
-    async def take_part(self, job: JobRecord, trainer: Trainer) -> Departure:
-        """See a running job through, or cut it off by cancelling the call, as by a crash: called again, it goes on.
+    async def take_part(self, job: JobRecord, trainer: Trainer) -> ParticipationResult:
+        """Run a job to its end, or continue it. Cancelling the call interrupts it as a crash would.
 
         Raises:
-            OSError and others: faults of this Domain; it can be called again.
+            OSError: an error of this Domain; the call can be repeated.
         """
         services = self._services
 
@@ -92,39 +92,41 @@ class FederatedService:
         approved = await asyncio.to_thread(read_layout_of, services.files.inputs(job.id).path(job.model_hash))
         models = ModelFiles(folder / "models", approved.total_bytes + MODEL_SLACK_BYTES)
         reports = await asyncio.to_thread(BlobFiles, folder / "reports")
-        line = await asyncio.to_thread(self._open, job, parts[-1].client_id if parts else None, models)
-        given = Given(job, approved, num_records, models, reports, line, trainer, lambda: services.notify(job.id))
+        coordinator = await asyncio.to_thread(self._open, job, parts[-1].client_id if parts else None, models)
+        given = Given(
+            job, approved, num_records, models, reports, coordinator, trainer, lambda: services.notify(job.id)
+        )
         participation = FederatedParticipation(given, services.database, services.writes, services.clock, parts)
         self._taking_part[job.id] = participation
         try:
             return await participation.run()
         finally:
             del self._taking_part[job.id]
-            line.close()
+            coordinator.close()
 
     async def leave(self, job: JobRecord) -> None:
-        """Tell the coordinator of a job that has ended not to wait for it.
+        """Notify the coordinator of an ended job that it must not wait for it.
 
-        Where that fails it finds out by its deadline.
+        If this fails, the coordinator notices at its deadline.
         """
-        line = await asyncio.to_thread(self._open, job, None, ModelFiles(Path(), 0))
+        coordinator = await asyncio.to_thread(self._open, job, None, ModelFiles(Path(), 0))
         try:
-            await line.call(line.client.authenticate)
-            await line.call(line.client.leave)
+            await coordinator.call(coordinator.client.authenticate)
+            await coordinator.call(coordinator.client.leave)
         except PygridError as error:
-            logger.info("coordinator not told", extra={"job_id": job.id, "code": error.code})
+            logger.info("coordinator not notified", extra={"job_id": job.id, "code": error.code})
         finally:
-            line.close()
+            coordinator.close()
 
     def close(self) -> None:
-        """Let go of the threads."""
+        """End the threads."""
         self._executor.shutdown()
 
-    def _open(self, job: JobRecord, client_id: str | None, models: ModelFiles) -> Line:
+    def _open(self, job: JobRecord, client_id: str | None, models: ModelFiles) -> CoordinatorConnection:
         federation = job.request.federation
         assert federation is not None
         is_guarded = job.decided_by is None
-        return Line(
+        return CoordinatorConnection(
             lambda sleep: self._connect(
                 federation, client_id=client_id, cache=models, is_guarded=is_guarded, sleep=sleep
             ),
