@@ -31,7 +31,7 @@ from support.eventually import eventually_blocking
 from support.plans.handmade import logistic_data, logistic_params, logistic_plan
 
 INVITATION = "i" * 40
-ROUNDS = 9
+ROUNDS = 6
 POLICY = {"epsilon": 8.0, "delta": 1e-6, "epsilon_per_user": 8.0, "auto_approve": True, "use": "training"}
 TRAINING: dict[str, Any] = {"epochs": 60, "batch_size": 10, "hyper": {"lr": 0.05}, "epsilon": 4.0, "delta": 1e-6}
 """A second or so in each cycle; bob, who has more records, takes longer, so that alice waits."""

@@ -127,9 +127,12 @@ def test_a_report_may_be_somewhat_longer_than_the_model() -> None:
 SPEC = {"weight": ("float32", (2, 3)), "bias": ("float32", (2,))}
 
 
-def test_a_plan_that_fits_fits() -> None:
-    check_fits(LAYOUT, SPEC, "training_plan")
-    check_fits(LAYOUT, dict(reversed(SPEC.items())), "training_plan")
+def test_a_plan_that_fits_fits_in_any_order_but_with_no_dimension_changed() -> None:
+    for spec in (SPEC, dict(reversed(SPEC.items()))):
+        check_fits(LAYOUT, spec, "training_plan")
+        for name, (dtype, shape) in spec.items():
+            with pytest.raises(ShapeMismatch):
+                check_fits(LAYOUT, {**spec, name: (dtype, (shape[0] + 1, *shape[1:]))}, "training_plan")
 
 
 @pytest.mark.parametrize(

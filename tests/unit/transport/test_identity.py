@@ -8,6 +8,7 @@ import os
 from pathlib import Path
 
 import pytest
+from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives.asymmetric import ed25519, x25519
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 from hypothesis import given
@@ -89,7 +90,11 @@ def test_a_key_for_which_anybody_can_sign_is_none(raw):
 def test_the_library_would_take_such_a_signature():
     """Why these keys are refused: R = the neutral point and s = 0 is a signature of the neutral point over anything."""
     neutral = bytes.fromhex(POINTS_OF_SMALL_ORDER[1])
-    ed25519.Ed25519PublicKey.from_public_bytes(neutral).verify(neutral + bytes(32), b"whatever")
+    key = ed25519.Ed25519PublicKey.from_public_bytes(neutral)
+    for message in (b"whatever", b"something else"):
+        assert key.verify(neutral + bytes(32), message) is None
+        with pytest.raises(InvalidSignature):
+            key.verify(neutral + bytes([1] + 31 * [0]), message)
 
 
 PARTS = st.lists(st.binary(max_size=40), max_size=4)
