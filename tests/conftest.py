@@ -8,6 +8,7 @@ import itertools
 import os
 from collections.abc import Iterator
 from pathlib import Path
+from types import FunctionType
 from typing import Any
 
 import hypothesis
@@ -38,6 +39,8 @@ def _hints_once(fn: Any, names: tuple[tuple[str, Any], ...]) -> dict[str, Any]:
 
 
 def _get_fn_type_hints(fn: Any, namespace: dict[str, Any] | None = None) -> dict[str, Any]:
+    if not isinstance(fn, FunctionType) or "<locals>" in fn.__qualname__:  # it may belong to one app
+        return _read_hints(fn, namespace)
     return dict(_hints_once(fn, tuple((namespace or {}).items())))
 
 
@@ -90,9 +93,8 @@ def _rank(path: str) -> int:
 
 
 @pytest.fixture(scope="module", autouse=True)
-def _old_objects_aside() -> Iterator[None]:
-    """What is there already is not looked at when a test ends, so that looking takes a millisecond."""
-    gc.freeze()
+def _thaw() -> Iterator[None]:
+    """What fixtures of the module made may be collected with the next module."""
     yield
     gc.unfreeze()
 
@@ -103,6 +105,7 @@ def _nothing_left_open() -> Iterator[None]:
 
     ``PYTHONTRACEMALLOC=20`` shows where it was opened.
     """
+    gc.freeze()  # the collector looks at what the test made only, which takes some milliseconds
     yield
     gc.collect()
 
