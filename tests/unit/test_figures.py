@@ -20,7 +20,7 @@ LIMITS = {
     "pass-through methods": (15, 10),
     "module cycles": (0, 0),
     "sleep in tests": (20, 20),
-    "patches of private names": (27, 0),
+    "patches of private names": (26, 0),
     "prose hits": (810, 0),
     "Python lines > 120": (5, 0),
 }
