@@ -1,4 +1,4 @@
-"""How often something may be tried, counted in memory of a fixed size that no number of keys can flush.
+"""Counts of attempts by key, in memory of a fixed size that no number of keys can flush.
 
 A count-min sketch for each slot of time: a key has one cell in each of four rows, and its count is the least of its
 cells. Keys that share a cell can only raise each other's counts, so a key is never counted too low and never forgotten
@@ -23,7 +23,7 @@ NUM_ROWS = 4
 NUM_CELLS = 2**15
 """Cells in a row. With `NUM_SLOTS` this takes 6.5 MiB."""
 NUM_SLOTS = 13
-"""Slots that are kept: those of a whole window, and the one that fills."""
+"""Number of slots: those of a whole window, and the present one."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,7 +78,7 @@ class AttemptSketch:
         return Attempt(self._slot, cells)
 
     def forget(self, attempt: Attempt) -> None:
-        """Take back an attempt that turned out well. Call it once for each attempt."""
+        """Take back an attempt that succeeded. Call it once for each attempt."""
         self._move_on()
         if self._slot - NUM_SLOTS < attempt.slot <= self._slot:
             for places in attempt.cells:
@@ -86,14 +86,14 @@ class AttemptSketch:
                 counts[self._rows, places] = np.maximum(counts[self._rows, places], 1) - 1
 
     def _move_on(self) -> None:
-        """Empty the slots that the window has left. Where the clock goes back, the counts stay for up to a window."""
+        """Empty the slots that are older than the window. If the clock is set back, counts stay for up to a window."""
         slot = int(self._clock.now().timestamp() // self._slot_s)
         for number in range(max(self._slot + 1, slot - NUM_SLOTS + 1), slot + 1):
             self._counts[number % NUM_SLOTS] = 0
         self._slot = slot
 
     def _wait_s(self, places: np.ndarray[tuple[int], np.dtype[np.int64]], max_attempts: int) -> float:
-        """Seconds until the key of these cells has fewer attempts than that; 0: it has now."""
+        """Seconds until the key of these cells has fewer attempts than ``max_attempts``; 0 if it has fewer now."""
         oldest = self._slot - NUM_SLOTS + 1
         order = (np.arange(NUM_SLOTS) + oldest) % NUM_SLOTS
         by_slot = self._counts[order[:, None], self._rows, places].astype(np.int64)  # slots x rows, oldest first

@@ -156,11 +156,11 @@ class AuthoringError(PygridError):
 
 
 STORAGE_RETRY_S = 30
-"""After this time a call may be sent again that found a full or faulty disk: an operator has to act first."""
+"""Seconds after which to repeat a call that found a full or faulty disk. An operator has to act first."""
 
 
 def storage_full() -> StorageFull:
-    """The refusal for want of space."""
+    """The error for a full disk."""
     return StorageFull(
         "the disk of this server is full, so nothing was stored; ask its operator to free space",
         retry_after_s=STORAGE_RETRY_S,
@@ -168,7 +168,7 @@ def storage_full() -> StorageFull:
 
 
 def explain_os_error(error: BaseException) -> PygridError | None:
-    """The error that says the same as one of the disk; None: ``error`` is no such fault.
+    """The error for a fault of the disk; None: ``error`` is something else.
 
     A quota and a limit on the size of files (``ulimit -f``) count as a full disk. A disk that reports an I/O error, or
     that the kernel has made read-only after one, is `Unavailable` (``storage_unavailable``).

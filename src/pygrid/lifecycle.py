@@ -23,7 +23,7 @@ MAX_RESTART_S = 60.0
 
 
 class Stopping:
-    """Tells what waits that the app is about to stop, so that it ends by itself instead of being cut off."""
+    """A signal that the app stops. Long polls and event streams wait for it, so that they end by themselves."""
 
     def __init__(self) -> None:
         self._event = asyncio.Event()
@@ -40,7 +40,7 @@ class Stopping:
         await self._event.wait()
 
     async def sleep(self, seconds: float) -> bool:
-        """Wait that long, or until the app stops; tells whether it stops."""
+        """Wait that long, or until the app stops; returns whether it stops."""
         if seconds > 0 and not self._event.is_set():
             try:
                 async with asyncio.timeout(seconds):
@@ -52,7 +52,7 @@ class Stopping:
 
 @dataclass(frozen=True, slots=True)
 class BackgroundTask:
-    """Work beside the requests. ``run`` goes on until it is cancelled; returning means its work is done for good."""
+    """Work in addition to requests. ``run`` goes on until it is cancelled; if it returns, it is not called again."""
 
     name: str
     run: Callable[[], Awaitable[None]]
@@ -100,7 +100,7 @@ async def opened(features: Sequence[Feature]) -> AsyncIterator[None]:
 
 
 class TaskRunner:
-    """Runs the background tasks of an app and knows how they are."""
+    """Runs the background tasks of an app and restarts those that fail."""
 
     def __init__(self, metrics: Metrics) -> None:
         self._metrics = metrics
@@ -114,7 +114,7 @@ class TaskRunner:
 
     @property
     def failing(self) -> list[str]:
-        """Names of the tasks whose last run failed and that wait to be started again."""
+        """Names of the tasks whose last run failed and that wait for their restart."""
         return sorted(self._failing)
 
     @asynccontextmanager
@@ -167,10 +167,10 @@ class ClientGone(Exception):
 
 
 async def unless_gone(departed: Callable[[], Awaitable[None]], work: Coroutine[Any, Any, T]) -> T:
-    """What the work gives. If the client goes before that, the work is cancelled.
+    """The result of the work. If the client disconnects first, the work is cancelled.
 
     Args:
-        departed: returns once the client has gone, as `wait_until_gone` does.
+        departed: returns once the client has disconnected, as `wait_until_gone` does.
     Raises:
         ClientGone: after the work has ended.
     """

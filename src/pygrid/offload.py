@@ -1,4 +1,4 @@
-"""Large bodies in memory without holding up everybody else: worked on in a thread, and sent slice by slice."""
+"""Large bodies in memory, which must not block the event loop: they are handled in a thread and sent in slices."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ P = ParamSpec("P")
 T = TypeVar("T")
 
 OFFLOAD_BYTES = 64 * 1024
-"""Less is done faster here than handed to a thread."""
+"""Up to this size, handing work to a thread takes longer than the work."""
 SLICE_BYTES = 512 * 1024
-"""Of a large body, so much is handed on at once: it is copied where it goes."""
+"""Largest part of a body that is passed on at once, because the receiver copies it."""
 
 
 async def offload(num_bytes: int, work: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
-    """What ``work`` gives, which reads or writes about so many bytes. Raises what it raises."""
+    """The result of ``work``, which reads or writes about ``num_bytes``. Raises what it raises."""
     if num_bytes <= OFFLOAD_BYTES:
         return work(*args, **kwargs)
     return await asyncio.to_thread(work, *args, **kwargs)

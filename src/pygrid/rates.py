@@ -1,8 +1,8 @@
-"""How often an address may do something, in memory of a fixed size that no number of addresses can flush.
+"""Limits on the rate of uses per address, in memory of a fixed size that no number of addresses can flush.
 
-Each key has a token bucket in each of `ROWS` rows of a table, at a place that a secret hash draws. A key is refused
-only if all its buckets are used up, so it shares its fate with another key only if the two, or a crowd, meet in every
-row. Nothing is ever thrown out to make room: a bucket empties with time, and with nothing else.
+Each key has a token bucket in each of `ROWS` rows of a table, at a place that a secret hash selects. A key is refused
+only if all its buckets are full. So other keys can cause a refusal only if they share its bucket in every row. No entry
+is removed to make room: a bucket empties with time only.
 
 Source: Cormode and Muthukrishnan, "An improved data stream summary: the count-min sketch", J. Algorithms 2005, with
 conservative update (Estan and Varghese, SIGCOMM 2002), over leaky buckets in place of counters.
@@ -25,7 +25,7 @@ _PLACE_BYTES = 4
 
 
 class RateTable:
-    """At most so many uses a minute for each key, and as many at once.
+    """At most ``per_minute`` uses a minute for each key, and as many at once.
 
     Args:
         per_minute: 0 switches the limit off.
@@ -44,10 +44,10 @@ class RateTable:
         self._at = array("d", bytes(8 * size))
 
     def take(self, key: str | None) -> None:
-        """Count one use; ``key`` None: of an address without limits.
+        """Count one use; ``key`` is None for an address without limits.
 
         Raises:
-            TooManyRequests: ``rate_limited``, with ``retry_after_s``; it was not counted and must not go ahead.
+            TooManyRequests: ``rate_limited``, with ``retry_after_s``; the use was not counted and must not go ahead.
         """
         if not self._per_minute or key is None:
             return

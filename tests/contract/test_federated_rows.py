@@ -42,8 +42,8 @@ def test_parts_come_back_as_they_were_written(filled: Database) -> None:  # noqa
         filled.write_now(lambda connection, one=one: federated.put_part(connection, one))
     read = lambda: filled.read_now(lambda connection: federated.list_parts(connection, job.id))  # noqa: E731
     assert read() == [first, second]
-    kept = rules.keep(first, "b" * 64, {"num_calls": 3, "sandbox": ["x"]})
-    lost = rules.lose(second, "why\nnot", LATER)
+    kept = rules.trained(first, "b" * 64, {"num_calls": 3, "sandbox": ["x"]})
+    lost = rules.failed(second, "why\nnot", LATER)
     for one in (kept, lost):
         filled.write_now(lambda connection, one=one: federated.update_part(connection, one))
     assert read() == [kept, lost]

@@ -32,7 +32,7 @@ roles = sa.Table(
     _flag("can_edit_roles"),
     _flag("can_manage_infrastructure"),
     _flag("can_upload_data"),
-    # Only roles of a Network have it, as they have only some of the others.
+    # Only roles of a Network have this permission; of the others, they have only some.
     _flag("can_manage_nodes"),
     sqlite_autoincrement=True,
 )
@@ -41,10 +41,10 @@ roles = sa.Table(
 users = sa.Table(
     "users",
     metadata,
-    # An id is never given twice (autoincrement), so nothing that outlived an account falls to the next one.
+    # An id is never used twice (autoincrement), so what outlives an account never belongs to another one.
     sa.Column("id", sa.Integer, primary_key=True),
     sa.Column("email", sa.Text, nullable=False),
-    # The e-mail, normalised and case-folded: what makes it the same address.
+    # The e-mail, normalized and case-folded; equal keys are the same address.
     sa.Column("email_key", sa.Text, nullable=False, unique=True),
     sa.Column("password_hash", sa.Text, nullable=False),
     sa.Column("private_key_hash", sa.Text, nullable=False, unique=True),
@@ -57,7 +57,7 @@ users = sa.Table(
 first_owner = sa.Table(
     "first_owner",
     metadata,
-    # One row at most: whoever inserts it is the first user. It also serves as the lock under which Owners are counted.
+    # At most one row, which the first user inserts. It is also the lock under which Owners are counted.
     sa.Column("id", sa.Integer, primary_key=True, autoincrement=False),
     sa.Column("created_at", UtcDateTime, nullable=False),
     sa.CheckConstraint("id = 1", name="one_row"),
@@ -84,7 +84,7 @@ memberships = sa.Table(
 sessions = sa.Table(
     "sessions",
     metadata,
-    # SHA-256 of the token; the token itself is nowhere.
+    # SHA-256 of the token; the token itself is not stored.
     sa.Column("token_hash", sa.Text, primary_key=True),
     sa.Column("user_id", sa.ForeignKey("users.id", ondelete="CASCADE"), nullable=False, index=True),
     sa.Column("created_at", UtcDateTime, nullable=False),
@@ -101,7 +101,7 @@ class Group:
 
 @dataclass(frozen=True, slots=True)
 class User:
-    """An account as others may see it."""
+    """An account, without its secrets."""
 
     id: int
     email: str
@@ -112,7 +112,7 @@ class User:
 
 @dataclass(frozen=True, slots=True)
 class SessionRow:
-    """A session that exists; whether it is still good is told by ``expires_at``."""
+    """A stored session; it is valid until ``expires_at``."""
 
     principal: Principal
     last_seen_at: dt.datetime
@@ -123,14 +123,14 @@ class SessionRow:
 
 
 def seed_roles(connection: sa.Connection, default_roles: Sequence[Role] = DEFAULT_ROLES) -> None:
-    """Put the roles that a new app has, unless there are roles already."""
+    """Add the roles of a new app, unless there are roles already."""
     if connection.execute(sa.select(sa.func.count()).select_from(roles)).scalar_one():
         return
     for role in default_roles:
         values = {"id": role.id, **_role_values(role.name, role.permissions)}
         connection.execute(_insert_if_absent(connection, roles, values))
     if connection.dialect.name == "postgresql":
-        # Ids that were given by hand do not move the sequence.
+        # Explicit ids do not advance the sequence.
         connection.execute(sa.text("SELECT setval(pg_get_serial_sequence('roles', 'id'), (SELECT max(id) FROM roles))"))
 
 
@@ -140,7 +140,7 @@ def list_roles(connection: sa.Connection) -> list[Role]:
 
 
 def get_role(connection: sa.Connection, role_id: int) -> Role:
-    """Raises NotFound: ``role_not_found``."""
+    """The role of an id. Raises NotFound: ``role_not_found``."""
     row = connection.execute(sa.select(*_ROLE).where(roles.c.id == role_id)).first()
     if row is None:
         raise NotFound(f"there is no role {role_id}", code=codes.ROLE_NOT_FOUND, role_id=role_id)
@@ -148,7 +148,7 @@ def get_role(connection: sa.Connection, role_id: int) -> Role:
 
 
 def put_role(connection: sa.Connection, name: str, permissions: Iterable[Permission]) -> Role:
-    """A new role. Raises Conflict: ``role_exists``."""
+    """Add a role. Raises Conflict: ``role_exists``."""
     values = _role_values(name, permissions)
     try:
         role_id = connection.execute(sa.insert(roles).values(values).returning(roles.c.id)).scalar_one()
@@ -158,7 +158,7 @@ def put_role(connection: sa.Connection, name: str, permissions: Iterable[Permiss
 
 
 def update_role(connection: sa.Connection, role: Role) -> None:
-    """Give the role of this id this name and these permissions. Raises Conflict: ``role_exists``."""
+    """Set the name and the permissions of a role. Raises Conflict: ``role_exists``."""
     values = _role_values(role.name, role.permissions)
     try:
         connection.execute(sa.update(roles).where(roles.c.id == role.id).values(values))
@@ -170,7 +170,7 @@ def delete_role(connection: sa.Connection, role_id: int) -> None:
     """Remove a role that nobody has. Raises Conflict: ``role_in_use``."""
     if connection.execute(sa.select(users.c.id).where(users.c.role_id == role_id).limit(1)).first():
         raise Conflict(
-            f"users have the role {role_id}: give them another one first", code=codes.ROLE_IN_USE, role_id=role_id
+            f"users have the role {role_id}: assign another role to them first", code=codes.ROLE_IN_USE, role_id=role_id
         )
     connection.execute(sa.delete(roles).where(roles.c.id == role_id))
 
@@ -179,18 +179,18 @@ def delete_role(connection: sa.Connection, role_id: int) -> None:
 
 
 def acquire_first_owner(connection: sa.Connection, now: dt.datetime) -> bool:
-    """Whether this transaction makes the first user. Of several at once exactly one is told so, when it commits."""
+    """Whether this transaction adds the first user. Of several concurrent ones, exactly one gets True."""
     statement = _insert_if_absent(connection, first_owner, {"id": 1, "created_at": now})
     return connection.execute(statement.returning(first_owner.c.id)).first() is not None
 
 
 def has_first_owner(connection: sa.Connection) -> bool:
-    """Whether anybody has an account."""
+    """Whether an account exists or existed."""
     return connection.execute(sa.select(first_owner.c.id)).first() is not None
 
 
 def count_owners(connection: sa.Connection) -> int:
-    """The number of Owners, which no other transaction changes before this one ends."""
+    """The number of Owners; no other transaction changes it before this one ends."""
     connection.execute(sa.select(first_owner.c.id).with_for_update())
     return connection.execute(
         sa.select(sa.func.count()).select_from(users).where(users.c.role_id == OWNER.id)
@@ -207,7 +207,7 @@ def put_user(
     role_id: int,
     now: dt.datetime,
 ) -> int:
-    """A new user; its id. Raises Conflict: ``email_taken``."""
+    """Add a user; returns its id. Raises Conflict: ``email_taken``."""
     values = {
         "email": email,
         "email_key": email_key,
@@ -230,7 +230,7 @@ def list_users(connection: sa.Connection) -> list[User]:
 
 
 def get_user(connection: sa.Connection, user_id: int) -> User:
-    """Raises NotFound: ``user_not_found``."""
+    """The user of an id. Raises NotFound: ``user_not_found``."""
     found = _load_users(connection, users.c.id == user_id)
     if not found:
         raise NotFound(f"there is no user {user_id}", code=codes.USER_NOT_FOUND, user_id=user_id)
@@ -238,7 +238,7 @@ def get_user(connection: sa.Connection, user_id: int) -> User:
 
 
 def search_users(connection: sa.Connection, email: str | None, role_id: int | None, group: str | None) -> list[User]:
-    """Users that match everything given: a part of the e-mail, the role, a part of the name of a group they are in."""
+    """Users that match all given values: part of the e-mail, the role, part of the name of one of their groups."""
     wanted: sa.ColumnElement[bool] = sa.true()
     if email is not None:
         wanted &= users.c.email_key.contains(email.casefold(), autoescape=True)
@@ -251,24 +251,24 @@ def search_users(connection: sa.Connection, email: str | None, role_id: int | No
 
 
 def find_password_hash(connection: sa.Connection, email_key: str) -> tuple[int, str] | None:
-    """User id and password hash of an account, for login."""
+    """User id and password hash of an account, for log-in."""
     row = connection.execute(sa.select(users.c.id, users.c.password_hash).where(users.c.email_key == email_key)).first()
     return None if row is None else (row.id, row.password_hash)
 
 
 def get_principal(connection: sa.Connection, user_id: int) -> Principal:
-    """The user with the role it has now. Raises NotFound: ``user_not_found``."""
+    """The user with its present role. Raises NotFound: ``user_not_found``."""
     return Principal(user_id, get_user(connection, user_id).role)
 
 
 def find_private_key_owner(connection: sa.Connection, private_key_hash: str) -> Principal | None:
-    """Whose private key this is."""
+    """The user with this private key."""
     row = connection.execute(sa.select(users.c.id).where(users.c.private_key_hash == private_key_hash)).first()
     return None if row is None else get_principal(connection, row.id)
 
 
 def update_email(connection: sa.Connection, user_id: int, email: str, email_key: str) -> None:
-    """Raises Conflict: ``email_taken``."""
+    """Set the e-mail. Raises Conflict: ``email_taken``."""
     _refuse_taken(connection, email_key, but=user_id)
     try:
         connection.execute(sa.update(users).where(users.c.id == user_id).values(email=email, email_key=email_key))
@@ -277,25 +277,25 @@ def update_email(connection: sa.Connection, user_id: int, email: str, email_key:
 
 
 def update_password_hash(connection: sa.Connection, user_id: int, password_hash: str) -> None:
-    """Set it; sessions and private key stay."""
+    """Set the password hash; sessions and private key stay."""
     connection.execute(sa.update(users).where(users.c.id == user_id).values(password_hash=password_hash))
 
 
 def update_private_key_hash(connection: sa.Connection, user_id: int, private_key_hash: str | None) -> None:
-    """Set it; None: the user has no private key."""
-    # No SHA-256 has this form, so no key fits it; and it is unique, as the column wants.
+    """Set the hash of the private key; None: the user has no private key."""
+    # No SHA-256 has this form, so no key matches it. It is unique, as the column requires.
     stored = private_key_hash or f"revoked:{user_id}"
     connection.execute(sa.update(users).where(users.c.id == user_id).values(private_key_hash=stored))
 
 
 def update_user_role(connection: sa.Connection, user_id: int, role_id: int) -> None:
-    """Set it and end the user's sessions."""
+    """Set the role and end the user's sessions."""
     connection.execute(sa.update(users).where(users.c.id == user_id).values(role_id=role_id))
     release_sessions(connection, user_id)
 
 
 def delete_user(connection: sa.Connection, user_id: int) -> None:
-    """Remove the user; sessions and memberships go with it."""
+    """Remove the user with its sessions and memberships."""
     connection.execute(sa.delete(users).where(users.c.id == user_id))
 
 
@@ -311,7 +311,7 @@ def list_groups(connection: sa.Connection) -> list[Group]:
 
 
 def get_group(connection: sa.Connection, group_id: int) -> Group:
-    """Raises NotFound: ``group_not_found``."""
+    """The group of an id. Raises NotFound: ``group_not_found``."""
     row = connection.execute(sa.select(groups.c.id, groups.c.name).where(groups.c.id == group_id)).first()
     if row is None:
         raise NotFound(f"there is no group {group_id}", code=codes.GROUP_NOT_FOUND, group_id=group_id)
@@ -319,7 +319,7 @@ def get_group(connection: sa.Connection, group_id: int) -> Group:
 
 
 def put_group(connection: sa.Connection, name: str) -> Group:
-    """A new group. Raises Conflict: ``group_exists``."""
+    """Add a group. Raises Conflict: ``group_exists``."""
     try:
         return Group(connection.execute(sa.insert(groups).values(name=name).returning(groups.c.id)).scalar_one(), name)
     except IntegrityError:
@@ -327,7 +327,7 @@ def put_group(connection: sa.Connection, name: str) -> Group:
 
 
 def update_group(connection: sa.Connection, group: Group) -> None:
-    """Give the group of this id this name. Raises Conflict: ``group_exists``."""
+    """Set the name of a group. Raises Conflict: ``group_exists``."""
     try:
         connection.execute(sa.update(groups).where(groups.c.id == group.id).values(name=group.name))
     except IntegrityError:
@@ -335,12 +335,12 @@ def update_group(connection: sa.Connection, group: Group) -> None:
 
 
 def delete_group(connection: sa.Connection, group_id: int) -> None:
-    """Remove the group; its memberships go with it."""
+    """Remove the group with its memberships."""
     connection.execute(sa.delete(groups).where(groups.c.id == group_id))
 
 
 def put_memberships(connection: sa.Connection, user_id: int, group_ids: Sequence[int]) -> None:
-    """Let the user be in these groups and no others. Raises NotFound: ``group_not_found``; then nothing has changed."""
+    """Set the groups of a user. Raises NotFound: ``group_not_found``; nothing was changed."""
     wanted = sorted(set(group_ids))
     known = set(connection.execute(sa.select(groups.c.id).where(groups.c.id.in_(wanted))).scalars())
     for group_id in wanted:
@@ -357,7 +357,7 @@ def put_memberships(connection: sa.Connection, user_id: int, group_ids: Sequence
 def put_session(
     connection: sa.Connection, token_hash: str, user_id: int, now: dt.datetime, expires_at: dt.datetime
 ) -> None:
-    """A new session of the user."""
+    """Add a session of the user."""
     values = {
         "token_hash": token_hash,
         "user_id": user_id,
@@ -369,7 +369,7 @@ def put_session(
 
 
 def find_session(connection: sa.Connection, token_hash: str) -> SessionRow | None:
-    """The session, with the role its user has now."""
+    """The session, with the present role of its user."""
     query = (
         sa.select(sessions.c.user_id, sessions.c.last_seen_at, sessions.c.expires_at, *_ROLE)
         .join_from(sessions, users)
@@ -381,13 +381,13 @@ def find_session(connection: sa.Connection, token_hash: str) -> SessionRow | Non
 
 
 def update_session(connection: sa.Connection, token_hash: str, now: dt.datetime, expires_at: dt.datetime) -> None:
-    """Note that the session was used. One that has ended stays ended."""
+    """Store the use of a session. An ended session stays ended."""
     values = {"last_seen_at": now, "expires_at": expires_at}
     connection.execute(sa.update(sessions).where(sessions.c.token_hash == token_hash).values(values))
 
 
 def release_session(connection: sa.Connection, token_hash: str) -> bool:
-    """End one session; whether it was there."""
+    """End one session; returns whether it existed."""
     return connection.execute(sa.delete(sessions).where(sessions.c.token_hash == token_hash)).rowcount > 0
 
 
@@ -397,7 +397,7 @@ def release_sessions(connection: sa.Connection, user_id: int) -> None:
 
 
 def delete_expired_sessions(connection: sa.Connection, now: dt.datetime) -> int:
-    """Forget sessions that have ended; how many."""
+    """Delete expired sessions; returns their number."""
     return connection.execute(sa.delete(sessions).where(sessions.c.expires_at <= now)).rowcount
 
 

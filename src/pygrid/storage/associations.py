@@ -1,10 +1,7 @@
-"""Queries on associations: a Network's Domains and invitations, a Domain's Networks.
+"""Associations: tables, and queries inside a transaction of the caller.
 
-Each takes a connection inside a transaction of its caller.
-
-Tables of associations: on a Network the Domains it knows and the invitations it gave; on a Domain its Networks.
-
-domains n--1 invitations        networks
+a Network:  domains n--1 invitations
+a Domain:   networks
 """
 
 from __future__ import annotations
@@ -25,7 +22,6 @@ from pygrid.storage.sql.metadata import UtcDateTime, metadata
 _HOLDS = sa.text("state IN ('accepted', 'revoked', 'left')")
 """`pygrid.core.associations.HOLDING`"""
 
-
 invitations = sa.Table(
     "invitations",
     metadata,
@@ -37,7 +33,7 @@ invitations = sa.Table(
     sa.Column("max_uses", sa.Integer, nullable=False),
     sa.Column("num_uses", sa.Integer, nullable=False),
     sa.Column("expires_at", UtcDateTime, nullable=False),
-    # A user, who is not referred to: an invitation outlives their account.
+    # The id of a user, without a foreign key: an invitation outlives the account.
     sa.Column("created_by", sa.Integer, nullable=False),
     sa.Column("created_at", UtcDateTime, nullable=False),
     sqlite_autoincrement=True,
@@ -49,15 +45,15 @@ domains = sa.Table(
     metadata,
     sa.Column("id", sa.Integer, primary_key=True),
     sa.Column("name", sa.String(100), nullable=False),
-    # The name, case-folded: what makes it the same one.
+    # The name, case-folded; equal keys are the same name.
     sa.Column("name_key", sa.String(100), nullable=False),
-    # The text of its key; null: a node of 2020, which has an address only.
+    # The text of its key; null for a node of 2020, which has only an address.
     sa.Column("identity", sa.String(64), nullable=True, index=True),
     sa.Column("state", sa.String(16), nullable=False, index=True),
-    # What it says of itself, and its signature of that; null: a node of 2020, which signs nothing.
+    # Its own description, and its signature of that; null for a node of 2020, which does not sign.
     sa.Column("entry", sa.JSON, nullable=False),
     sa.Column("entry_signature", sa.String(100), nullable=True),
-    # Where it can be called directly: checked, or of a node of 2020.
+    # Its direct address: checked, or of a node of 2020.
     sa.Column("address", sa.String(300), nullable=True),
     sa.Column("address_checked_at", UtcDateTime, nullable=True),
     sa.Column("invitation_id", sa.ForeignKey("invitations.id", ondelete="SET NULL"), nullable=True),
@@ -66,7 +62,7 @@ domains = sa.Table(
     sa.Column("decided_at", UtcDateTime, nullable=True),
     sa.Column("decided_by", sa.Integer, nullable=True),
     sa.Column("last_seen_at", UtcDateTime, nullable=True),
-    # Any number of keys may ask for a name; one holds it.
+    # Any number of keys may request a name; one holds it.
     sa.UniqueConstraint("name_key", "identity"),
     sa.Index("ix_domains_held_name", "name_key", unique=True, sqlite_where=_HOLDS, postgresql_where=_HOLDS),
     sqlite_autoincrement=True,
@@ -78,12 +74,12 @@ networks = sa.Table(
     metadata,
     sa.Column("id", sa.Integer, primary_key=True),
     sa.Column("url", sa.String(300), nullable=False, unique=True),
-    # What it called itself, and its key, as they were when it was first reached; null until then.
+    # Its name and its key at the first contact; null before that.
     sa.Column("name", sa.String(100), nullable=True),
     sa.Column("identity", sa.String(64), nullable=True),
     sa.Column("state", sa.String(16), nullable=False),
     sa.Column("reason", sa.String(500), nullable=False),
-    # Kept until the Network has accepted: the Domain may be started again before.
+    # Kept until the Network has accepted, because the Domain may restart before that.
     sa.Column("invitation", sa.String(200), nullable=True),
     sa.Column("created_at", UtcDateTime, nullable=False),
     sa.Column("updated_at", UtcDateTime, nullable=False),
@@ -93,7 +89,7 @@ networks = sa.Table(
 
 @dataclass(frozen=True, slots=True)
 class KnownDomain:
-    """A Domain as its Network keeps it."""
+    """A Domain, as its Network stores it."""
 
     id: int
     name: str
@@ -110,12 +106,12 @@ class KnownDomain:
 
     @property
     def is_legacy(self) -> bool:
-        """Whether it is a node of 2020: an address, and nothing that it could prove."""
+        """Whether it is a node of 2020, which has an address and no key."""
         return self.identity is None
 
     @property
     def claimed_address(self) -> str | None:
-        """Where it says that it can be called directly."""
+        """The direct address that it claims."""
         return self.entry.get("address") or None
 
 
@@ -133,7 +129,7 @@ class Invitation:
 
 @dataclass(frozen=True, slots=True)
 class JoinedNetwork:
-    """A Network as its Domain keeps it."""
+    """A Network, as its Domain stores it."""
 
     id: int
     url: str
@@ -152,13 +148,13 @@ _DOMAIN = [domains.c[name] for name in KnownDomain.__dataclass_fields__]
 
 
 def list_named(connection: sa.Connection, name: str) -> list[KnownDomain]:
-    """All that are known by this name: who holds it first, then the others, oldest first. Case does not count."""
+    """All Domains with this name, in any case: the holder of the name, then the others, oldest first."""
     query = sa.select(*_DOMAIN).where(domains.c.name_key == name_key(name)).order_by(domains.c.id)
     return sorted((_domain(row) for row in connection.execute(query)), key=lambda known: known.state not in HOLDING)
 
 
 def get_named(connection: sa.Connection, name: str) -> list[KnownDomain]:
-    """`list_named`, at least one. Raises NotFound: ``domain_not_found``."""
+    """As `list_named`, but at least one. Raises NotFound: ``domain_not_found``."""
     found = list_named(connection, name)
     if not found:
         raise NotFound(f"this Network knows no Domain {name[:100]!r}", code=codes.DOMAIN_NOT_FOUND, domain=name[:100])
@@ -166,7 +162,7 @@ def get_named(connection: sa.Connection, name: str) -> list[KnownDomain]:
 
 
 def find_holder(connection: sa.Connection, name: str) -> KnownDomain | None:
-    """The Domain that has this name to itself."""
+    """The Domain that holds this name."""
     return next((known for known in list_named(connection, name) if known.state in HOLDING), None)
 
 
@@ -177,7 +173,7 @@ def find_domain(connection: sa.Connection, domain_id: int) -> KnownDomain | None
 
 
 def find_key(connection: sa.Connection, name: str, identity: str) -> KnownDomain | None:
-    """The Domain that has this key, if it is known by this name."""
+    """The Domain with this name and key."""
     row = connection.execute(
         sa.select(*_DOMAIN).where(domains.c.name_key == name_key(name), domains.c.identity == identity)
     ).first()
@@ -185,7 +181,7 @@ def find_key(connection: sa.Connection, name: str, identity: str) -> KnownDomain
 
 
 def is_revoked(connection: sa.Connection, identity: str) -> bool:
-    """Whether this key was revoked under some name."""
+    """Whether this key was revoked under any name."""
     query = sa.select(domains.c.id).where(
         domains.c.identity == identity, domains.c.state == AssociationState.REVOKED.value
     )
@@ -213,7 +209,7 @@ def put_domain(
     invitation_id: int | None = None,
     decided_by: int | None = None,
 ) -> KnownDomain:
-    """A Domain that is new to the Network under this name. If it is accepted, requests of others for the name end."""
+    """Add a Domain. If it is accepted, requests of others for its name end."""
     if state is AssociationState.ACCEPTED:
         delete_requests(connection, name)
     values = {
@@ -235,7 +231,7 @@ def put_domain(
 
 
 def update_domain(connection: sa.Connection, known: KnownDomain, values: Mapping[str, Any]) -> KnownDomain:
-    """Set some columns of a Domain that is there. If it is accepted by that, requests of others for the name end."""
+    """Set columns of a Domain. If that accepts it, requests of others for its name end."""
     if values.get("state") == AssociationState.ACCEPTED.value:
         delete_requests(connection, known.name, but=known.id)
     query = sa.update(domains).where(domains.c.id == known.id).values(dict(values)).returning(*_DOMAIN)
@@ -243,7 +239,7 @@ def update_domain(connection: sa.Connection, known: KnownDomain, values: Mapping
 
 
 def update_domains_seen(connection: sa.Connection, seen: Mapping[int, dt.datetime]) -> None:
-    """Note when each of these Domains was last heard of."""
+    """Store the time of the last contact with each of these Domains."""
     if seen:
         statement = (
             sa.update(domains).where(domains.c.id == sa.bindparam("domain_id")).values(last_seen_at=sa.bindparam("at"))
@@ -252,12 +248,12 @@ def update_domains_seen(connection: sa.Connection, seen: Mapping[int, dt.datetim
 
 
 def delete_domains(connection: sa.Connection, ids: Collection[int]) -> None:
-    """Forget these Domains."""
+    """Delete these Domains."""
     connection.execute(sa.delete(domains).where(domains.c.id.in_(ids)))
 
 
 def delete_requests(connection: sa.Connection, name: str, but: int | None = None) -> None:
-    """Forget who waits to be accepted under a name, but for one."""
+    """Delete the pending requests for a name, except the one of the id ``but``."""
     connection.execute(
         sa.delete(domains).where(
             domains.c.name_key == name_key(name),
@@ -268,14 +264,14 @@ def delete_requests(connection: sa.Connection, name: str, but: int | None = None
 
 
 def delete_stale_requests(connection: sa.Connection, before: dt.datetime) -> list[str]:
-    """Forget who waits to be accepted and was not heard of since; gives the names."""
+    """Delete pending requests without contact since ``before``; returns their names."""
     heard_at = sa.func.coalesce(domains.c.last_seen_at, domains.c.created_at)
     where = (domains.c.state == AssociationState.PENDING.value, heard_at < before)
     return list(connection.execute(sa.delete(domains).where(*where).returning(domains.c.name)).scalars())
 
 
 def count_domains(connection: sa.Connection) -> dict[AssociationState, int]:
-    """How many Domains are in each state."""
+    """Number of Domains in each state."""
     query = sa.select(domains.c.state, sa.func.count()).group_by(domains.c.state)
     return {AssociationState(state): number for state, number in connection.execute(query)}
 
@@ -300,7 +296,7 @@ def put_invitation(
     created_by: int,
     now: dt.datetime,
 ) -> Invitation:
-    """A new invitation."""
+    """Add an invitation."""
     values = {
         "token_hash": token_hash,
         "domain": domain,
@@ -314,12 +310,12 @@ def put_invitation(
 
 
 def list_invitations(connection: sa.Connection) -> list[Invitation]:
-    """All that were given and not taken back, oldest first."""
+    """All invitations that were not withdrawn, oldest first."""
     return [Invitation(*row) for row in connection.execute(sa.select(*_INVITATION).order_by(invitations.c.id))]
 
 
 def find_invitation(connection: sa.Connection, token_hash: str, name: str, now: dt.datetime) -> Invitation | None:
-    """The invitation with this token, if it is good for a Domain of this name now."""
+    """The invitation with this token, if it is valid now for a Domain of this name."""
     row = connection.execute(sa.select(*_INVITATION).where(invitations.c.token_hash == token_hash)).first()
     if row is None:
         return None
@@ -329,7 +325,7 @@ def find_invitation(connection: sa.Connection, token_hash: str, name: str, now: 
 
 
 def acquire_invitation(connection: sa.Connection, invitation_id: int) -> bool:
-    """Use an invitation once more; gives whether that was left to use."""
+    """Count one use of an invitation; returns whether a use was left."""
     statement = sa.update(invitations).where(
         invitations.c.id == invitation_id, invitations.c.num_uses < invitations.c.max_uses
     )
@@ -337,7 +333,7 @@ def acquire_invitation(connection: sa.Connection, invitation_id: int) -> bool:
 
 
 def delete_invitation(connection: sa.Connection, invitation_id: int) -> None:
-    """Take an invitation back. Raises NotFound: ``invitation_not_found``."""
+    """Withdraw an invitation. Raises NotFound: ``invitation_not_found``."""
     if not connection.execute(sa.delete(invitations).where(invitations.c.id == invitation_id)).rowcount:
         raise NotFound(f"there is no invitation {invitation_id}", code=codes.INVITATION_NOT_FOUND, id=invitation_id)
 
@@ -348,7 +344,7 @@ _NETWORK = [networks.c[name] for name in JoinedNetwork.__dataclass_fields__]
 
 
 def list_networks(connection: sa.Connection) -> list[JoinedNetwork]:
-    """All Networks that the Domain has to do with, oldest first."""
+    """All Networks of the Domain, in every state, oldest first."""
     return [_network(row) for row in connection.execute(sa.select(*_NETWORK).order_by(networks.c.id))]
 
 
@@ -359,7 +355,7 @@ def find_network(connection: sa.Connection, url: str) -> JoinedNetwork | None:
 
 
 def get_network(connection: sa.Connection, network_id: int) -> JoinedNetwork:
-    """Raises NotFound: ``association_not_found``."""
+    """The Network of an id. Raises NotFound: ``association_not_found``."""
     row = connection.execute(sa.select(*_NETWORK).where(networks.c.id == network_id)).first()
     if row is None:
         raise NotFound(f"there is no association {network_id}", code=codes.ASSOCIATION_NOT_FOUND, id=network_id)
@@ -367,7 +363,7 @@ def get_network(connection: sa.Connection, network_id: int) -> JoinedNetwork:
 
 
 def put_network(connection: sa.Connection, url: str, invitation: str | None, now: dt.datetime) -> JoinedNetwork:
-    """A Network that the Domain wants to join."""
+    """Add a Network that the Domain asks to join."""
     values = {
         "url": url,
         "state": AssociationState.JOINING.value,
@@ -380,12 +376,12 @@ def put_network(connection: sa.Connection, url: str, invitation: str | None, now
 
 
 def update_network(connection: sa.Connection, network_id: int, values: Mapping[str, Any], now: dt.datetime) -> None:
-    """Set some columns of a Network, if it is still there."""
+    """Set columns of a Network, if it exists."""
     connection.execute(sa.update(networks).where(networks.c.id == network_id).values({**values, "updated_at": now}))
 
 
 def delete_network(connection: sa.Connection, network_id: int) -> None:
-    """Forget a Network."""
+    """Delete a Network."""
     connection.execute(sa.delete(networks).where(networks.c.id == network_id))
 
 
@@ -394,7 +390,7 @@ def _network(row: sa.Row[Any]) -> JoinedNetwork:
     return JoinedNetwork(**fields | {"state": AssociationState(fields["state"])})
 
 
-# What a Domain publishes the number of
+# Numbers that a Domain publishes
 
 _COUNTED = {
     "datasets": datasets.datasets,
@@ -407,7 +403,7 @@ _COUNTED = {
 
 
 def count_rows(connection: sa.Connection, names: Collection[str]) -> dict[str, int]:
-    """How many of each of these a Domain has: some of ``datasets, models, processes, cycles, jobs, users``."""
+    """Number of rows for each of these names: ``datasets, models, processes, cycles, jobs, users``."""
     counts = {}
     for name in names:
         query = sa.select(sa.func.count()).select_from(_COUNTED[name])

@@ -1,11 +1,10 @@
-"""An audit log in which nothing can be changed or taken out unnoticed.
+"""An audit log in which no entry can be changed or removed unnoticed.
 
-Each entry is canonical JSON, and its hash covers the one before: ``h_n = SHA256(h_(n-1) || entry_n)``, ``h_0`` being 64
-zeros. An entry is written in the transaction that does what it tells of, so there is never the one without the other.
+Each entry is canonical JSON, and its hash covers the hash before it: ``h_n = SHA256(h_(n-1) || entry_n)``; ``h_0`` is
+64 zeros. An entry is written in the transaction that it records, so there is never one without the other.
 
-Who can write to the database can also write the whole chain anew, so its head goes to a file beside it after each
-commit (`export_head`), and from there wherever the owner keeps copies; `verify` then finds a chain that does not lead
-through it.
+An attacker who can write to the database can also rewrite the whole chain. So each commit writes the head to a file in
+the data folder (`export_head`), which the owner can copy elsewhere. `verify` detects a chain that does not contain it.
 """
 
 from __future__ import annotations
@@ -35,7 +34,7 @@ T = TypeVar("T")
 audit_entries = sa.Table(
     "audit_entries",
     metadata,
-    # 1, 2, 3, ...: given by the log itself, without gaps.
+    # 1, 2, 3, ...: assigned by the log, without gaps.
     sa.Column("number", sa.BigInteger, primary_key=True, autoincrement=False),
     # Canonical JSON, exactly the bytes that were hashed.
     sa.Column("entry", sa.Text, nullable=False),
@@ -44,7 +43,7 @@ audit_entries = sa.Table(
 audit_head = sa.Table(
     "audit_head",
     metadata,
-    # One row at most: the newest entry. It is the lock under which entries are added.
+    # At most one row: the newest entry. It is the lock under which entries are added.
     sa.Column("id", sa.Integer, primary_key=True, autoincrement=False),
     sa.Column("number", sa.BigInteger, nullable=False),
     sa.Column("hash", sa.String(64), nullable=False),
@@ -78,16 +77,16 @@ class AuditEntry:
 
 @dataclass(frozen=True, slots=True)
 class Fault:
-    """Where the chain breaks first, and how."""
+    """The first entry at which the chain is broken, and the reason."""
 
     number: int
     reason: str
 
 
 def lock(connection: sa.Connection) -> Head:
-    """The head, which no other transaction moves before this one ends.
+    """The head; no other transaction changes it before this one ends.
 
-    A transaction that will write entries and take other locks takes this one first, so that no two wait for each other.
+    A transaction that writes entries and takes other locks takes this one first, so that two never wait for each other.
     """
     select = sa.select(audit_head.c.number, audit_head.c.hash).with_for_update()
     row = connection.execute(select).first()
@@ -100,12 +99,12 @@ def lock(connection: sa.Connection) -> Head:
 def append(
     connection: sa.Connection, action: str, data: dict[str, Any], *, actor: int | None, now: dt.datetime
 ) -> Head:
-    """Add an entry; it is there if the transaction is committed. Gives the new head.
+    """Add an entry, as part of the transaction; returns the new head.
 
     Args:
         action: a fixed name in snake_case.
-        data: what is needed to understand it later; JSON, no personal data, no secrets.
-        actor: the user who did it; None: the Domain by itself.
+        data: what a reader needs to understand the entry; JSON, no personal data, no secrets.
+        actor: the user who acted; None: the Domain itself.
     """
     before = lock(connection)
     number = before.number + 1
@@ -118,22 +117,22 @@ def append(
 
 
 def get_head(connection: sa.Connection) -> Head:
-    """The newest entry's number and hash; number 0 if there is none."""
+    """Number and hash of the newest entry; number 0 if there is none."""
     row = connection.execute(sa.select(audit_head.c.number, audit_head.c.hash)).first()
     return Head(0, START) if row is None else Head(row.number, row.hash)
 
 
 def list_entries(connection: sa.Connection, after: int = 0, limit: int = 100) -> list[AuditEntry]:
-    """Entries in order, those that follow the number ``after``."""
+    """Entries with numbers above ``after``, in order."""
     query = sa.select(audit_entries).where(audit_entries.c.number > after).order_by(audit_entries.c.number).limit(limit)
     return [_entry(row.number, row.entry) for row in connection.execute(query)]
 
 
 def verify(connection: sa.Connection, known: Head | None = None) -> Fault | None:
-    """Follow the whole chain; the first thing wrong with it, or None.
+    """Check the whole chain; the first fault, or None.
 
     Args:
-        known: a head that was exported before: the chain must lead through it.
+        known: a head that was exported before; the chain must contain it.
     """
     number, expected = 0, START
     for row in _rows(connection):
@@ -142,18 +141,18 @@ def verify(connection: sa.Connection, known: Head | None = None) -> Fault | None
             return Fault(number, f"entry {number} is missing: {row.number} follows {number - 1}")
         expected = _link(expected, row.entry)
         if row.hash != expected:
-            return Fault(number, f"entry {number} is not the one that was written: its hash is another")
+            return Fault(number, f"entry {number} was modified: its hash does not match")
         try:
             inside = _entry(number, row.entry).number
         except (InvalidInput, KeyError, ValueError):
             return Fault(number, f"entry {number} cannot be read")
         if inside != number:
-            return Fault(number, f"entry {number} says that it is entry {inside}")
+            return Fault(number, f"entry {number} has the number {inside} in its text")
         if known is not None and known.number == number and known.hash != expected:
-            return Fault(number, f"the log was written anew: entry {number} is not the one whose head was exported")
+            return Fault(number, f"the log was rewritten: entry {number} differs from the exported head")
     head = get_head(connection)
     if head != Head(number, expected):
-        return Fault(number + 1, f"the log ends at entry {number}, but {head.number} were written")
+        return Fault(number + 1, f"the log ends at entry {number}, but its head is entry {head.number}")
     if known is not None and known.number > number:
         return Fault(
             number + 1,
@@ -164,9 +163,10 @@ def verify(connection: sa.Connection, known: Head | None = None) -> Fault | None
 
 
 def leads_through(connection: sa.Connection, known: Head) -> bool:
-    """Whether the log has the entry that an exported head names: one row is read, so a Domain may ask when it starts.
+    """Whether the log has the entry that an exported head names. Reads one row, so a Domain checks it at each start.
 
-    False means that an older copy of the database was put back, or another written: what was spent since is not in it.
+    False means that an older copy of the database was put back, or the log was rewritten. What was spent since that
+    copy is missing.
     """
     if known.number == 0:
         return True
@@ -175,10 +175,10 @@ def leads_through(connection: sa.Connection, known: Head) -> bool:
 
 
 def export_head(head: Head, path: Path) -> None:
-    """Repeat the head in a file, durably; call it after the commit. A file with a later head is left as it is.
+    """Write the head to a file, durably; call it after the commit. A file with a later head stays as it is.
 
     Raises:
-        InvalidInput: ``invalid_audit_head``: the file holds something else. OSError: it cannot be written.
+        InvalidInput: ``invalid_audit_head``: the file has other content. OSError: it cannot be written.
     """
     if path.exists() and read_head(path).number >= head.number:
         return
@@ -189,13 +189,13 @@ def read_head(path: Path) -> Head:
     """The head in a file.
 
     Raises:
-        InvalidInput: ``invalid_audit_head``: it is no head. OSError: it cannot be read.
+        InvalidInput: ``invalid_audit_head``: the file has other content. OSError: it cannot be read.
     """
     try:
         return msgspec.json.decode(path.read_bytes(), type=Head)
     except msgspec.DecodeError as error:
         raise InvalidInput(
-            f"{path} is no exported head of an audit log: {error}", code=codes.INVALID_AUDIT_HEAD
+            f"{path} is not an exported head of an audit log: {error}", code=codes.INVALID_AUDIT_HEAD
         ) from error
 
 
@@ -241,11 +241,10 @@ def _insert_if_absent(connection: sa.Connection) -> None:
 
 
 class AuditedWrites:
-    """`Database.write` for what is audited.
+    """Transactions that write entries of the audit log.
 
     Args:
-        head_file: where the head of the log is repeated, so that an old copy of the database that is put back is
-            noticed.
+        head_file: file for the head of the log, which reveals that an old copy of the database was put back.
     """
 
     def __init__(self, database: Database, head_file: Path) -> None:
@@ -253,11 +252,11 @@ class AuditedWrites:
         self._head_file = head_file
         self._exporting = asyncio.Lock()
         self.is_rolled_back = False
-        """Whether the log in the database is not the one whose head was exported: an old copy was put back, and what
-        was spent since is missing from the budgets. Then no head is exported any more, and nothing private may run."""
+        """Whether the log in the database does not contain the exported head. Then an old copy was put back, and what
+        was spent since is missing from the budgets. No head is exported, and no private job may run."""
 
     async def recover(self) -> None:
-        """Compare the log with the head that was exported last; called once, before the first request."""
+        """Compare the log with the head that was exported last. Call it once, before the first request."""
 
         def read() -> Head | None:
             return read_head(self._head_file) if self._head_file.exists() else None
@@ -274,21 +273,19 @@ class AuditedWrites:
             logger.error("audit log is not the one that was exported", extra={"head_file": str(self._head_file)})
 
     def check(self) -> None:
-        """Raises Unavailable: ``ledger_rolled_back``."""
+        """Refuse private jobs if `is_rolled_back`. Raises Unavailable: ``ledger_rolled_back``."""
         if self.is_rolled_back:
             raise Unavailable(
-                "the database of this Domain is older than the head of its audit log that was exported, so what was "
-                "spent since is missing from the privacy budgets, and no private job is run. Put the newer database "
-                f"back; or, to accept the loss, remove {self._head_file.name} from the data folder and start the "
-                "Domain again",
+                "the database of this Domain is older than the exported head of its audit log, so what was spent "
+                "since is missing from the privacy budgets, and no private job is run. Put the newer database back. "
+                f"To accept the loss, remove {self._head_file.name} from the data folder and restart the Domain",
                 code=codes.LEDGER_ROLLED_BACK,
             )
 
     async def write(self, fn: Callable[[sa.Connection], T]) -> T:
-        """Run ``fn`` under the lock of the audit log, durably; then export the head. Raises what `Database.write`
-        raises.
+        """Run ``fn`` under the lock of the audit log, durably, then export the head. Raises as `Database.write`.
 
-        What was written is written, so a head that can't be exported is logged, and goes out with the next one.
+        If the head cannot be exported, this is logged, because ``fn`` is committed. The next head replaces it.
         """
 
         def transaction(connection: sa.Connection) -> T:

@@ -1,4 +1,4 @@
-"""What the audit log says that budgets and grants are, to compare with what the tables say."""
+"""Budgets and grants as the audit log records them, compared with the tables."""
 
 from __future__ import annotations
 
@@ -14,32 +14,30 @@ _PAGE = 1000
 
 
 def find_altered_cap(connection: sa.Connection) -> str | None:
-    """In words, the first budget or grant that is not what the log says of it; None if all are. Reads the whole log."""
+    """The first budget or grant that differs from the log, in words; None if all agree. Reads the whole log."""
     opened, granted = _replay(connection)
     for budget in list_budgets(connection):
         logged = opened.pop(budget.dataset_id, None)
         if logged is None:
-            return f"the log says nothing of a budget of dataset {budget.dataset_id}"
+            return f"the log has no entry for the budget of dataset {budget.dataset_id}"
         user_cap = None if budget.user_cap is None else asdict(budget.user_cap)
         for what, found in (("cap", asdict(budget.cap)), ("user_cap", user_cap), ("unit", budget.unit)):
             if logged[what] != found:
-                return f"the {what} of dataset {budget.dataset_id} is {found}, but the log says {logged[what]}"
+                return f"the {what} of dataset {budget.dataset_id} is {found}, but {logged[what]} in the log"
         for row in connection.execute(sa.select(grants).where(grants.c.dataset_id == budget.dataset_id)).mappings():
-            # A grant that came of what everybody gets has its epsilon, at the order that this had when it was first
-            # used.
+            # A default grant has the epsilon of the cap for every user, and the order that this cap had at the user's
+            # first charge.
             key = budget.dataset_id, row["user_id"]
             expected = logged["user_cap"] if row["is_default"] else granted.get(key)
             if expected is None or row["epsilon"] != expected["epsilon"] or row["delta"] != expected["delta"]:
-                return f"the grant of user {row['user_id']} on dataset {budget.dataset_id} is not the one in the log"
+                return f"the grant of user {row['user_id']} on dataset {budget.dataset_id} differs from the log"
             if not row["is_default"] and row["order"] != expected["order"]:
-                return (
-                    f"the order of the grant of user {row['user_id']} on dataset {budget.dataset_id} is not in the log"
-                )
+                return f"the order of user {row['user_id']}'s grant on dataset {budget.dataset_id} differs from the log"
     return f"the budget of dataset {min(opened)} is in the log, but not in the database" if opened else None
 
 
 def _replay(connection: sa.Connection) -> tuple[dict[int, dict[str, Any]], dict[tuple[int, int], dict[str, Any]]]:
-    """Budgets by dataset, and grants by dataset and user, as the entries of the log leave them."""
+    """Budgets by dataset, and grants by dataset and user, after the last entry of the log."""
     opened: dict[int, dict[str, Any]] = {}
     granted: dict[tuple[int, int], dict[str, Any]] = {}
     after = 0
@@ -47,7 +45,7 @@ def _replay(connection: sa.Connection) -> tuple[dict[int, dict[str, Any]], dict[
         for entry in entries:
             data = entry.data
             if entry.action == "budget_opened":
-                # Those of 0.1 have no unit; the entry of the migration tells it.
+                # Entries of 0.1 have no unit; the entry of the migration has it.
                 opened[data["dataset_id"]] = {
                     "cap": data["cap"],
                     "user_cap": data["user_cap"],
@@ -71,7 +69,7 @@ def _change(logged: dict[str, Any] | None, data: dict[str, Any]) -> None:
     if "cap" in data:
         logged |= {"cap": data["cap"], "user_cap": data["user_cap"]}
         return
-    # An entry of 0.1 has the epsilons alone.
+    # An entry of 0.1 has only the epsilons.
     logged["cap"] = {**logged["cap"], "epsilon": data["epsilon"]}
     if logged["user_cap"] is not None:
         logged["user_cap"] = {**logged["user_cap"], "epsilon": data["user_epsilon"]}

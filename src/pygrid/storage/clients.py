@@ -1,4 +1,4 @@
-"""Queries on who the clients of a process are. Each takes a connection inside a transaction of its caller."""
+"""Queries on the clients of a process, inside a transaction of the caller."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ _used_at = sa.func.coalesce(clients.c.used_at, clients.c.created_at)
 def count_of_address(
     connection: sa.Connection, process_id: int, address_mark: str, used_since: dt.datetime | None
 ) -> int:
-    """How many clients of a process an address has.
+    """Number of an address's clients of a process.
 
-    One that has left counts, too: it may have had a place in a cycle.
+    A client that has left counts too, because it may have had a place in a cycle.
     """
     where = [clients.c.process_id == process_id, clients.c.address_mark == address_mark]
     if used_since is not None:
@@ -28,21 +28,21 @@ def count_of_address(
 
 
 def list_of_subject(connection: sa.Connection, process_id: int, subject_mark: str) -> list[str]:
-    """Ids of the clients that a subject without a name is, the one that was unused for longest first.
+    """Ids of the clients of a subject without a name, least recently used first.
 
-    A client that has left is among them: it has left for good.
+    Clients that have left are included, because they never return.
     """
     where = (clients.c.process_id == process_id, clients.c.subject_mark == subject_mark)
     return list(connection.execute(sa.select(clients.c.id).where(*where).order_by(_used_at, clients.c.id)).scalars())
 
 
 def touch_client(connection: sa.Connection, client_id: str, now: dt.datetime) -> None:
-    """Record that a client is used."""
+    """Store the time of a client's last use."""
     connection.execute(clients.update().where(clients.c.id == client_id).values(used_at=now))
 
 
 def list_old_assignments(connection: sa.Connection, before: dt.datetime, limit: int) -> list[int]:
-    """Ids of assignments that were made before a time and brought no report to a cycle that is completed."""
+    """Ids of assignments older than ``before`` that did not report to a completed cycle."""
     statement = (
         sa.select(assignments.c.id)
         .join(cycles, cycles.c.id == assignments.c.cycle_id)
@@ -57,7 +57,7 @@ def list_old_assignments(connection: sa.Connection, before: dt.datetime, limit: 
 
 
 def delete_assignments(connection: sa.Connection, ids: Sequence[int]) -> None:
-    """Remove assignments that did not report."""
+    """Delete assignments that did not report."""
     expired = assignments.c.state == AssignmentState.EXPIRED.value
     connection.execute(assignments.delete().where(assignments.c.id.in_(ids), expired))
 
@@ -65,9 +65,7 @@ def delete_assignments(connection: sa.Connection, ids: Sequence[int]) -> None:
 def list_unused_clients(
     connection: sa.Connection, before: dt.datetime, left_before: dt.datetime, limit: int
 ) -> list[str]:
-    """Ids of clients without names and assignments that were last used before a time, or have left before
-    another one.
-    """
+    """Ids of clients without names and assignments, last used before ``before`` or left before ``left_before``."""
     has_assignment = sa.exists().where(assignments.c.client_id == clients.c.id)
     statement = (
         sa.select(clients.c.id)
@@ -80,7 +78,7 @@ def list_unused_clients(
 def delete_clients(
     connection: sa.Connection, ids: Sequence[str], before: dt.datetime, left_before: dt.datetime
 ) -> None:
-    """Remove clients as `list_unused_clients` finds them; one that was used meanwhile stays."""
+    """Delete clients that `list_unused_clients` found; a client that was used since stays."""
     has_assignment = sa.exists().where(assignments.c.client_id == clients.c.id)
     old = (_used_at < before) | (clients.c.left_at < left_before)
     connection.execute(clients.delete().where(clients.c.id.in_(ids), old, ~has_assignment))

@@ -1,10 +1,10 @@
 """The records of datasets on the local disk, as columns that another process can map.
 
-    <folder>/<64 hex digits>/0.bin 1.bin ... schema.json checksums.json      one version of a dataset, or its mock twin
-    <folder>/.<32 hex digits>.part/                           an upload under way
+    <folder>/<64 hex digits>/0.bin 1.bin ... schema.json checksums.json   one version of a dataset, or its mock dataset
+    <folder>/.<32 hex digits>.part/                                       an upload in progress
 
-A column is one raw file: little-endian values, row-major, the record is the first axis. No name of a user is a path
-here. A folder appears under its name complete and durable, or not at all.
+A column is one raw file: little-endian values, row-major; the record is the first axis. No path comes from a user. A
+folder gets its name when it is complete and durable.
 """
 
 from __future__ import annotations
@@ -37,11 +37,10 @@ _HASHED_AT_ONCE = 1 << 20
 
 
 def map_columns(folder: Path) -> tuple[Schema, dict[str, npt.NDArray[Any]]]:
-    """The schema of a folder of columns, and each column ``[num_records, *shape]`` mapped read-only: nothing is read
-    yet.
+    """The schema of a folder of columns, and each column ``[num_records, *shape]``, mapped read-only, unread.
 
     Raises:
-        NotFound: ``records_not_found``: a file is missing or has another length than the schema says.
+        NotFound: ``records_not_found``: a file is missing, or its length does not match the schema.
     """
     try:
         schema = msgspec.json.decode((folder / SCHEMA_FILE).read_bytes(), type=Schema)
@@ -57,9 +56,9 @@ def map_columns(folder: Path) -> tuple[Schema, dict[str, npt.NDArray[Any]]]:
 
 
 def hash_content(folder: Path) -> str:
-    """SHA-256 over the values of a folder of columns: equal for the same columns in another order or under other names.
+    """SHA-256 over the values of a folder of columns; the order and the names of columns make no difference.
 
-    Texts count as texts, not as codes. Reads every file once; call it in a thread.
+    Texts are hashed as texts, not as codes. Reads every file once; call it in a thread.
     """
     schema = msgspec.json.decode((folder / SCHEMA_FILE).read_bytes(), type=Schema)
     found = []
@@ -74,9 +73,7 @@ def hash_content(folder: Path) -> str:
 
 
 def _word_hashes(column: Column) -> npt.NDArray[Any] | None:
-    """The first 64 bits of each category's hash, and 0 for the code -1 (none); None: the values are hashed as
-    stored.
-    """
+    """The first 64 bits of each category's hash, and 0 for the code -1; None: values are hashed as stored."""
     if column.dtype != "text" or column.categories is None:
         return None
     hashes = [hashlib.sha256(text.encode()).digest()[:8] for text in column.categories or ()]
@@ -84,9 +81,9 @@ def _word_hashes(column: Column) -> npt.NDArray[Any] | None:
 
 
 class ColumnWriter:
-    """One column as it is written.
+    """One column that is being written.
 
-    The disk is set to work on the way, so that little is left to wait for at the end.
+    Writing to the disk starts on the way, so that the final sync is short.
     """
 
     def __init__(self, path: Path) -> None:
@@ -95,26 +92,25 @@ class ColumnWriter:
         self._started = 0
 
     def write(self, values: npt.NDArray[Any]) -> None:
-        """Append values as they are in memory."""
+        """Append values with their bytes in memory."""
         view = memoryview(np.ascontiguousarray(values).reshape(-1).view(np.uint8).data)
         while view:
             written = os.write(self._descriptor, view)
             view, self._size = view[written:], self._size + written
         if self._size - self._started >= WRITEBACK_BYTES:
-            # Begins to write what is dirty, and lets go of what is written: the server has other uses for its page
-            # cache.
+            # Starts to write dirty pages and drops written ones: the server needs its page cache for other data.
             os.posix_fadvise(self._descriptor, self._started, self._size - self._started, os.POSIX_FADV_DONTNEED)
             self._started = self._size
 
     def close(self) -> None:
-        """Let go of the file. Harmless when called twice."""
+        """Close the file. A second call does nothing."""
         if self._descriptor >= 0:
             os.close(self._descriptor)
             self._descriptor = -1
 
 
 class ColumnDraft:
-    """A folder of columns in the making; it has the methods of `pygrid.tabular.table_writer.TableFiles`."""
+    """A folder of columns that is being written; has the methods of `pygrid.tabular.table_writer.TableFiles`."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -160,9 +156,8 @@ class ColumnFiles:
             shutil.rmtree(path, ignore_errors=True)
 
     def commit(self, draft: ColumnDraft) -> str:
-        """Make a draft durable; gives the name under which it is found from now on."""
-        # Several at once share a commit of the file system's journal; one by one, hundreds of columns would wait for
-        # one each.
+        """Make a draft durable; returns its name."""
+        # Concurrent syncs share a commit of the file system's journal. One by one, each column would wait for its own.
         files = list(draft.path.iterdir())
         with ThreadPoolExecutor(_SYNCED_AT_ONCE) as threads:
             checksums = dict(zip((file.name for file in files), threads.map(_sync_data, files), strict=True))
@@ -174,7 +169,7 @@ class ColumnFiles:
         return name
 
     def path(self, name: str) -> Path:
-        """Where the columns of that name lie.
+        """The folder of the columns of that name.
 
         Raises:
             NotFound: ``records_not_found``.
@@ -185,10 +180,9 @@ class ColumnFiles:
         return path
 
     def checked_path(self, name: str, files: Collection[str] | None = None) -> Path:
-        """Where the columns of that name lie, after ``files`` of it (None: all) were found whole. Reads; call it in a
-        thread.
+        """As `path`, after a check of ``files`` (None: all). Reads them, so call it in a thread.
 
-        What version 0.1 stored has no checksums: it gets them when it is checked first.
+        A folder of version 0.1 has no checksums; the first check adds them.
 
         Raises:
             NotFound: ``records_not_found``. Unavailable: ``blob_damaged``.
@@ -211,18 +205,18 @@ class ColumnFiles:
         return path
 
     def drop(self, name: str) -> None:
-        """Remove columns. A process that has mapped them goes on with what it has."""
+        """Remove columns. A process that has mapped them can go on."""
         shutil.rmtree(self.folder / name, ignore_errors=True)
 
     def sweep(self, referenced: Collection[str]) -> None:
-        """Remove what a crash left behind: every folder that is not among ``referenced``."""
+        """Remove every folder that is not in ``referenced``: what a crash left behind."""
         for folder in self.folder.iterdir():
             if folder.name not in referenced:
                 shutil.rmtree(folder)
 
 
 def _sync_data(file: Path) -> int:
-    """Make a file's bytes durable; gives their CRC-32."""
+    """Make a file's bytes durable; returns their CRC-32."""
     descriptor = os.open(file, os.O_RDONLY)
     try:
         os.fdatasync(descriptor)

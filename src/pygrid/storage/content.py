@@ -1,6 +1,4 @@
-"""Records that are in two datasets, each with a privacy budget: recognized by their content, and only with the owner's
-word.
-"""
+"""The check that the same records are in two datasets with privacy budgets only if the owner confirms it."""
 
 from __future__ import annotations
 
@@ -24,12 +22,12 @@ def confirm_content(
     actor: int,
     now: dt.datetime,
 ) -> None:
-    """Refuse that records come within a second budget, unless the owner confirms it, which the audit log then says.
+    """Refuse a second budget for the same records, unless the owner confirms it, which the audit log records.
 
     A deleted dataset counts if anything was charged to it.
 
     Args:
-        hashes: of the contents that come within the budget of the dataset.
+        hashes: content hashes of the records that get the budget of the dataset.
     Raises:
         Conflict: ``content_has_budget``.
     """

@@ -1,4 +1,4 @@
-"""Transitions of a cycle with the events that tell of them, inside a transaction of the caller."""
+"""Transitions of a cycle, each with its event, inside a transaction of the caller."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from pygrid.storage import cycles as rows
 from pygrid.storage import reports
 
 LEASE_S = 600.0
-"""Who has begun to complete a cycle is left alone for so long."""
+"""Seconds of the lease under which a cycle is completed."""
 
 
 def begin_cycle(
@@ -60,7 +60,7 @@ def restart_cycle(
 ) -> Cycle:
     """Go on from ``checkpoint``, which repeats the checkpoint ``of``.
 
-    Of a closing cycle the caller holds the lease now.
+    If the cycle is closing, the caller holds its lease after this.
     """
     if cycle.state is CycleState.OPEN:
         reports.expire_assignments(connection, cycle.id)
@@ -75,7 +75,7 @@ def restart_cycle(
 def close_cycle(connection: sa.Connection, cycle: Cycle, now: dt.datetime) -> Cycle:
     """``open -> closing``, or ``hosted -> closing`` when its process is finished early.
 
-    The caller holds the lease now.
+    The caller holds its lease after this.
     """
     closing = rules.close(cycle)
     rows.update_cycle(connection, closing, lease_until=now + dt.timedelta(seconds=LEASE_S))

@@ -36,7 +36,7 @@ cycles = sa.Table(
     sa.Column("completed_at", UtcDateTime, nullable=True),
     sa.Column("lease_until", UtcDateTime, nullable=True),
     sa.Column("totals", sa.JSON, nullable=True),
-    # Clients of a process with named clients that have left it: the cycle does not wait for them.
+    # Number of named clients that have left the process: the cycle does not wait for them.
     sa.Column("num_left", sa.Integer, nullable=False, server_default=sa.text("0")),
     # The largest distance, or norm, of a diff that counted in full; NULL without a limit.
     sa.Column("radius", sa.Double, nullable=True),
@@ -50,12 +50,12 @@ clients = sa.Table(
     sa.Column("id", sa.String(36), primary_key=True),
     sa.Column("process_id", sa.ForeignKey("processes.id"), nullable=False, index=True),
     sa.Column("created_at", UtcDateTime, nullable=False),
-    # Whom its token named, if its process asks for tokens.
+    # Subject of its token, if its process requires tokens.
     sa.Column("subject", sa.Text, nullable=True),
     sa.Column("left_at", UtcDateTime, nullable=True),
-    # To within an hour; a client that is not used for long expires.
+    # To within an hour; an unused client expires.
     sa.Column("used_at", UtcDateTime, nullable=True),
-    # Marks (keyed hashes) of the address that made it, and of the subject of its token where clients have no names.
+    # Marks (keyed hashes) of the address that created it, and of its token's subject if clients have no names.
     sa.Column("address_mark", sa.String(32), nullable=True),
     sa.Column("subject_mark", sa.String(32), nullable=True),
     sa.Index("ix_clients_process_id_address_mark", "process_id", "address_mark"),
@@ -88,7 +88,7 @@ class StoredEvent:
 
 @dataclass(frozen=True)
 class CycleTotals:
-    """What the accepted reports of a cycle add up to; metrics are means over weights."""
+    """Totals of the accepted reports of a cycle; metrics are weighted means."""
 
     num_examples: int
     num_clipped: int
@@ -167,13 +167,13 @@ def list_cycles(connection: sa.Connection, process_id: int, after: int, limit: i
 
 
 def list_unfinished_cycles(connection: sa.Connection) -> list[Cycle]:
-    """Every cycle that is not completed: what a Domain takes up again when it starts."""
+    """Every cycle that is not completed. A Domain resumes them when it starts."""
     statement = sa.select(*CYCLE_COLUMNS).where(cycles.c.state != CycleState.COMPLETED.value).order_by(cycles.c.id)
     return [read_cycle(row) for row in connection.execute(statement)]
 
 
 def update_cycle(connection: sa.Connection, cycle: Cycle, lease_until: dt.datetime | None = None) -> None:
-    """Write back the fields that transitions change; ``lease_until`` takes the right to complete it."""
+    """Store the fields that transitions change; ``lease_until`` acquires the lease for the completion."""
     connection.execute(
         cycles.update()
         .where(cycles.c.id == cycle.id)
@@ -191,7 +191,7 @@ def update_cycle(connection: sa.Connection, cycle: Cycle, lease_until: dt.dateti
 
 
 def complete_cycle(connection: sa.Connection, cycle: Cycle, totals: CycleTotals, radius: float | None = None) -> None:
-    """Write back a completed cycle with the totals of its reports.
+    """Store a completed cycle with the totals of its reports.
 
     Args:
         radius: the largest distance, or norm, that counted in full; None: there was no limit.
@@ -201,9 +201,7 @@ def complete_cycle(connection: sa.Connection, cycle: Cycle, totals: CycleTotals,
 
 
 def find_radius(connection: sa.Connection, process_id: int) -> float | None:
-    """The radius of the newest completed cycle of a process that had reports; None: there is none, or it had no
-    limit.
-    """
+    """The radius of a process's newest completed cycle with reports; None: no such cycle, or it had no limit."""
     statement = (
         sa.select(cycles.c.radius)
         .where(
@@ -218,7 +216,7 @@ def find_radius(connection: sa.Connection, process_id: int) -> float | None:
 
 
 def acquire_lease(connection: sa.Connection, cycle_id: int, now: dt.datetime, until: dt.datetime) -> bool:
-    """Take the right to complete a closing cycle; False if another holder's lease has not run out."""
+    """Acquire the lease for the completion of a closing cycle; False while another holder has it."""
     free = cycles.c.lease_until.is_(None) | (cycles.c.lease_until <= now)
     statement = (
         cycles.update()
@@ -229,12 +227,12 @@ def acquire_lease(connection: sa.Connection, cycle_id: int, now: dt.datetime, un
 
 
 def release_lease(connection: sa.Connection, cycle_id: int) -> None:
-    """Give the right back, so that the next try need not wait for it to run out."""
+    """Release the lease, so that the next attempt need not wait for its end."""
     connection.execute(cycles.update().where(cycles.c.id == cycle_id).values(lease_until=None))
 
 
 def release_all_leases(connection: sa.Connection) -> None:
-    """Forget the leases of a Domain that died; called at start, when there is no other."""
+    """Release the leases of a Domain that crashed. Call it at start, when no other process uses the database."""
     connection.execute(cycles.update().where(cycles.c.state == CycleState.CLOSING.value).values(lease_until=None))
 
 
@@ -254,9 +252,9 @@ def put_client(
     """Add a client of a process.
 
     Args:
-        subject: the subject of its token, where clients have names.
-        address_mark: stands for the address that makes it, if that has a quota.
-        subject_mark: stands for the subject of its token, where clients have no names.
+        subject: the subject of its token, if clients have names.
+        address_mark: mark of the address that creates it, if addresses have a quota.
+        subject_mark: mark of the subject of its token, if clients have no names.
     """
     values = {"process_id": process_id, "created_at": now, "used_at": now, "subject": subject}
     marks = {"address_mark": address_mark, "subject_mark": subject_mark}
@@ -264,18 +262,18 @@ def put_client(
 
 
 def lock_process(connection: sa.Connection, process_id: int) -> None:
-    """Let no other transaction that does this run beside the caller's."""
+    """Lock a process: no other transaction locks it before this one ends."""
     connection.execute(sa.select(processes.c.id).where(processes.c.id == process_id).with_for_update())
 
 
 def find_client(connection: sa.Connection, process_id: int, subject: str) -> str | None:
-    """The id of the client of a process that a subject is."""
+    """The id of a subject's client of a process."""
     where = (clients.c.process_id == process_id, clients.c.subject == subject)
     return connection.execute(sa.select(clients.c.id).where(*where)).scalar()
 
 
 def count_left(connection: sa.Connection, process_id: int) -> int:
-    """How many clients of a process have left it."""
+    """Number of clients that have left a process."""
     statement = sa.select(sa.func.count()).where(clients.c.process_id == process_id, clients.c.left_at.is_not(None))
     return int(connection.execute(statement).scalar_one())
 

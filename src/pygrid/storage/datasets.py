@@ -1,14 +1,10 @@
-"""Rows of datasets: what is said of them, their versions and tags. Each function runs inside a transaction of the
-caller.
-
-Tables of datasets.
+"""Datasets with their versions and tags: tables, and queries inside a transaction of the caller.
 
     datasets 1--n dataset_versions
     datasets 1--n dataset_tags
 
-Records are not here: ``folder`` and ``mock_folder`` name folders of columns. A dataset that was deleted keeps its row
-without a
-``name_key``: its id stays what was spent on it refers to.
+The tables hold no records: ``folder`` and ``mock_folder`` name folders of columns. A deleted dataset keeps its row
+without a ``name_key``, because charges refer to its id.
 """
 
 from __future__ import annotations
@@ -32,7 +28,7 @@ datasets = sa.Table(
     metadata,
     sa.Column("id", sa.Integer, primary_key=True),
     sa.Column("name", sa.Text, nullable=False),
-    # The name in lower case: what makes it the same; NULL once the dataset is deleted.
+    # The case-folded name; equal keys are the same name. NULL after the dataset is deleted.
     sa.Column("name_key", sa.Text, nullable=True, index=True),
     sa.Column("description", sa.Text, nullable=False),
     sa.Column("visibility", sa.String(16), nullable=False),
@@ -41,7 +37,7 @@ datasets = sa.Table(
     sa.Column("created_at", UtcDateTime, nullable=False),
     sa.Column("updated_at", UtcDateTime, nullable=False),
     sa.Column("deleted_at", UtcDateTime, nullable=True),
-    # Of one person only: a name that is taken must not tell of somebody else's private dataset.
+    # Unique for each user only: a name that is taken must not reveal another user's private dataset.
     sa.UniqueConstraint("created_by", "name_key"),
     sqlite_autoincrement=True,
 )
@@ -61,7 +57,7 @@ dataset_versions = sa.Table(
     sa.Column("num_columns", sa.Integer, nullable=False),
     sa.Column("size_bytes", sa.BigInteger, nullable=False),
     sa.Column("note", sa.Text, nullable=False),
-    # Of the columns' values (`pygrid.storage.columns.hash_content`), to recognize them in another dataset. NULL:
+    # Hash of the columns' values (`pygrid.storage.columns.hash_content`), to recognize them in another dataset. NULL:
     # records of 0.1 that were deleted before they were hashed.
     sa.Column("content_hash", sa.String(64), nullable=True, index=True),
     sa.Column("created_by", sa.Integer, nullable=True),
@@ -77,7 +73,7 @@ dataset_tags = sa.Table(
     sa.Column("dataset_id", sa.ForeignKey("datasets.id", ondelete="CASCADE"), primary_key=True),
     sa.Column("position", sa.Integer, primary_key=True),
     sa.Column("tag", sa.Text, nullable=False),
-    # The tag in lower case, for searching.
+    # The case-folded tag, for searches.
     sa.Column("tag_key", sa.Text, nullable=False, index=True),
 )
 
@@ -121,7 +117,7 @@ class DatasetVersion:
 
 @dataclass(frozen=True)
 class NewVersion:
-    """A version to be added."""
+    """A version that will be added."""
 
     folder: str
     mock_folder: str | None
@@ -129,7 +125,7 @@ class NewVersion:
     schema: Schema
     note: str
     content_hash: str
-    """Of the columns' values."""
+    """Hash of the columns' values."""
 
 
 _DATASET = [datasets.c[field] for field in DatasetRow.__dataclass_fields__]
@@ -148,9 +144,9 @@ def put_dataset(
     created_by: int,
     now: dt.datetime,
 ) -> int:
-    """Add a dataset without versions; gives its id.
+    """Add a dataset without versions; returns its id.
 
-    Raises ``sqlalchemy.exc.IntegrityError`` if that person has one of that name.
+    Raises ``sqlalchemy.exc.IntegrityError`` if the user has a dataset of that name.
     """
     statement = datasets.insert().values(
         name=name,
@@ -168,7 +164,7 @@ def put_dataset(
 
 
 def put_tags(connection: sa.Connection, dataset_id: int, tags: Sequence[str]) -> None:
-    """Give a dataset these tags in place of those it has."""
+    """Replace the tags of a dataset."""
     connection.execute(dataset_tags.delete().where(dataset_tags.c.dataset_id == dataset_id))
     if tags:
         rows = [
@@ -182,7 +178,7 @@ def put_version(
     connection: sa.Connection, dataset_id: int, version: NewVersion, created_by: int | None, now: dt.datetime
 ) -> DatasetVersion:
     """Add the next version of a dataset."""
-    # Counted under the lock on the dataset's row, so that two versions added at once get two numbers.
+    # Under the lock on the dataset's row, so that two concurrent versions get two numbers.
     connection.execute(datasets.update().where(datasets.c.id == dataset_id).values(updated_at=now))
     newest = connection.execute(
         sa.select(sa.func.max(dataset_versions.c.number)).where(dataset_versions.c.dataset_id == dataset_id)
@@ -217,33 +213,33 @@ def update_dataset(connection: sa.Connection, dataset_id: int, **changes: Any) -
 
 
 def delete_dataset(connection: sa.Connection, dataset_id: int, now: dt.datetime) -> list[str]:
-    """Mark a dataset as deleted and free its name; gives the folders of columns that nothing names any more."""
+    """Mark a dataset as deleted and free its name; returns the folders of columns that are no longer used."""
     update_dataset(connection, dataset_id, name_key=None, deleted_at=now)
     connection.execute(dataset_tags.delete().where(dataset_tags.c.dataset_id == dataset_id))
     return _folders(connection, dataset_versions.c.dataset_id == dataset_id)
 
 
 def list_unhashed(connection: sa.Connection) -> dict[int, str]:
-    """Folders of the versions whose content was not hashed when they were added, by the id of the version."""
+    """Folders of the versions without a content hash, by the id of the version."""
     joined = sa.select(dataset_versions.c.id, dataset_versions.c.folder).join_from(dataset_versions, datasets)
     rows = connection.execute(joined.where(_LIVE, dataset_versions.c.content_hash.is_(None)))
     return {row.id: row.folder for row in rows}
 
 
 def put_content_hash(connection: sa.Connection, version_id: int, content_hash: str) -> None:
-    """Note the hash of a version's content."""
+    """Store the content hash of a version."""
     statement = dataset_versions.update().where(dataset_versions.c.id == version_id)
     connection.execute(statement.values(content_hash=content_hash))
 
 
 def list_content_hashes(connection: sa.Connection, dataset_id: int) -> set[str]:
-    """Hashes of the contents of all versions of a dataset."""
+    """Content hashes of all versions of a dataset."""
     query = sa.select(dataset_versions.c.content_hash).where(dataset_versions.c.dataset_id == dataset_id)
     return {found for found in connection.execute(query).scalars() if found is not None}
 
 
 def list_same_content(connection: sa.Connection, dataset_id: int, hashes: Collection[str]) -> dict[int, bool]:
-    """Other datasets that have, or had, a version of one of these contents: by id, whether the dataset is deleted."""
+    """Other datasets that have or had a version with one of these contents: id -> whether it is deleted."""
     query = (
         sa.select(datasets.c.id, datasets.c.deleted_at)
         .join_from(datasets, dataset_versions)
@@ -266,7 +262,7 @@ def get_dataset(connection: sa.Connection, dataset_id: int) -> DatasetRow:
 
 
 def find_dataset_by_name(connection: sa.Connection, principal: Principal | None, name: str) -> DatasetRow | None:
-    """The dataset of a name, in whatever case, that the caller may know of: their own, else the newest; or None."""
+    """The dataset of a name, in any case, that the caller may see: the caller's own, else the newest; or None."""
     statement = sa.select(*_DATASET).where(datasets.c.name_key == name.casefold(), _visible(principal))
     if principal is not None:
         statement = statement.order_by(sa.case((datasets.c.created_by == principal.user_id, 0), else_=1))
@@ -275,7 +271,7 @@ def find_dataset_by_name(connection: sa.Connection, principal: Principal | None,
 
 
 def has_dataset(connection: sa.Connection, created_by: int, name: str) -> bool:
-    """Whether somebody has a dataset of that name, in whatever case."""
+    """Whether a user has a dataset of that name, in any case."""
     statement = sa.select(datasets.c.id).where(
         datasets.c.name_key == name.casefold(), datasets.c.created_by == created_by
     )
@@ -311,9 +307,7 @@ def list_versions(connection: sa.Connection, dataset_id: int) -> list[DatasetVer
 
 
 def list_incomplete_schemas(connection: sa.Connection) -> list[tuple[int, str, Schema]]:
-    """(version id, folder, schema) of the versions whose schema pygrid 0.1 wrote, without what later ones find at
-    upload.
-    """
+    """(version id, folder, schema) of the versions with a schema of pygrid 0.1, which lacks fields of later ones."""
     live = dataset_versions.c.dataset_id.in_(sa.select(datasets.c.id).where(_LIVE))
     statement = sa.select(dataset_versions.c.id, dataset_versions.c.folder, dataset_versions.c.schema).where(live)
     found = [(row.id, row.folder, msgspec.convert(row.schema, Schema)) for row in connection.execute(statement)]
@@ -327,7 +321,7 @@ def put_schema(connection: sa.Connection, version_id: int, schema: Schema) -> No
 
 
 def get_schema(connection: sa.Connection, version_id: int) -> Schema:
-    """The whole schema of a version, with what only its owner may know."""
+    """The complete schema of a version, with the parts that only its owner may know."""
     raw = connection.execute(
         sa.select(dataset_versions.c.schema).where(dataset_versions.c.id == version_id)
     ).scalar_one()
@@ -335,7 +329,7 @@ def get_schema(connection: sa.Connection, version_id: int) -> Schema:
 
 
 def list_tags(connection: sa.Connection, dataset_ids: Sequence[int]) -> dict[int, tuple[str, ...]]:
-    """The tags of each of these datasets, in their order."""
+    """The tags of each of these datasets, in order."""
     found: dict[int, tuple[str, ...]] = dict.fromkeys(dataset_ids, ())
     statement = sa.select(dataset_tags.c.dataset_id, dataset_tags.c.tag).where(
         dataset_tags.c.dataset_id.in_(dataset_ids)
@@ -354,12 +348,12 @@ def list_datasets(
     before: int | None = None,
     limit: int = 100,
 ) -> list[tuple[DatasetRow, DatasetVersion]]:
-    """Datasets that the caller may know of with their newest versions, newest first.
+    """Datasets that the caller may see, with their newest versions, newest first.
 
     Args:
-        words: each must occur in what is said of the dataset.
-        tags: the dataset must have each of them, in whatever case.
-        before: only those with a smaller id.
+        words: each must occur in the dataset's search text.
+        tags: the dataset must have each of them, in any case.
+        before: only datasets with a smaller id.
     """
     newest = sa.select(dataset_versions.c.dataset_id, sa.func.max(dataset_versions.c.number).label("number"))
     last = newest.group_by(dataset_versions.c.dataset_id).subquery()
@@ -387,7 +381,7 @@ def list_datasets(
 
 
 def list_all_tags(connection: sa.Connection, principal: Principal | None) -> list[str]:
-    """Every tag of the datasets that the caller may know of, sorted."""
+    """Every tag of the datasets that the caller may see, sorted."""
     statement = (
         sa.select(dataset_tags.c.tag)
         .join(datasets, datasets.c.id == dataset_tags.c.dataset_id)
@@ -398,13 +392,13 @@ def list_all_tags(connection: sa.Connection, principal: Principal | None) -> lis
 
 
 def stored_bytes(connection: sa.Connection) -> int:
-    """What the columns of all datasets take."""
+    """Size of the columns of all datasets, in bytes."""
     statement = sa.select(sa.func.coalesce(sa.func.sum(dataset_versions.c.size_bytes), 0)).join(datasets).where(_LIVE)
     return int(connection.execute(statement).scalar_one())
 
 
 def list_folders(connection: sa.Connection) -> list[str]:
-    """Every folder of columns that a dataset names."""
+    """Every folder of columns that a dataset uses."""
     return _folders(connection, dataset_versions.c.dataset_id.in_(sa.select(datasets.c.id).where(_LIVE)))
 
 

@@ -1,7 +1,7 @@
 """The diffs of open cycles on the local disk.
 
-Nothing here is named by a user: diffs have the number of their cycle. Everything that was committed is durable: the
-file was flushed to the disk, and so was the directory that names it.
+No name comes from a user: files are named by process and cycle. A committed diff is durable: its file and the folder
+that names it were flushed to the disk.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from pygrid.storage.blobs.checked import DamagedReportError, crc_of
 class SegmentLog:
     """The small reports of a process's open cycle, one after the other in one file.
 
-    For the database's writer thread alone.
+    Only the database's writer thread uses it.
     """
 
     def __init__(self, path: Path) -> None:
@@ -27,7 +27,7 @@ class SegmentLog:
         self._end = 0
 
     def append(self, data: Bytes) -> int:
-        """Write at the end; gives the offset of the first byte. Not durable before `sync`."""
+        """Write at the end; returns the offset of the first byte. Not durable before `sync`."""
         if self._descriptor is None:
             self._descriptor = os.open(self._path, os.O_CREAT | os.O_RDWR, 0o600)
             self._end = os.fstat(self._descriptor).st_size
@@ -38,27 +38,27 @@ class SegmentLog:
         return offset
 
     def sync(self) -> None:
-        """Make all that was appended durable."""
+        """Make everything that was appended durable."""
         if self._descriptor is not None:
             os.fdatasync(self._descriptor)
 
     def empty(self) -> None:
-        """Forget every report; the file stays, so that the next cycle need not make one."""
+        """Remove all reports. The file stays for the next cycle."""
         if self._descriptor is not None:
             os.ftruncate(self._descriptor, 0)
             self._end = 0
 
     def close(self) -> None:
-        """Let go of the file. Harmless when called twice."""
+        """Close the file. A second call does nothing."""
         if self._descriptor is not None:
             os.close(self._descriptor)
             self._descriptor = None
 
 
 class Spool:
-    """A large report as it arrives, in a file of its own.
+    """A large report that is being received, in a file of its own.
 
-    Threads may write and discard at the same time (an upload that is cancelled): a write after `discard` does nothing.
+    Threads may write and discard at the same time, when an upload is cancelled. A write after `discard` does nothing.
     """
 
     def __init__(self, folder: Path, cycle_id: int) -> None:
@@ -70,7 +70,7 @@ class Spool:
         self._started = 0
 
     def write(self, data: Bytes) -> None:
-        """Append. The disk is set to work on the way, so that `commit` has little left to wait for."""
+        """Append. Writing to the disk starts at once, so that `commit` is short."""
         with self._lock:
             if self._descriptor < 0:
                 return
@@ -100,8 +100,10 @@ class Spool:
 
 
 class DiffFiles:
-    """The diffs of open cycles, in one folder: ``PROCESS.segment`` for small reports, ``CYCLE-ID.report`` for a
-    large one.
+    """The diffs of open cycles, in one folder.
+
+    PROCESS.segment     small reports
+    CYCLE-ID.report     one large report
     """
 
     def __init__(self, folder: Path) -> None:
@@ -126,14 +128,14 @@ class DiffFiles:
         return Spool(self._folder, cycle_id)
 
     def path(self, file: str) -> Path:
-        """Where a file lies: a `segment`, or the name of a spool."""
+        """Path of a `segment`, or of a spool by its name."""
         return self._folder / file
 
     def check(self, report_id: int, file: str, offset: int, length: int, fingerprint: str) -> None:
-        """See that the stored bytes of a report are those that were received.
+        """Compare the stored bytes of a report with its fingerprint.
 
         Raises:
-            DamagedReportError: they are not, or they are cut off.
+            DamagedReportError: they differ, or are incomplete.
         """
         try:
             crc = crc_of(self.path(file), offset, length)
@@ -145,7 +147,7 @@ class DiffFiles:
     def drop(self, process_id: int, cycle_id: int) -> None:
         """Remove all diffs of a completed cycle.
 
-        In the writer thread, before its process takes reports for the next one.
+        Call it in the writer thread, before the process accepts reports for the next cycle.
         """
         if process_id in self._logs:
             self._logs[process_id].empty()
@@ -153,16 +155,16 @@ class DiffFiles:
             path.unlink(missing_ok=True)
 
     def sweep(self, referenced: set[str]) -> None:
-        """Remove what a crash left behind: every file that is not in ``referenced``.
+        """Remove every file that is not in ``referenced``: what a crash left behind.
 
-        Before the first report is taken.
+        Call it before the first report is accepted.
         """
         for path in self._folder.iterdir():
             if path.name not in referenced:
                 path.unlink()
 
     def close(self) -> None:
-        """Let go of every file."""
+        """Close every file."""
         for log in self._logs.values():
             log.close()
         self._logs.clear()

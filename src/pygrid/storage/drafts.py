@@ -1,4 +1,4 @@
-"""Queries on processes that are to be hosted later. Each takes a connection inside a transaction of its caller."""
+"""Draft processes: their table, and queries inside a transaction of the caller."""
 
 from __future__ import annotations
 
@@ -12,19 +12,19 @@ from pygrid import codes
 from pygrid.errors import NotFound
 from pygrid.storage.sql.metadata import UtcDateTime, metadata
 
-# Processes that are to be hosted later, each for the eyes of who made it; ``files`` names what is hosted then.
+# Only the creator of a draft sees it. ``files`` names the files of the process.
 drafts = sa.Table(
     "drafts",
     metadata,
     sa.Column("id", sa.Integer, primary_key=True),
-    # Not referred to, as those of processes.
+    # Without a foreign key, as in the table of processes.
     sa.Column("created_by", sa.Integer, nullable=False, index=True),
     sa.Column("name", sa.String(200), nullable=False),
     sa.Column("version", sa.String(200), nullable=False),
     sa.Column("client_config", sa.JSON, nullable=False),
     sa.Column("server_config", sa.JSON, nullable=False),
     sa.Column("notes", sa.JSON, nullable=False),
-    # [[part of the form, hash, bytes], ...]; none any more once it is hosted.
+    # [[part of the form, hash, bytes], ...]; empty after the process is hosted.
     sa.Column("files", sa.JSON, nullable=False),
     sa.Column("process_id", sa.ForeignKey("processes.id"), nullable=True),
     sa.Column("created_at", UtcDateTime, nullable=False),
@@ -39,7 +39,7 @@ File = tuple[str, str, int]
 
 @dataclass(frozen=True)
 class DraftRow:
-    """A process that is to be hosted later; or was, and then it has no files any more."""
+    """A draft of a process. After the process is hosted, ``process_id`` is set and there are no files."""
 
     id: int
     created_by: int
@@ -57,9 +57,9 @@ _DRAFT = [drafts.c[field] for field in DraftRow.__dataclass_fields__]
 
 
 def put_draft(connection: sa.Connection, **values: Any) -> DraftRow:
-    """Add a draft, of the fields of `DraftRow` but for ``id`` and ``process_id``.
+    """Add a draft; ``values`` are the fields of `DraftRow` except ``id`` and ``process_id``.
 
-    Raises ``sqlalchemy.exc.IntegrityError`` if there is one of that name and version.
+    Raises ``sqlalchemy.exc.IntegrityError`` if a draft has that name and version.
     """
     key = connection.execute(drafts.insert().values(values)).inserted_primary_key
     assert key is not None
@@ -67,7 +67,7 @@ def put_draft(connection: sa.Connection, **values: Any) -> DraftRow:
 
 
 def get_draft(connection: sa.Connection, draft_id: int, user_id: int) -> DraftRow:
-    """A draft of somebody. Raises NotFound: ``draft_not_found``: they have none of this id."""
+    """A draft of a user. Raises NotFound: ``draft_not_found``: the user has no draft of this id."""
     where = (drafts.c.id == draft_id, drafts.c.created_by == user_id)
     row = connection.execute(sa.select(*_DRAFT).where(*where)).first()
     if row is None:
@@ -78,7 +78,7 @@ def get_draft(connection: sa.Connection, draft_id: int, user_id: int) -> DraftRo
 def list_drafts(
     connection: sa.Connection, user_id: int, *, name: str | None = None, version: str | None = None, limit: int = 1000
 ) -> list[DraftRow]:
-    """Somebody's drafts, newest first, of one name or version if given."""
+    """The drafts of a user, newest first; only those of a name or version if given."""
     statement = sa.select(*_DRAFT).where(drafts.c.created_by == user_id).order_by(drafts.c.id.desc()).limit(limit)
     if name is not None:
         statement = statement.where(drafts.c.name == name)
@@ -88,34 +88,34 @@ def list_drafts(
 
 
 def find_reservation(connection: sa.Connection, name: str, version: str) -> int | None:
-    """The id of the draft that a name and version are kept for, if there is one that was not hosted yet."""
+    """The id of the draft, not hosted, that reserves a name and version; or None."""
     where = (drafts.c.name == name, drafts.c.version == version, drafts.c.process_id.is_(None))
     return connection.execute(sa.select(drafts.c.id).where(*where)).scalar()
 
 
 def count_waiting(connection: sa.Connection, user_id: int) -> int:
-    """How many drafts of somebody were not hosted yet."""
+    """Number of a user's drafts that are not hosted."""
     where = (drafts.c.created_by == user_id, drafts.c.process_id.is_(None))
     return int(connection.execute(sa.select(sa.func.count()).where(*where)).scalar_one())
 
 
 def set_notes(connection: sa.Connection, draft_id: int, notes: dict[str, Any]) -> None:
-    """Give a draft other notes."""
+    """Replace the notes of a draft."""
     connection.execute(drafts.update().where(drafts.c.id == draft_id).values(notes=notes))
 
 
 def set_hosted(connection: sa.Connection, draft_id: int, process_id: int) -> None:
-    """Say that a draft was hosted; it has no files any more."""
+    """Mark a draft as hosted; removes its files from the row."""
     connection.execute(drafts.update().where(drafts.c.id == draft_id).values(process_id=process_id, files=[]))
 
 
 def delete_draft(connection: sa.Connection, draft_id: int) -> None:
-    """Forget a draft."""
+    """Delete a draft."""
     connection.execute(drafts.delete().where(drafts.c.id == draft_id))
 
 
 def delete_old(connection: sa.Connection, before: dt.datetime) -> None:
-    """Forget the drafts that were made before a time and never hosted."""
+    """Delete the drafts that are not hosted and older than ``before``."""
     connection.execute(drafts.delete().where(drafts.c.created_at < before, drafts.c.process_id.is_(None)))
 
 

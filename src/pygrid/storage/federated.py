@@ -1,4 +1,4 @@
-"""Queries on the parts of federated jobs. Each takes a connection inside a transaction of its caller."""
+"""Cycles of federated jobs: their table, and queries inside a transaction of the caller."""
 
 from __future__ import annotations
 
@@ -13,18 +13,18 @@ federated_cycles = sa.Table(
     "federated_cycles",
     metadata,
     sa.Column("job_id", sa.ForeignKey("jobs.id"), primary_key=True),
-    # From 1 on: how often the job has begun to train.
+    # 1, 2, 3, ...: the trainings of the job.
     sa.Column("number", sa.Integer, primary_key=True, autoincrement=False),
     sa.Column("state", sa.String(16), nullable=False),
-    # Of the coordinator: the number of its cycle, the model that training began with, who the job is there and its key.
+    # Data of the coordinator: its cycle's number, the model at the start of training, the job's client id, its key.
     sa.Column("cycle", sa.Integer, nullable=False),
     sa.Column("model_hash", sa.String(64), nullable=False),
     sa.Column("client_id", sa.Text, nullable=False),
     sa.Column("request_key", sa.Text, nullable=False),
-    # Names a file of the job, until its diff was reported.
+    # File of the job with the diff, until the diff is reported.
     sa.Column("diff_hash", sa.String(64), nullable=True),
     sa.Column("facts", sa.JSON(none_as_null=True), nullable=True),
-    # For the owner of the data only.
+    # Only the data owner may read it.
     sa.Column("private_detail", sa.Text, nullable=False),
     sa.Column("begun_at", UtcDateTime, nullable=False),
     sa.Column("ended_at", UtcDateTime, nullable=True),
@@ -35,18 +35,18 @@ _PART = [federated_cycles.c[field] for field in RoundAttempt.__dataclass_fields_
 
 
 def put_part(connection: sa.Connection, part: RoundAttempt) -> None:
-    """Record that a training begins."""
+    """Record the start of a training."""
     connection.execute(federated_cycles.insert().values(_values(part)))
 
 
 def update_part(connection: sa.Connection, part: RoundAttempt) -> None:
-    """Write a part that has changed."""
+    """Store a changed part."""
     where = (federated_cycles.c.job_id == part.job_id, federated_cycles.c.number == part.number)
     connection.execute(federated_cycles.update().where(*where).values(_values(part)))
 
 
 def list_parts(connection: sa.Connection, job_id: str) -> list[RoundAttempt]:
-    """All parts of a job, the first one first."""
+    """All parts of a job, oldest first."""
     statement = sa.select(*_PART).where(federated_cycles.c.job_id == job_id).order_by(federated_cycles.c.number)
     return [_part(row) for row in connection.execute(statement)]
 

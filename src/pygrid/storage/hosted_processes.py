@@ -1,4 +1,4 @@
-"""Hosted processes, loaded once and kept: what never changes about them."""
+"""A cache of the constant data of hosted processes."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def read_layout_of(path: Path) -> Layout:
 
 
 class HostedProcesses:
-    """A cache in front of the store, by the id of the process."""
+    """A cache of processes and checkpoints in front of the store."""
 
     def __init__(self, database: Database, blobs: Blobs) -> None:
         self._database = database
@@ -67,7 +67,7 @@ class HostedProcesses:
         return await self._database.read(find)
 
     async def get_checkpoint(self, process_id: int, number: int) -> store.Checkpoint:
-        """A checkpoint of a process by number; the newest ones asked for are kept in memory.
+        """A checkpoint of a process by number; recent ones are kept in memory.
 
         Raises:
             NotFound: ``checkpoint_not_found``.
@@ -79,7 +79,7 @@ class HostedProcesses:
         return found
 
     def keep_checkpoint(self, checkpoint: store.Checkpoint) -> None:
-        """Keep a checkpoint that was read or has just been stored."""
+        """Keep a checkpoint that was just read or stored."""
         self._checkpoints[checkpoint.process_id, checkpoint.number] = checkpoint
         if len(self._checkpoints) > MAX_CHECKPOINTS:
             self._checkpoints.popitem(last=False)

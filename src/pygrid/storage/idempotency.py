@@ -1,9 +1,7 @@
-"""Answers to calls that were done under an ``Idempotency-Key``, and `once`, which keeps them.
+"""Answers to calls with an ``Idempotency-Key``, and `once`, which stores them.
 
-The answer is written in the transaction of the effect. So after a crash either both are there, and the next call gets
-the answer, or neither, and the next call does it.
-
-The table of calls that were done under an ``Idempotency-Key``. Users are not referred to: an id is never given twice.
+The answer is written in the transaction of the effect. So after a crash either both exist, and the next call gets the
+answer, or neither, and the next call has the effect. The table has no foreign key to users: an id is never used twice.
 """
 
 from __future__ import annotations
@@ -43,7 +41,7 @@ kept_answers = sa.Table(
     sa.Column("status", sa.Integer, nullable=False),
     sa.Column("answer_bytes", sa.Integer, nullable=False),
     sa.Column("expires_at", UtcDateTime, nullable=False, index=True),
-    # JSON; NULL: it held a secret.
+    # JSON; NULL if it contained a secret.
     sa.Column("answer", sa.LargeBinary, nullable=True),
     sa.UniqueConstraint("user_id", "route", "key_hash"),
     sa.Index("ix_kept_answers_user_id_number", "user_id", "number"),
@@ -54,13 +52,12 @@ T = TypeVar("T")
 
 
 def once(fn: Callable[[sa.Connection], T], answer: Callable[[T], object] | None = None) -> Callable[[sa.Connection], T]:
-    """A unit of work that also keeps the answer of the call that this task works on; ``fn`` itself if the call has no
-    key.
+    """A unit of work that also stores the answer of this task's call; ``fn`` itself if the call has no key.
 
     Args:
-        answer: from the result of ``fn`` to what the use case returns; None: they are the same.
+        answer: maps the result of ``fn`` to the result of the use case; None: they are equal.
     Raises (the unit):
-        Conflict: ``idempotency_in_progress``: the call was done by somebody else meanwhile. Nothing is done then.
+        Conflict: ``idempotency_in_progress``: another task has completed the call. This one has no effect.
     """
     call = current_call.get()
     if call is None:
@@ -99,13 +96,13 @@ def put_answer(connection: sa.Connection, call: RepeatableCall, answer: bytes) -
 
 
 def update_answer(connection: sa.Connection, scope: CallScope, answer: bytes) -> None:
-    """Keep another answer of a call that was done."""
+    """Replace the answer of a completed call."""
     values = {"answer": answer, "answer_bytes": len(answer)}
     connection.execute(sa.update(kept_answers).where(_is_of(scope)).values(values))
 
 
 def find_answer(connection: sa.Connection, scope: CallScope, now: dt.datetime) -> KeptAnswer | None:
-    """The answer to a call that was done under this key and has not expired."""
+    """The answer of the call with this key, if it was completed and has not expired."""
     columns = ("fingerprint", "body_bytes", "status", "answer")
     query = sa.select(*(kept_answers.c[name] for name in columns)).where(_is_of(scope), kept_answers.c.expires_at > now)
     row = connection.execute(query).first()
@@ -113,13 +110,13 @@ def find_answer(connection: sa.Connection, scope: CallScope, now: dt.datetime) -
 
 
 def delete_expired_answers(connection: sa.Connection, now: dt.datetime) -> int:
-    """Forget answers whose time is over; how many."""
+    """Delete expired answers; returns their number."""
     return connection.execute(sa.delete(kept_answers).where(kept_answers.c.expires_at <= now)).rowcount
 
 
 @dataclass(frozen=True)
 class AnswerStore:
-    """The kept answers of an app; its state holds them as ``kept_answers``."""
+    """The stored answers of an app."""
 
     database: Database
     clock: Clock
@@ -137,7 +134,7 @@ class AnswerStore:
         await self.database.write(lambda connection: update_answer(connection, call.scope, answer))
 
     async def settle(self) -> None:
-        """Return when every write that was asked for before is done, or has failed."""
+        """Return when every earlier write is done or has failed."""
         await self.database.write(lambda _connection: None)
 
     async def remove_expired(self) -> None:
@@ -152,7 +149,7 @@ def _is_of(scope: CallScope) -> sa.ColumnElement[bool]:
 
 
 def _drop_excess(connection: sa.Connection, user_id: int) -> None:
-    """Drop the oldest answers of a user until both limits hold; the newest one stays, however large it is."""
+    """Delete the oldest answers of a user until both limits hold. The newest stays, whatever its size."""
     mine = kept_answers.c.user_id == user_id
     query = (
         sa.select(kept_answers.c.number, kept_answers.c.answer_bytes).where(mine).order_by(kept_answers.c.number.desc())

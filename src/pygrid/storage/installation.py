@@ -1,10 +1,10 @@
-"""A data folder and its database know each other by an id, so that neither is used with another one by mistake.
+"""A data folder and its database share an id, so that neither is used with another one by mistake.
 
 folder     database      at a start
 ------     --------      ----------
 no id      no id         both get a new id: they are new, or of version 0.1
-id         the same id   go on
-id         no id         refused, unless the folder says that its database was about to get this id
+id         the same id   accepted
+id         no id         refused, unless the id in the folder is marked as pending
 no id      id            refused
 id         another id    refused
 """
@@ -27,11 +27,11 @@ from pygrid.storage.sql.metadata import UtcDateTime, metadata
 installation = sa.Table(
     "installation",
     metadata,
-    # One row: what the database shares with its data folder. None before the first start of a version that writes it.
+    # One row, with the id that the data folder has too. No row before the first start of a version that writes it.
     sa.Column("id", sa.Integer, primary_key=True, autoincrement=False),
     sa.Column("instance_id", sa.String(32), nullable=False),
     sa.Column("app", sa.String(16), nullable=False),
-    # Counts the apps that have owned the database; a write of one that owns it no longer is refused by it.
+    # Counts the owners of the database. A write of a former owner is refused.
     sa.Column("epoch", sa.Integer, nullable=False),
     sa.Column("created_at", UtcDateTime, nullable=False),
     sa.CheckConstraint("id = 1", name="one_row"),
@@ -41,16 +41,16 @@ installation = sa.Table(
 FILE = "installation.json"
 _DATABASES = {"domain": "domain.db", "network": "network.db"}
 _BYTES = ("blobs", "diffs", "datasets", "served-models", "jobs/results")
-"""Folders whose files are of rows in the database of a Domain."""
+"""Folders whose files belong to rows in the database of a Domain."""
 
 
 class FolderId(msgspec.Struct, frozen=True):
-    """What ``installation.json`` says."""
+    """Content of ``installation.json``."""
 
     id: str
     app: str
     is_pending: bool = False
-    """The database may not have the id yet."""
+    """Whether the id may still be missing in the database."""
 
 
 def check_folder(folder: Path, app: str) -> None:
@@ -71,7 +71,7 @@ def check_folder(folder: Path, app: str) -> None:
 
 
 def match_database(database: Database, folder: Path, app: str) -> str:
-    """The id that a data folder and its database share; new ones get it here. The caller owns the folder.
+    """The id that a data folder and its database share; new ones get one here. The caller owns the folder.
 
     Raises:
         InvalidConfig: ``wrong_database``: they do not belong together; nothing was changed.
@@ -81,7 +81,7 @@ def match_database(database: Database, folder: Path, app: str) -> str:
     if theirs is not None and (ours is None or ours.id != theirs):
         raise _wrong(database, folder, f"belongs to another data folder (its id is {theirs})")
     if theirs is None and ours is not None and not ours.is_pending:
-        raise _wrong(database, folder, f"is not the one that the folder belongs to (its id is {ours.id}); it has no id")
+        raise _wrong(database, folder, f"has no id, but the folder belongs to a database with the id {ours.id}")
     if theirs is None and ours is None and _has_bytes(folder) and database.read_now(_is_empty):
         raise _wrong(database, folder, "is empty, and the folder holds models or data")
     known = ours or FolderId(uuid.uuid4().hex, app, is_pending=True)
@@ -105,7 +105,7 @@ def _put(connection: sa.Connection, known: FolderId) -> None:
 
 
 def _is_empty(connection: sa.Connection) -> bool:
-    """Whether the database holds nothing that files could belong to."""
+    """Whether the database has no row that files could belong to."""
     from pygrid.storage.datasets import datasets
     from pygrid.storage.drafts import drafts
     from pygrid.storage.models import served_models
@@ -132,7 +132,7 @@ def _read(folder: Path) -> FolderId | None:
         return None
     except (OSError, msgspec.DecodeError) as error:
         raise InvalidConfig(
-            f"{folder / FILE} cannot be read ({error}): take it from a backup of this folder",
+            f"{folder / FILE} cannot be read ({error}): restore it from a backup of this folder",
             code=codes.INVALID_DATA_DIR,
         ) from error
 

@@ -7,8 +7,7 @@
     <folder>/results/<job id>/outcome.json    SHA-256 and, in further lines, the other answers of the Worker; written
                                               before the result
 
-A job has a folder of its own, so that what ends with it can be removed without a look at others. Ids are made by the
-Domain.
+Each job has a folder of its own, which is removed as a whole. The Domain makes the ids.
 """
 
 from __future__ import annotations
@@ -33,14 +32,14 @@ _OUTCOME = "outcome.json"
 
 
 class JobFolder:
-    """Files of one job by their SHA-256."""
+    """Files of one job, by their SHA-256."""
 
     def __init__(self, folder: Path, checked: CheckedFiles) -> None:
         self._folder = folder
         self._checked = checked
 
     def path(self, name: str) -> Path:
-        """Where a file lies, whole. Reads it, so call it in a thread.
+        """Path of a file, checked. Reads it, so call it in a thread.
 
         Raises:
             NotFound: ``blob_not_found``. Unavailable: ``blob_damaged``.
@@ -53,7 +52,7 @@ class JobFolder:
         return path
 
     def read_report(self) -> bytes:
-        """What `JobFiles.put_report` kept.
+        """The report that `JobFiles.put_report` stored.
 
         Raises:
             NotFound: ``blob_not_found``. Unavailable: ``blob_damaged``.
@@ -72,10 +71,10 @@ class JobFiles:
 
     @contextlib.contextmanager
     def receive(self, job_id: str) -> Iterator[Blobs]:
-        """The folder for what a job comes with; removed if the block fails.
+        """The folder for the inputs of a new job; removed if the block fails.
 
-        Not if the caller is cancelled or the outcome is unknown: the database goes on with what it was given, and a row
-        may come to name the files. If none does, the next start removes them.
+        It stays if the caller is cancelled or the outcome is unknown, because a row may name the files. If none does,
+        the next start removes them.
         """
         folder = self._inputs / job_id
         try:
@@ -86,11 +85,11 @@ class JobFiles:
             raise
 
     def inputs(self, job_id: str) -> JobFolder:
-        """What a job came with."""
+        """The inputs of a job."""
         return JobFolder(self._inputs / job_id, self._checked)
 
     def cycle_folder(self, job_id: str) -> Path:
-        """Where a federated job keeps what belongs to its cycles; goes with its inputs."""
+        """Folder for the cycles of a federated job; removed with its inputs."""
         return self._inputs / job_id / "cycles"
 
     def result(self, job_id: str) -> JobFolder:
@@ -98,14 +97,14 @@ class JobFiles:
         return JobFolder(self._results / job_id, self._checked)
 
     def put_report(self, job_id: str, report: bytes) -> None:
-        """Keep what the gate says of the model that a job came with, durably, for `JobFolder.read_report`."""
+        """Store the gate's report on the model of a job, durably, for `JobFolder.read_report`."""
         _write_checked(self._inputs / job_id / REPORT, report)
 
     def put_result(self, job_id: str, payload: bytes, outcome: bytes) -> str:
-        """Store a result, once and durably; gives the SHA-256 of its bytes.
+        """Store the result of a job durably; returns the SHA-256 of its bytes.
 
         Args:
-            outcome: what is needed to go on after a crash that comes before the row is written.
+            outcome: the data needed after a crash before the row is written.
         """
         folder = self._results / job_id
         files = BlobFiles(folder)
@@ -113,7 +112,7 @@ class JobFiles:
         return files.put(payload)
 
     def find_result(self, job_id: str) -> tuple[str, bytes, bytes] | None:
-        """The SHA-256, the bytes and the outcome of a result that was stored; None if there is none, or not all of it.
+        """SHA-256, bytes and outcome of a stored result; None if it is absent or incomplete.
 
         Raises:
             Unavailable: ``blob_damaged``.
@@ -127,7 +126,7 @@ class JobFiles:
         return names[0], self.result(job_id).path(names[0]).read_bytes(), _read_checked(folder / _OUTCOME)
 
     def drop_inputs(self, job_id: str) -> None:
-        """Remove what a job came with."""
+        """Remove the inputs of a job."""
         shutil.rmtree(self._inputs / job_id, ignore_errors=True)
 
     def drop_result(self, job_id: str) -> None:
@@ -138,7 +137,8 @@ class JobFiles:
         """Remove what a crash left behind.
 
         Args:
-            unfinished: ids of jobs that have not ended. with_result: ids of jobs whose result is kept.
+            unfinished: ids of jobs that have not ended.
+            with_result: ids of jobs whose result is kept.
         """
         for folder in self._inputs.iterdir():
             if folder.name not in unfinished:

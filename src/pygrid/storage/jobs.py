@@ -1,13 +1,11 @@
-"""Queries on jobs and on the policies of datasets. Each takes a connection inside a transaction of its caller.
-
-Tables of jobs on private data.
+"""Jobs and the policies of datasets: tables, and queries inside a transaction of the caller.
 
     datasets 1--1 policies
-    datasets 1--n jobs 1--1 charges (`pygrid.storage.budgets`)
-                  jobs 1--n federated_cycles
+    datasets 1--n jobs 1--1 charges (`pygrid.storage.charges`)
+                  jobs 1--n federated_cycles (`pygrid.storage.federated`)
 
-Bytes are not here: ``plan_id``, ``model_hash`` and ``result_hash`` name files of the job. Users are not referred to:
-what they asked for, and who decided, outlives their accounts.
+The tables hold no bytes: ``plan_id``, ``model_hash`` and ``result_hash`` name files of the job. They have no foreign
+keys to users, because requests and decisions outlive accounts.
 """
 
 from __future__ import annotations
@@ -38,7 +36,7 @@ policies = sa.Table(
     sa.Column("dataset_id", sa.ForeignKey("datasets.id"), primary_key=True, autoincrement=False),
     sa.Column("auto_approve", sa.Boolean, nullable=False),
     sa.Column("max_epsilon_per_job", sa.Double, nullable=True),
-    # What the budget was opened for; its order follows from it and stays.
+    # The use that the budget was opened for, which determines its order. It never changes.
     sa.Column("use", sa.String(16), nullable=False),
     sa.Column("updated_at", UtcDateTime, nullable=False),
     # Whether the records may be sent to Workers on other machines.
@@ -65,9 +63,9 @@ jobs = sa.Table(
     sa.Column("terms", sa.JSON(none_as_null=True), nullable=True),
     sa.Column("created_at", UtcDateTime, nullable=False),
     sa.Column("updated_at", UtcDateTime, nullable=False),
-    # Each change of the job counts it up by one; a change is written only if nobody else's came between.
+    # Each change of the job adds one. A change is written only if no other change came between.
     sa.Column("sequence", sa.Integer, nullable=False),
-    # [[state, time], ...]: all of them, so that whoever follows the job misses none.
+    # [[state, time], ...]: all changes, so that a caller that follows the job misses none.
     sa.Column("history", sa.JSON, nullable=False),
     sa.Column("num_attempts", sa.Integer, nullable=False),
     sa.Column("decided_by", sa.Integer, nullable=True),
@@ -81,9 +79,9 @@ jobs = sa.Table(
     sa.Column("result_media_type", sa.String(100), nullable=True),
     sa.Column("result_metrics", sa.JSON(none_as_null=True), nullable=True),
     sa.Column("facts", sa.JSON(none_as_null=True), nullable=True),
-    # Held while running; renewed by the Domain that runs it, so that another sees when it is gone.
+    # Set while the job runs, and renewed by the Domain that runs it, so that another Domain notices its end.
     sa.Column("lease_until", UtcDateTime, nullable=True),
-    # Of a federated job: it takes a Worker for each cycle, and none while it waits for the next.
+    # A federated job takes a Worker for each cycle, and none while it waits for the next cycle.
     sa.Column("is_federated", sa.Boolean, nullable=False, server_default=sa.false()),
     sqlite_autoincrement=True,
 )
@@ -91,7 +89,7 @@ jobs = sa.Table(
 
 @dataclass(frozen=True)
 class JobDataset:
-    """The dataset that a job is about, deleted or not."""
+    """The dataset of a job, deleted or not."""
 
     id: int
     name: str
@@ -106,13 +104,13 @@ class JobDataset:
 
 @dataclass(frozen=True)
 class Policy:
-    """What a dataset's owner has decided about jobs beforehand."""
+    """The decisions of a data owner on all jobs of a dataset."""
 
     auto_approve: bool
     max_epsilon_per_job: float | None
     use: Use
     allow_remote_workers: bool = False
-    """Its records may be sent to Workers on other machines."""
+    """Whether its records may be sent to Workers on other machines."""
 
 
 _SAME = (
@@ -137,7 +135,7 @@ _SAME = (
     "mock_metrics",
     "facts",
 )
-"""Fields of a job that are columns as they are."""
+"""Fields of a job that are stored unchanged in columns."""
 _JOB = [column for column in jobs.c if column.name not in ("lease_until", "is_federated")]
 
 
@@ -153,10 +151,10 @@ def put_job(connection: sa.Connection, job: JobRecord) -> None:
 def update_job(
     connection: sa.Connection, job: JobRecord, now: dt.datetime, *, lease_until: dt.datetime | None = None
 ) -> None:
-    """Write a job that has made one transition since it was read.
+    """Store a job that has made one transition since it was read.
 
     Raises:
-        Conflict: ``job_decided``: it has made another meanwhile; nothing was changed.
+        Conflict: ``job_decided``: it has made another transition; nothing was changed.
     """
     job = replace(job, updated_at=now, history=(*job.history, Change(job.state, now)))
     values = {**_values(job), "lease_until": lease_until}
@@ -164,7 +162,7 @@ def update_job(
         jobs.update().where(jobs.c.id == job.id, jobs.c.sequence == job.sequence - 1).values(values)
     ).rowcount
     if not changed:
-        raise Conflict("the job was changed by somebody else at the same moment; load it again", code=codes.JOB_DECIDED)
+        raise Conflict("the job has changed since it was read; load it again", code=codes.JOB_DECIDED)
 
 
 def find_job(connection: sa.Connection, job_id: str, *, lock: bool = False) -> JobRecord | None:
@@ -192,10 +190,10 @@ def list_jobs(
     before: str | None = None,
     limit: int = 100,
 ) -> list[JobRecord]:
-    """Jobs that the caller may know of, newest first.
+    """Jobs that the caller may see, newest first.
 
     Args:
-        states: only jobs in one of them; none given: in any.
+        states: only jobs in one of them; empty: jobs in any state.
         before: only jobs submitted before the one of this id.
     """
     statement = sa.select(*_JOB).join(datasets).where(_visible(principal)).order_by(jobs.c.number.desc()).limit(limit)
@@ -213,7 +211,7 @@ def list_jobs(
 
 
 def list_in_state(connection: sa.Connection, state: JobState, limit: int = 1000) -> list[JobRecord]:
-    """Jobs of everybody in a state, oldest first."""
+    """Jobs of all users in a state, oldest first."""
     statement = sa.select(*_JOB).where(jobs.c.state == state.value).order_by(jobs.c.number).limit(limit)
     return [_job(row) for row in connection.execute(statement)]
 
@@ -225,12 +223,12 @@ def list_unfinished_ids(connection: sa.Connection) -> set[str]:
 
 
 def list_result_ids(connection: sa.Connection) -> set[str]:
-    """The ids of all jobs with a result that is kept."""
+    """The ids of all jobs with a stored result."""
     return set(connection.execute(sa.select(jobs.c.id).where(jobs.c.result_hash.is_not(None))).scalars())
 
 
 def list_abandoned_ids(connection: sa.Connection) -> list[str]:
-    """The ids of jobs that could be cancelled and whose askers have no account any more, oldest first."""
+    """The ids of jobs that can be cancelled and whose requesters have no account, oldest first."""
     states = [state.value for state, following in TRANSITIONS.items() if JobState.CANCELLED in following]
     gone = jobs.c.requested_by.not_in(sa.select(users.c.id))
     return list(
@@ -239,7 +237,7 @@ def list_abandoned_ids(connection: sa.Connection) -> list[str]:
 
 
 def list_withdrawn_ids(connection: sa.Connection) -> list[str]:
-    """The ids of jobs that wait for a person although their datasets were deleted, oldest first."""
+    """The ids of jobs that wait for a decision and whose datasets were deleted, oldest first."""
     where = (jobs.c.state.in_([state.value for state in WITHDRAWN]), datasets.c.deleted_at.is_not(None))
     statement = (
         sa.select(jobs.c.id).join(datasets, datasets.c.id == jobs.c.dataset_id).where(*where).order_by(jobs.c.number)
@@ -248,31 +246,31 @@ def list_withdrawn_ids(connection: sa.Connection) -> list[str]:
 
 
 def has_account(connection: sa.Connection, user_id: int) -> bool:
-    """Whether a user is still there."""
+    """Whether a user has an account."""
     return connection.execute(sa.select(users.c.id).where(users.c.id == user_id)).first() is not None
 
 
 def list_old_results(connection: sa.Connection, before: dt.datetime, limit: int = 1000) -> list[str]:
-    """The ids of jobs whose results were released before a time and are still kept, oldest first."""
+    """The ids of jobs with a stored result that was released before ``before``, oldest first."""
     where = (jobs.c.state == JobState.RELEASED.value, jobs.c.result_hash.is_not(None), jobs.c.updated_at < before)
     return list(connection.execute(sa.select(jobs.c.id).where(*where).order_by(jobs.c.number).limit(limit)).scalars())
 
 
 def forget_result(connection: sa.Connection, job_id: str, detail: str) -> None:
-    """Say of a released job that its result is not kept any more. The job has ended, so it makes no transition."""
+    """Mark the result of a released job as expired. The job has ended, so it makes no transition."""
     columns = ("result_hash", "result_bytes", "result_media_type", "result_metrics")
     values = {**dict.fromkeys(columns), "code": RESULT_EXPIRED, "detail": detail}
     connection.execute(jobs.update().where(jobs.c.id == job_id, jobs.c.state == JobState.RELEASED.value).values(values))
 
 
 def list_open(connection: sa.Connection, user_id: int) -> list[JobRecord]:
-    """The jobs of somebody that have not ended, oldest first."""
+    """The jobs of a user that have not ended, oldest first."""
     where = (jobs.c.requested_by == user_id, jobs.c.state.not_in([state.value for state in ENDED]))
     return [_job(row) for row in connection.execute(sa.select(*_JOB).where(*where).order_by(jobs.c.number))]
 
 
 def count_waiting(connection: sa.Connection, dataset_id: int) -> int:
-    """How many jobs on a dataset wait for a person."""
+    """Number of jobs on a dataset that wait for a decision."""
     statement = sa.select(sa.func.count()).where(
         jobs.c.dataset_id == dataset_id, jobs.c.state == JobState.WAITING.value
     )
@@ -285,15 +283,15 @@ def count_waiting(connection: sa.Connection, dataset_id: int) -> int:
 def find_next(
     connection: sa.Connection, *, exact_only: bool = False, remote_only: bool = False, federated: bool = False
 ) -> JobRecord | None:
-    """The approved job that is next, which nobody else takes before this transaction ends; or None.
+    """The next approved job, or None; no other transaction gets it before this one ends.
 
-    It is the one that has waited longest, of those whose askers have the fewest running, so that nobody keeps all
-    Workers.
+    It is the oldest job of the requesters with the fewest running jobs, so that no requester occupies all Workers.
 
     Args:
-        remote_only: only one that a Worker on another machine may have: by the dataset's policy, and not after a Worker
-            was lost with it.
-        federated: only federated ones, which take no Worker yet; else none of them.
+        exact_only: only a non-private job.
+        remote_only: only a job that may run on another machine: the dataset's policy allows it, and no Worker was lost
+            with it.
+        federated: only federated jobs, which take no Worker at this point; else only other jobs.
     """
     others = jobs.alias()
     num_running = (
@@ -324,22 +322,22 @@ def find_next(
 
 
 def renew_leases(connection: sa.Connection, job_ids: Collection[str], until: dt.datetime) -> None:
-    """Say that jobs still run here."""
+    """Renew the leases of running jobs."""
     where = (jobs.c.id.in_(job_ids), jobs.c.state == JobState.RUNNING.value)
     connection.execute(jobs.update().where(*where).values(lease_until=until))
 
 
 def list_lost(connection: sa.Connection, now: dt.datetime) -> list[JobRecord]:
-    """Running jobs whose lease is over: whoever ran them is gone."""
+    """Running jobs whose lease is over: the process that ran them has ended."""
     where = (jobs.c.state == JobState.RUNNING.value, jobs.c.lease_until < now)
     return [_job(row) for row in connection.execute(sa.select(*_JOB).where(*where).order_by(jobs.c.number))]
 
 
-# What belongs to them
+# Datasets and requesters of jobs
 
 
 def get_job_dataset(connection: sa.Connection, job: JobRecord) -> JobDataset:
-    """The dataset of a job and the version that it runs on."""
+    """The dataset of a job, in the version that the job runs on."""
     fields = [datasets.c[name] for name in ("id", "name", "created_by", "visibility", "deleted_at")]
     versions = [dataset_versions.c[name] for name in ("number", "size_bytes", "folder", "mock_folder", "mock")]
     statement = sa.select(*fields, *versions).join(dataset_versions).where(dataset_versions.c.id == job.version_id)
@@ -358,13 +356,13 @@ def get_job_dataset(connection: sa.Connection, job: JobRecord) -> JobDataset:
 
 
 def get_emails(connection: sa.Connection, user_ids: Collection[int]) -> dict[int, str]:
-    """The e-mail of each of these users who still has an account."""
+    """The e-mails of those of these users who have an account, by id."""
     statement = sa.select(users.c.id, users.c.email).where(users.c.id.in_(user_ids))
     return {row.id: row.email for row in connection.execute(statement)}
 
 
 def job_not_found(job_id: str) -> NotFound:
-    """The refusal for a job that is not there, or that the caller is not to know of."""
+    """The refusal for a job that is not there, or that the caller may not see."""
     return NotFound(f"there is no job {job_id}", code=codes.JOB_NOT_FOUND, job_id=job_id)
 
 
@@ -378,7 +376,7 @@ def find_policy(connection: sa.Connection, dataset_id: int) -> Policy | None:
 
 
 def put_policy(connection: sa.Connection, dataset_id: int, policy: Policy, now: dt.datetime) -> None:
-    """Give a dataset a policy, in place of the one it has."""
+    """Set the policy of a dataset."""
     values = {
         "auto_approve": policy.auto_approve,
         "max_epsilon_per_job": policy.max_epsilon_per_job,

@@ -1,7 +1,6 @@
-"""Rows of served models. Each function runs inside a transaction of the caller.
+"""Served models: their table, and queries inside a transaction of the caller.
 
-The table of served models: ``file`` names their bytes (`pygrid.storage.blobs.files.BlobFiles`), ``report`` is the
-gate's.
+``file`` names a blob with the bytes of the model; ``report`` is the gate's report.
 """
 
 from __future__ import annotations
@@ -33,7 +32,7 @@ served_models = sa.Table(
     sa.Column("max_batch_size", sa.Integer, nullable=False),
     sa.Column("visibility", sa.String(16), nullable=False),
     sa.Column("report", sa.JSON, nullable=False),
-    # Not referred to: the model outlives the account.
+    # Without a foreign key: the model outlives the account.
     sa.Column("created_by", sa.Integer, nullable=True),
     sa.Column("created_at", UtcDateTime, nullable=False),
     sqlite_autoincrement=True,
@@ -42,7 +41,7 @@ served_models = sa.Table(
 
 @dataclass(frozen=True)
 class StoredModel:
-    """A model that is served; ``file`` names its bytes."""
+    """A served model; ``file`` names its bytes."""
 
     model_id: str
     description: str
@@ -104,17 +103,17 @@ def get_model(connection: sa.Connection, model_id: str) -> StoredModel:
 
 
 def list_models(connection: sa.Connection) -> list[StoredModel]:
-    """All that are served, sorted by id."""
+    """All served models, sorted by id."""
     return [_model(row) for row in connection.execute(sa.select(*_COLUMNS).order_by(served_models.c.model_id))]
 
 
 def list_model_ids(connection: sa.Connection) -> list[str]:
-    """The ids of all that are served, sorted."""
+    """The ids of all served models, sorted."""
     return list(connection.execute(sa.select(served_models.c.model_id).order_by(served_models.c.model_id)).scalars())
 
 
 def delete_model(connection: sa.Connection, model_id: str) -> bool:
-    """Stop serving a model; whether its file is needed by no other."""
+    """Stop serving a model; returns whether no other model uses its file."""
     model = get_model(connection, model_id)
     connection.execute(served_models.delete().where(served_models.c.model_id == model_id))
     others = sa.select(sa.func.count()).where(served_models.c.file == model.file)
@@ -122,18 +121,18 @@ def delete_model(connection: sa.Connection, model_id: str) -> bool:
 
 
 def list_model_files(connection: sa.Connection) -> set[str]:
-    """Every file that a model names."""
+    """Every file that a model uses."""
     return set(connection.execute(sa.select(served_models.c.file)).scalars())
 
 
 def model_exists(model_id: str) -> Conflict:
-    """The refusal for an id that is taken."""
+    """The refusal for an id that another model has."""
     detail = f"Model id already exists. Choose another than {model_id!r}, or delete that model first."
     return Conflict(detail, code=codes.MODEL_EXISTS, model_id=model_id)
 
 
 def model_not_found(model_id: str) -> NotFound:
-    """The refusal for an id that no model has."""
+    """The refusal for an unknown id."""
     return NotFound(f"there is no model {model_id[:100]!r}", code=codes.MODEL_NOT_FOUND, model_id=model_id[:100])
 
 

@@ -1,13 +1,12 @@
 """One owner of a data folder and of its database: a second app on either refuses to start.
 
-    <folder>/lock                held with ``flock`` for the life of the app; says who holds it
+    <folder>/lock                locked with ``flock`` while the app runs; names its process
     <folder>/installation.json   the id that the folder shares with its database (`pygrid.storage.installation`)
 
-The kernel releases the lock with the process, so nothing is left behind by ``kill -9``. The descriptor is closed in
-every program that the app starts. On PostgreSQL a second lock guards the database, as two folders may name the same
-one; it belongs to a connection, and ends with it. So each owner also has a number in the database, and every
-transaction that writes checks
-it: an app whose lock went to another app cannot write, even before it knows.
+The kernel releases the lock when the process ends, also after ``kill -9``. The descriptor is closed in every program
+that the app starts. On PostgreSQL a second lock guards the database, because two folders may name the same one. That
+lock ends with its connection. So each owner also has a number in the database, which every writing transaction checks:
+an app that lost its lock to another app cannot write, even before it notices.
 """
 
 from __future__ import annotations
@@ -36,12 +35,12 @@ logger = logging.getLogger(__name__)
 
 LOCK_FILE = "lock"
 CHECK_S = 5.0
-"""The connection that holds the lock of a PostgreSQL database is looked at this often."""
+"""Seconds between two checks of the connection that holds the lock of a PostgreSQL database."""
 _ADVISORY_LOCK = 0x7079676F
 
 
 class Holder(msgspec.Struct, frozen=True):
-    """Who holds a data folder, as the lock file tells it."""
+    """The process that holds a data folder, as written in the lock file."""
 
     pid: int
     host: str
@@ -51,7 +50,7 @@ class Holder(msgspec.Struct, frozen=True):
 
 
 class FolderLock:
-    """The right to use a data folder, held until `release` or the end of the process."""
+    """The lock on a data folder, held until `release` or the end of the process."""
 
     def __init__(self, descriptor: int, holder: Holder) -> None:
         self._descriptor = descriptor
@@ -59,7 +58,7 @@ class FolderLock:
 
     @classmethod
     def acquire(cls, folder: Path, app: str) -> FolderLock:
-        """Take the folder for an app (``domain`` or ``network``), without waiting.
+        """Lock the folder for an app (``domain`` or ``network``), without waiting.
 
         Raises:
             InvalidConfig: ``already_running``: another app uses it; ``invalid_data_dir``: it cannot be used or locked.
@@ -86,12 +85,12 @@ class FolderLock:
         return lock
 
     def announce(self, address: str) -> None:
-        """Tell in the lock file where the app listens, for the error of a second app."""
+        """Write the address of the app to the lock file, for the error of a second app."""
         self._holder = msgspec.structs.replace(self._holder, address=address)
         self._write()
 
     def release(self) -> None:
-        """Let other apps have the folder. Harmless when called twice."""
+        """Unlock the folder. A second call does nothing."""
         if self._descriptor >= 0:
             os.close(self._descriptor)
             self._descriptor = -1
@@ -100,17 +99,17 @@ class FolderLock:
         self.release()
 
     def _write(self) -> None:
-        # In place: a rename would leave the lock on a file that nobody finds.
+        # In place: after a rename, the lock would be on a file without a name.
         told = msgspec.json.encode(self._holder) + b"\n"
         os.pwrite(self._descriptor, told, 0)
         os.ftruncate(self._descriptor, len(told))
 
 
 class DatabaseLock:
-    """The right to write to a database.
+    """The lock on a database.
 
-    SQLite needs none: its file belongs to one data folder (`pygrid.storage.installation`), which has a lock.
-    On PostgreSQL it is an advisory lock on a connection of its own, and a number of the owner.
+    SQLite needs none: its file belongs to one data folder (`pygrid.storage.installation`), which has a lock. On
+    PostgreSQL it is an advisory lock on a connection of its own, and a number of the owner.
     """
 
     def __init__(self, database: Database) -> None:
@@ -120,7 +119,7 @@ class DatabaseLock:
         self._is_lost = False
 
     def acquire(self) -> None:
-        """Become the owner; from now on a write checks that no other app has. Blocks; call it in a thread.
+        """Become the owner. Each later write checks that the owner is the same. Blocks; call it in a thread.
 
         Raises:
             InvalidConfig: ``already_running``: an app on another data folder or machine uses this database.
@@ -132,18 +131,17 @@ class DatabaseLock:
         self._database.guard_writes(self._check)
 
     async def keep(self) -> None:
-        """Look after the lock until cancelled: take it again if its connection was lost.
+        """Check the lock until cancelled, and take it again if its connection was lost.
 
         Raises:
-            Unavailable: ``database_taken``: another app became the owner meanwhile; this one cannot write until it is
-                started again.
+            Unavailable: ``database_taken``: another app has become the owner. This one cannot write before a restart.
         """
         while True:
             await asyncio.to_thread(self._keep_once)
             await asyncio.sleep(CHECK_S)
 
     def release(self) -> None:
-        """Let another app become the owner. Harmless when called twice."""
+        """Release the lock. A second call does nothing."""
         connection, self._connection = self._connection, None
         if connection is not None:
             connection.invalidate()
@@ -156,7 +154,7 @@ class DatabaseLock:
             connection.close()
             raise InvalidConfig(
                 f"another app uses the database {self._database.url.render_as_string(hide_password=True)}: stop that "
-                "app, or give this one a database of its own (DATABASE_URL)",
+                "app, or set another database for this one (DATABASE_URL)",
                 code=codes.ALREADY_RUNNING,
             )
         self._connection = connection
@@ -178,7 +176,7 @@ class DatabaseLock:
             self._lock()
             logger.info("lock of the database taken again")
         except InvalidConfig:
-            # The server may not have noticed that the old connection is gone. Nobody else is the owner, says `_check`.
+            # The server may not have noticed that the old connection is gone. `_check` found no other owner.
             logger.warning("lock of the database is still held; it is taken again later")
         except SQLAlchemyError:
             logger.warning("database does not answer; its lock is taken again later")
@@ -186,7 +184,7 @@ class DatabaseLock:
     def _check(self, connection: sa.Connection) -> None:
         """Refuse if another app has become the owner.
 
-        In the transaction that writes; its row lock makes takers wait.
+        Runs in the writing transaction; its row lock makes other apps wait.
         """
         epoch = connection.execute(sa.select(installation.c.epoch).with_for_update(read=True)).scalar_one()
         if epoch != self._epoch:
@@ -202,7 +200,7 @@ def _next_epoch(connection: sa.Connection) -> int:
 def _read_holder(path: Path) -> Holder | None:
     try:
         return msgspec.json.decode(path.read_bytes(), type=Holder)
-    except (OSError, msgspec.DecodeError):  # it is just being written
+    except (OSError, msgspec.DecodeError):  # the holder is writing it
         return None
 
 

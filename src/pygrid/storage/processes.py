@@ -1,4 +1,4 @@
-"""Queries on processes, their plans and checkpoints. Each takes a connection inside a transaction of its caller."""
+"""Processes, their plans and checkpoints: tables, and queries inside a transaction of the caller."""
 
 from __future__ import annotations
 
@@ -111,7 +111,7 @@ def put_process(
     now: dt.datetime,
     created_by: int | None,
 ) -> int:
-    """Add a process; gives its id. Raises ``sqlalchemy.exc.IntegrityError`` if name and version are taken."""
+    """Add a process; returns its id. Raises ``sqlalchemy.exc.IntegrityError`` if name and version are taken."""
     statement = processes.insert().values(
         name=name,
         version=version,
@@ -126,7 +126,7 @@ def put_process(
 
 
 def put_plan(connection: sa.Connection, process_id: int, name: str, kind: str, plan_hash: str, size_bytes: int) -> int:
-    """Add a plan to a process; gives its id."""
+    """Add a plan to a process; returns its id."""
     statement = plans.insert().values(
         process_id=process_id, name=name, kind=kind, plan_hash=plan_hash, size_bytes=size_bytes
     )
@@ -174,7 +174,7 @@ def get_process_by_name(connection: sa.Connection, name: str, version: str | Non
 def list_processes(
     connection: sa.Connection, *, name: str | None = None, version: str | None = None, limit: int = 1000
 ) -> list[ProcessRow]:
-    """Processes, newest first, of one name or version if given."""
+    """Processes, newest first; only those of a name or version if given."""
     statement = sa.select(*_PROCESS).order_by(processes.c.id.desc()).limit(limit)
     if name is not None:
         statement = statement.where(processes.c.name == name)
@@ -184,7 +184,7 @@ def list_processes(
 
 
 def list_plans(connection: sa.Connection, process_id: int) -> list[PlanRow]:
-    """The plans of a process in the order in which they were hosted."""
+    """The plans of a process, in the order of hosting."""
     statement = sa.select(*_PLAN).where(plans.c.process_id == process_id).order_by(plans.c.id)
     return [PlanRow(*row) for row in connection.execute(statement)]
 

@@ -1,6 +1,4 @@
-"""Tells that what strangers may know of a Domain has changed, so that nobody who remembers it goes on telling
-the old.
-"""
+"""Notices of changes to what a Domain publishes, so that caches of it, here and on Networks, end."""
 
 from __future__ import annotations
 
@@ -17,10 +15,11 @@ Listener = Callable[[str], Awaitable[None]]
 class PublicContent:
     """The version of all public datasets, models and processes of a Domain together.
 
-    It is new after each start and each change, and never comes again. Kept in memory: use it from the event loop alone.
+    Each start and each change makes a version that was never used before. It is kept in memory; use it from the event
+    loop only.
 
     Args:
-        listeners: get the new version at each change; `changed` waits for them.
+        listeners: called with the new version at each change; `changed` waits for them.
     """
 
     def __init__(self, *listeners: Listener) -> None:
@@ -30,13 +29,11 @@ class PublicContent:
 
     @property
     def version(self) -> str:
-        """Read it before the content: what is read after it is of this version, or newer."""
+        """Read it before the content. What is read after it has this version, or a newer one."""
         return f"{self._start}-{self._number}"
 
     async def changed(self) -> None:
-        """Call it once a change is stored and before its author is answered: then who was told of the old version
-        knows.
-        """
+        """Notify all listeners. Call it after a change is stored and before its author gets an answer."""
         self._number += 1
         told = await asyncio.gather(*(listener(self.version) for listener in self._listeners), return_exceptions=True)
         for failure in told:

@@ -3,8 +3,8 @@
     cycles 1--n assignments n--1 clients
     cycles 1--n reports 1--1 assignments
 
-Bytes are not here: ``reports.file, offset, length`` name a place in the diffs of the cycle. Statements of the path of a
-report are `Prepared`.
+The tables hold no bytes: ``reports.file, offset, length`` name a range in the diffs of the cycle. Statements on the
+path of a report are `Prepared`.
 """
 
 from __future__ import annotations
@@ -39,8 +39,7 @@ assignments = sa.Table(
 reports = sa.Table(
     "reports",
     metadata,
-    # The assignment's id: one report for each at the most, and no index but this and the cycle's to write for each
-    # report.
+    # The assignment's id, so there is at most one report for each. This index and the cycle's are the only ones.
     sa.Column("id", sa.ForeignKey("assignments.id"), primary_key=True, autoincrement=False),
     sa.Column("cycle_id", sa.ForeignKey("cycles.id"), nullable=False, index=True),
     sa.Column("fingerprint", sa.String(64), nullable=False),
@@ -53,7 +52,7 @@ reports = sa.Table(
     sa.Column("scale", sa.Double, nullable=True),
     sa.Column("metrics", sa.JSON, nullable=False),
     sa.Column("received_at", UtcDateTime, nullable=False),
-    # From the mean diff of the cycle before; NULL where it is not measured.
+    # From the mean diff of the previous cycle; NULL if it is not measured.
     sa.Column("distance", sa.Double, nullable=True),
 )
 
@@ -63,8 +62,7 @@ class Report:
     """An accepted report, under the id of its assignment.
 
     Its bytes are ``length`` bytes from ``offset`` of ``file`` in the diffs of its cycle. ``scale`` is set when the
-    cycle is
-    completed: 1.0, or less if the diff was clipped.
+    cycle is completed: 1.0, or less if the diff was clipped.
     """
 
     id: int
@@ -76,12 +74,12 @@ class Report:
     weight: int
     norm: float
     scale: float | None
-    """0.0: its bytes were damaged on the disk, so it is in no checkpoint."""
+    """0.0 means that its bytes were damaged on the disk, so it is in no checkpoint."""
     metrics: dict[str, float]
     fingerprint: str = ""
-    """Length and CRC-32 of its bytes in hex, with a dash between."""
+    """Length and CRC-32 of its bytes in hex, separated by a dash."""
     distance: float | None = None
-    """L2 norm of the diff minus the mean diff of the cycle before; None if it was not measured."""
+    """L2 norm of the diff minus the mean diff of the previous cycle; None if it was not measured."""
 
 
 _REPORT = [reports.c[field] for field in Report.__dataclass_fields__]
@@ -91,7 +89,7 @@ _ASSIGNMENT = [assignments.c.id, assignments.c.cycle_id, assignments.c.client_id
 def put_departure(
     connection: sa.Connection, client_id: str, process_id: int, now: dt.datetime, *, is_named: bool
 ) -> Cycle:
-    """Record that a client has left its process, once; gives the newest cycle, which does not wait for it any more.
+    """Record once that a client has left its process; returns the newest cycle, which no longer waits for it.
 
     Args:
         is_named: whether the process counts its clients: then this cycle, unless the client has reported in it, and all
@@ -118,17 +116,17 @@ def put_departure(
 
 @dataclass(frozen=True)
 class Application:
-    """What decides about a client's admission."""
+    """The data that decides on the admission of a client."""
 
     process_id: int
     process_state: str
     cycle: Cycle
-    """The newest of its process."""
+    """The newest cycle of its process."""
     own: Assignment | None
     """The client's assignment to that cycle, if any."""
     has_left: bool = False
     used_at: dt.datetime | None = None
-    """When the client was last used, to within an hour; None: it has a name, and so does not expire."""
+    """Time of the client's last use, to within an hour; None for a named client, which does not expire."""
 
 
 _newest = cycles.alias("newest")
@@ -157,10 +155,10 @@ _FIND_APPLICATION = Prepared(
 
 
 def get_application(connection: sa.Connection, client_id: str, process_id: int) -> Application:
-    """What decides about a client's admission to the newest cycle of a process.
+    """The data that decides on the admission of a client to the newest cycle of a process.
 
     Raises:
-        NotFound: ``worker_not_found``: no client of this process (the published name of a client is worker).
+        NotFound: ``worker_not_found``: no client of this process (``worker`` is the client on the wire).
     """
     row = _FIND_APPLICATION.run(connection, {"client_id": client_id})
     if row is None or row[0] != process_id:
@@ -170,7 +168,7 @@ def get_application(connection: sa.Connection, client_id: str, process_id: int) 
 
 
 def worker_not_found() -> NotFound:
-    """The refusal for an id that is not that of a client of the process, or not any longer."""
+    """The refusal for an id that does not belong to a present client of the process."""
     return NotFound("Worker ID not found! Authenticate for this process first.", code=codes.WORKER_NOT_FOUND)
 
 
@@ -228,7 +226,7 @@ def put_assignment(
 
 
 def renew_assignment(connection: sa.Connection, assignment: Assignment, key_hash: str) -> Assignment:
-    """Give an assignment that has not reported a new key; an expired one is admitted, and counted, again."""
+    """Set a new key for an assignment that has not reported; an expired one is admitted and counted again."""
     _RENEW_ASSIGNMENT.run(connection, {"assignment_id": assignment.id, "new_key_hash": key_hash})
     if assignment.state is AssignmentState.EXPIRED:
         _COUNT_ASSIGNED.run(connection, {"of_cycle": assignment.cycle_id})
@@ -265,7 +263,7 @@ def put_report(connection: sa.Connection, report: Report, now: dt.datetime) -> N
 
 
 def get_report(connection: sa.Connection, report_id: int) -> Report:
-    """The report of an assignment's id, which must have reported."""
+    """The report of an assignment, which must have reported."""
     return Report(*connection.execute(sa.select(*_REPORT).where(reports.c.id == report_id)).one())
 
 
@@ -277,18 +275,18 @@ def list_reports(connection: sa.Connection, cycle_id: int) -> list[Report]:
 
 @dataclass(frozen=True)
 class ContributionRow:
-    """An accepted report, and who sent it."""
+    """An accepted report, and the client that sent it."""
 
     id: int
     cycle: int
-    """Its sequence in the process."""
+    """Sequence of the cycle in the process."""
     client: str
-    """Whom its token named; empty where clients have no names."""
+    """Subject of its token; empty if clients have no names."""
     num_examples: int
     weight: int
     norm: float
     scale: float
-    """Below 1 if it was clipped; 1 until its cycle is completed."""
+    """Less than 1 if it was clipped; 1 until its cycle is completed."""
     metrics: dict[str, float]
     received_at: dt.datetime
 
@@ -331,11 +329,11 @@ def list_report_files(connection: sa.Connection) -> set[str]:
 def list_accepted(
     connection: sa.Connection, process_id: int, before: int, num_cycles: int, limit: int
 ) -> list[tuple[float, int]]:
-    """Norm after clipping, and weight, of the reports of the last cycles of a process that had any.
+    """Norm after clipping and weight of the reports of a process's last cycles with reports.
 
     Args:
         before: only cycles with a lower sequence.
-        num_cycles: so many cycles at most, and no further one once ``limit`` reports are found.
+        num_cycles: largest number of cycles; none is added after ``limit`` reports are found.
     """
     newest = (
         sa.select(cycles.c.id, cycles.c.num_reports)
@@ -369,13 +367,13 @@ def set_counted(connection: sa.Connection, counted: Sequence[Report]) -> None:
 
 
 def get_totals(connection: sa.Connection, cycle_id: int) -> CycleTotals:
-    """What the accepted reports of a cycle add up to so far."""
+    """Totals of the reports of a cycle that are accepted so far."""
     stored = connection.execute(sa.select(cycles.c.totals).where(cycles.c.id == cycle_id)).scalar()
     return CycleTotals(**stored) if stored else add_up(list_reports(connection, cycle_id))
 
 
 def add_up(found: Sequence[Report], num_clipped: int = 0) -> CycleTotals:
-    """Totals of these reports; metrics are weighted as the diffs are."""
+    """Totals of these reports; metrics have the weights of the diffs."""
     sums: dict[str, tuple[float, float]] = {}
     for report in found:
         for name, value in report.metrics.items():

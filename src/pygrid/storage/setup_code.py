@@ -1,4 +1,4 @@
-"""The code that the first account needs where others can reach the app. It is good once: the first account ends it."""
+"""The code that the first account needs if other machines can reach the app. The first account ends it."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _CODE_BYTES = 10
 
 
 class SetupCode:
-    """A set-up code: the one of the settings, else the one that is made on first use and kept in a file (mode 0600)."""
+    """A set-up code: from the settings, else a random one that is kept in a file (mode 0600)."""
 
     def __init__(self, path: Path, given: str = "") -> None:
         self.path = path
@@ -32,18 +32,18 @@ class SetupCode:
         return self._given or _kept_code(self.path)
 
     def fits(self, given: str) -> bool:
-        """Whether it is the code; upper and lower case, dashes and blanks make no difference. Raises as `read`."""
+        """Whether ``given`` is the code; case, dashes and blanks make no difference. Raises as `read`."""
         return hmac.compare_digest(_plain(given), _plain(self.read()))
 
     def remove(self) -> None:
-        """Delete the file: an Owner exists."""
+        """Delete the file. Call it when an Owner exists."""
         self.path.unlink(missing_ok=True)
 
 
 def find_setup_code(settings: AppSettings) -> SetupCode | None:
-    """The set-up code of an app; None: it needs none, because only this machine reaches it.
+    """The set-up code of an app; None if only this machine can reach the app.
 
-    An app that listens on loopback and has a public address is behind a proxy: others reach it, too.
+    An app that listens on loopback and has a public address is behind a proxy, so others can reach it.
     """
     if settings.is_loopback and (not settings.address or is_loopback_url(settings.address)):
         return None
@@ -57,13 +57,14 @@ def _kept_code(path: Path) -> str:
     code = path.read_text().strip()
     if not code:
         raise InvalidConfig(
-            f"{path} holds no set-up code: delete the file and a new one is made", code=codes.SETUP_CODE_DAMAGED
+            f"{path} contains no set-up code: delete the file, and the next start makes a new one",
+            code=codes.SETUP_CODE_DAMAGED,
         )
     return code
 
 
 def _new_code() -> str:
-    """80 random bits, like ``k7qd-x2mv-...``: to be read from a screen and typed."""
+    """80 random bits, like ``k7qd-x2mv-...``, which a person can type."""
     text = base64.b32encode(secrets.token_bytes(_CODE_BYTES)).decode().lower()
     return "-".join(text[start : start + 4] for start in range(0, len(text), 4))
 

@@ -1,4 +1,4 @@
-"""Bringing an app's database to the present, ahead of its start."""
+"""Preparation of an app's database before the app starts."""
 
 from __future__ import annotations
 
@@ -26,14 +26,14 @@ ANSWER_SWEEP_S = 3600.0
 
 
 def prepare_store(settings: AppSettings) -> bool:
-    """Bring the database to the present tables, ahead of a start, so that what is wrong with it is told in words.
+    """Migrate the database before the app starts, so that its faults are reported in words.
 
-    Gives whether anybody has an account yet. Does nothing that the start of the app would not do. The caller holds the
-    lock of the data folder.
+    Returns whether an account exists. It does nothing that the start of the app would not do. The caller holds the lock
+    of the data folder.
 
     Raises:
-        InvalidConfig: its URL is none, or a later pygrid has used it; ``wrong_database``, ``wrong_data_dir``: database,
-            folder and app do not belong together. Unavailable: it does not answer.
+        InvalidConfig: its URL is not valid, or a later version of pygrid has used it. ``wrong_database``,
+            ``wrong_data_dir``: database, folder and app do not belong together. Unavailable: it does not answer.
     """
     check_folder(settings.data_dir, settings.app)
     database = Database(settings.database_url)
@@ -90,11 +90,11 @@ RECORDED = (
     *("host", "port", "address", "hosts", "network", "open_signup", "legacy_open", "publish", "open_relay"),
     *("allow_private_addresses", "allow_weak_sandbox", "prefer_remote_workers"),
 )
-"""Settings that an entry has, where the app has them."""
+"""Settings in the entry, if the app has them."""
 
 
 def record_start(connection: sa.Connection, settings: AppSettings, now: dt.datetime) -> None:
-    """Write an entry ``app_started``."""
+    """Write an entry ``app_started`` of the audit log."""
     data: dict[str, Any] = {"app": settings.app, "version": pygrid.__version__}
     data |= {name: getattr(settings, name) for name in RECORDED if hasattr(settings, name)}
     audit.append(connection, "app_started", data, actor=None, now=now)

@@ -1,4 +1,4 @@
-"""Everything that a Domain keeps, opened together."""
+"""The complete store of a Domain."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from pygrid.storage.sql.database import Database
 
 @dataclass(frozen=True)
 class Store:
-    """Rows, bytes, and the means to hear of changes."""
+    """Rows, bytes, and signals of changes."""
 
     database: Database
     blobs: Blobs
@@ -26,15 +26,15 @@ class Store:
     signals: Signals
     columns: ColumnFiles
     served: Blobs
-    """Of served models, which can be deleted; nothing else refers to them."""
+    """Files of served models, which can be deleted: only rows of served models refer to them."""
     drafts: Blobs
-    """Of processes that are to be hosted later; nothing else refers to them."""
+    """Files of draft processes; only rows of drafts refer to them."""
     public: PublicContent
-    """Told of changes to what strangers may know."""
+    """Notified of changes to what the Domain publishes."""
 
     @classmethod
     def open(cls, database: Database, folder: Path, public: PublicContent, copies: int = 1) -> Store:
-        """The store of a Domain whose bytes lie in ``folder``.
+        """Open the store of a Domain, with its files in ``folder``.
 
         Args:
             copies: how many copies of models and plans are stored.
@@ -53,5 +53,5 @@ class Store:
         )
 
     def close(self) -> None:
-        """Let go of the files; the database is closed by who opened it."""
+        """Close the files. The caller closes the database."""
         self.diffs.close()

@@ -1,6 +1,6 @@
-"""Queries on Workers of other machines. Each takes a connection inside a transaction of its caller.
+"""Workers on other machines. Each function takes a connection inside a transaction of its caller.
 
-The table of Workers on other machines. Their leases are not here: a lease lives as long as the Domain that gave it.
+Their leases are not stored: a lease ends with the process of the Domain that granted it.
 """
 
 from __future__ import annotations
@@ -21,18 +21,18 @@ workers = sa.Table(
     sa.Column("name", sa.String(100), nullable=False, unique=True),
     # SHA-256 of the token, which was shown once.
     sa.Column("token_hash", sa.String(64), nullable=False, unique=True),
-    # A user, who is not referred to: a Worker outlives their account.
+    # The id of a user, without a foreign key: a Worker outlives the account.
     sa.Column("created_by", sa.Integer, nullable=False),
     sa.Column("created_at", UtcDateTime, nullable=False),
     sa.Column("last_seen_at", UtcDateTime, nullable=True),
-    # A number is never given twice, so that the audit log stays clear.
+    # A number is never used twice, so that the audit log is unambiguous.
     sqlite_autoincrement=True,
 )
 
 
 @dataclass(frozen=True)
 class Worker:
-    """A Worker that was let in."""
+    """An authorized Worker."""
 
     id: int
     name: str
@@ -44,10 +44,10 @@ _COLUMNS = [workers.c[name] for name in ("id", "name", "created_at", "last_seen_
 
 
 def put_worker(connection: sa.Connection, name: str, token_hash: str, created_by: int, now: dt.datetime) -> Worker:
-    """Let a Worker in.
+    """Authorize a Worker.
 
     Raises:
-        Conflict: ``worker_exists``: another has this name.
+        Conflict: ``worker_exists``: another Worker has this name.
     """
     if connection.execute(sa.select(workers.c.id).where(workers.c.name == name)).first() is not None:
         raise Conflict(
@@ -59,22 +59,22 @@ def put_worker(connection: sa.Connection, name: str, token_hash: str, created_by
 
 
 def list_workers(connection: sa.Connection) -> list[Worker]:
-    """All that are let in, oldest first."""
+    """All authorized Workers, oldest first."""
     return [Worker(*row) for row in connection.execute(sa.select(*_COLUMNS).order_by(workers.c.id))]
 
 
 def find_worker(connection: sa.Connection, token_hash: str) -> Worker | None:
-    """The Worker with this token, if it is (still) let in."""
+    """The Worker with this token; None if it is not authorized."""
     row = connection.execute(sa.select(*_COLUMNS).where(workers.c.token_hash == token_hash)).first()
     return None if row is None else Worker(*row)
 
 
 def update_seen(connection: sa.Connection, worker_id: int, now: dt.datetime) -> None:
-    """Remember that a Worker has called."""
+    """Store the time of a Worker's last request."""
     connection.execute(workers.update().where(workers.c.id == worker_id).values(last_seen_at=now))
 
 
 def release_worker(connection: sa.Connection, worker_id: int) -> None:
-    """Let a Worker in no more. Raises NotFound: ``worker_not_found``."""
+    """Revoke the authorization of a Worker. Raises NotFound: ``worker_not_found``."""
     if not connection.execute(workers.delete().where(workers.c.id == worker_id)).rowcount:
         raise NotFound(f"there is no Worker {worker_id}", code=codes.WORKER_NOT_FOUND, id=worker_id)

@@ -13,7 +13,7 @@ _READ_BYTES = 1024 * 1024
 
 
 class DamagedReportError(Exception):
-    """The stored bytes of an accepted report are not those that were received."""
+    """The stored bytes of an accepted report differ from those that were received."""
 
     def __init__(self, report_id: int) -> None:
         super().__init__(f"report {report_id} is damaged on the disk")
@@ -21,7 +21,7 @@ class DamagedReportError(Exception):
 
 
 def crc_of(path: Path, offset: int = 0, length: int | None = None) -> int:
-    """CRC-32 of bytes of a file: it tells damage, not forgery. Of fewer bytes if the file ends before."""
+    """CRC-32 of ``length`` bytes of a file, or of those up to its end. It detects damage, not forgery."""
     crc = 0
     descriptor = os.open(path, os.O_RDONLY)
     try:
@@ -35,17 +35,15 @@ def crc_of(path: Path, offset: int = 0, length: int | None = None) -> int:
 
 
 def damaged(what: str, name: str) -> Unavailable:
-    """The error for stored bytes that have changed: they are neither served nor used."""
+    """The error for stored bytes that have changed. They are neither served nor used."""
     return Unavailable(
         f"{what} is damaged on the disk of the Domain: its bytes do not match its checksum ({name}). Its operator can "
-        "take the file from a backup",
+        "restore the file from a backup",
         code=codes.BLOB_DAMAGED,
         name=name,
     )
 
 
 def is_damage(error: BaseException) -> bool:
-    """Whether an error is of stored bytes that have changed: it lasts until an operator acts, so nobody should try
-    again.
-    """
+    """Whether an error is about changed stored bytes. It lasts until an operator acts, so a retry is useless."""
     return isinstance(error, Unavailable) and error.code == "blob_damaged"

@@ -1,7 +1,7 @@
 """Content-addressed blobs on the local disk.
 
-Nothing here is named by a user: a blob's name is its SHA-256. Everything that was committed is durable: the file was
-flushed to the disk, and so was the directory that names it.
+The name of a blob is its SHA-256, so no name comes from a user. A committed blob is durable: its file and the folder
+that names it were flushed to the disk.
 """
 
 from __future__ import annotations
@@ -26,18 +26,18 @@ logger = logging.getLogger(__name__)
 
 
 class BlobFolder:
-    """Where blobs lie, and the lock under which one is given its name, or loses it again."""
+    """A folder of blobs, and the lock under which a blob gets or loses its name."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
         self._lock = threading.Lock()
 
     def partial(self) -> Path:
-        """The path of a blob in the making."""
+        """A new path for a blob that is being written."""
         return self.path / f".{uuid.uuid4().hex}.part"
 
     def place(self, partial: Path, name: str) -> int | None:
-        """Give a blob its name, durably; its inode, or None if there was one of that name before."""
+        """Rename a blob to its name, durably; returns its inode, or None if the name existed before."""
         target = self.path / name
         with self._lock:
             is_new = not target.exists()
@@ -52,7 +52,7 @@ class BlobFolder:
         return inode if is_new else None
 
     def copy(self, source: Path, name: str) -> int | None:
-        """As `place`, of a copy; nothing is left of it if it fails."""
+        """As `place`, for a copy of ``source``. If it fails, nothing is left."""
         partial = self.partial()
         try:
             shutil.copyfile(source, partial)
@@ -64,7 +64,7 @@ class BlobFolder:
             raise
 
     def remove(self, name: str, inode: int) -> None:
-        """Remove a blob, unless somebody else has put the same one since."""
+        """Remove a blob, unless another caller has put the same one since."""
         target = self.path / name
         with self._lock, contextlib.suppress(FileNotFoundError):
             if target.stat().st_ino == inode:
@@ -72,7 +72,7 @@ class BlobFolder:
 
 
 class BlobWriter:
-    """A blob in the making; nothing of it is visible before `commit`."""
+    """A blob that is being written. It is not visible before `commit`."""
 
     def __init__(
         self, folder: BlobFolder, copies: Sequence[BlobFolder] = (), checked: CheckedFiles | None = None
@@ -84,7 +84,7 @@ class BlobWriter:
         self._descriptor = os.open(self._path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600)
         self._hash = hashlib.sha256()
         self._new: list[tuple[BlobFolder, int]] = []
-        """Where it was not before `commit`."""
+        """Folders where it did not exist before `commit`."""
         self.size = 0
 
     def write(self, data: Bytes) -> None:
@@ -110,18 +110,18 @@ class BlobWriter:
 
     @property
     def path(self) -> Path:
-        """Where its bytes lie until `commit`, for who checks them."""
+        """Path of its bytes until `commit`, for checks."""
         return self._path
 
     def discard(self) -> None:
-        """Forget it; harmless after `commit`."""
+        """Remove it, unless it is committed."""
         if self._descriptor >= 0:
             self._close()
             self._path.unlink(missing_ok=True)
             self.undo()
 
     def undo(self) -> None:
-        """Remove it after `commit` too, wherever it was not before."""
+        """Remove it, also after `commit`, from every folder where it is new."""
         name = self._hash.hexdigest()
         for place, inode in self._new:
             place.remove(name, inode)
@@ -154,7 +154,7 @@ class BlobBatch:
             return self.commit(writer)
 
     def undo(self) -> None:
-        """Remove what was not there before."""
+        """Remove the blobs that did not exist before."""
         for writer in self._writers:
             writer.undo()
 
@@ -163,8 +163,8 @@ class BlobFiles:
     """Blobs in one folder, each under the SHA-256 of its bytes: models, plans, the server optimizer's state.
 
     Args:
-        copies: of each blob; those beyond the first lie in ``copy-2``, ``copy-3`` ... below the folder, which may be
-            mounts of other disks.
+        copies: number of copies of each blob. Those beyond the first are in ``copy-2``, ``copy-3`` ... below the
+            folder, which can be mounts of other disks.
     """
 
     def __init__(self, folder: Path, copies: int = 1) -> None:
@@ -188,10 +188,10 @@ class BlobFiles:
 
     @contextlib.contextmanager
     def batch(self) -> Iterator[BlobBatch]:
-        """Blobs that go with the row that the block writes: if it fails, those that were not there before are removed.
+        """Blobs that go with the row that the block writes. If the block fails, those that are new are removed.
 
-        Not if the caller is cancelled or the outcome is unknown: a row may come to name them. If none does, the next
-        start removes them.
+        They stay if the caller is cancelled or the outcome is unknown, because a row may name them. If none does, the
+        next start removes them.
         """
         batch = BlobBatch(self)
         try:
@@ -202,17 +202,16 @@ class BlobFiles:
             raise
 
     def put(self, data: Bytes) -> str:
-        """Store bytes; gives their name. Storing the same bytes again changes nothing."""
+        """Store bytes durably; returns their name. Storing the same bytes again changes nothing."""
         with self.writer() as writer:
             writer.write(data)
             return writer.commit()
 
     def path(self, name: str) -> Path:
-        """Where a blob lies whole: its first place, or a copy if it is lost or damaged there. Reads it, so call it in a
-        thread.
+        """An undamaged file of a blob: the first one, or a copy. Reads it, so call it in a thread.
 
         Raises:
-            NotFound: ``blob_not_found``: it is in no place. Unavailable: ``blob_damaged``: it is whole in no place.
+            NotFound: ``blob_not_found``: there is no file. Unavailable: ``blob_damaged``: every file is damaged.
         """
         is_damaged = False
         for place in (self._folder, *self._copies):
@@ -228,16 +227,16 @@ class BlobFiles:
         raise NotFound("a stored file is missing", code=codes.BLOB_NOT_FOUND, name=name)
 
     def first_path(self, name: str) -> Path:
-        """The first place of a blob, whole or not, for who forgets it."""
+        """Path of the first file of a blob, unchecked, for callers that forget it."""
         return self._folder / name
 
     def drop(self, name: str) -> None:
-        """Remove a blob and its copies, for good. Whoever reads it now may go on."""
+        """Remove a blob and its copies for good. A reader that has it open can go on."""
         for place in (self._folder, *self._copies):
             (place / name).unlink(missing_ok=True)
 
     def sweep(self, referenced: Collection[str]) -> None:
-        """Remove what a crash left behind: every blob that is not in ``referenced``. Before the first is put."""
+        """Remove every blob that is not in ``referenced``: what a crash left behind. Call it before the first `put`."""
         for place in (self._folder, *self._copies):
             for path in place.iterdir():
                 if path.is_file() and path.name not in referenced:

@@ -1,9 +1,9 @@
 """One database behind two calls: `Database.write` and `Database.read`.
 
-Writes of the whole process go through one thread that gathers what is waiting into one transaction (group commit). A
-caller gets its own answer, and only after the commit: what `write` returned is durable. A unit of work that raises is
-undone alone and its error goes to its caller; then the others of its batch run a second time, each in a savepoint, so a
-unit changes nothing but the database. Reads run beside it on their own connections.
+All writes of the process go through one thread, which runs the waiting units of work in one transaction (group
+commit). Each caller gets its own answer after the commit, so what `write` returned is durable. If a unit raises, only
+its changes are undone, and its caller gets the error. Then the other units of the batch run a second time, each in a
+savepoint, so a unit may change only the database. Reads run at the same time on connections of their own.
 
     caller --write(fn)--> queue --+
     caller --write(fn)--> queue --+--> BEGIN; fn x n; COMMIT --> n answers
@@ -35,7 +35,7 @@ T = TypeVar("T")
 Bytes = bytes | bytearray | memoryview
 
 MAX_BATCH = 128
-"""Units of work in one transaction at the most; bounds how long the first of them waits."""
+"""Largest number of units of work in one transaction; limits the wait of the first one."""
 SQLITE_PATIENCE_S = 30.0
 NUM_READERS = 4
 _POSTGRES_PATIENCE = {
@@ -44,10 +44,7 @@ _POSTGRES_PATIENCE = {
     "keepalives_interval": 10,
     "tcp_user_timeout": 30_000,
 }
-"""Until a server that is silent counts as gone: seconds, the last one milliseconds.
-
-``DATABASE_URL`` may say otherwise.
-"""
+"""Time until a silent server counts as unreachable: seconds, the last one milliseconds. ``DATABASE_URL`` prevails."""
 
 
 _Outcome = tuple[Any, BaseException | None]
@@ -56,21 +53,19 @@ _Answer = tuple[_Waiter, Any, BaseException | None]
 
 
 class ByteLog(Protocol):
-    """Where bytes go that a row will refer to; they are made durable before the row is."""
+    """A log for the bytes that a row refers to; they are durable before the row."""
 
     def append(self, data: Bytes) -> int:
-        """Write at the end; gives the offset of the first byte. Not durable before `sync`."""
+        """Write at the end; returns the offset of the first byte. Not durable before `sync`."""
         ...
 
     def sync(self) -> None:
-        """Make all that was appended durable."""
+        """Make everything that was appended durable."""
         ...
 
 
 class _Unit:
-    """One call of `Database.write`: what to do, the bytes that go first, and who waits for the answer, if somebody
-    does.
-    """
+    """One call of `Database.write`: the function, the bytes to append before it, and the future of the caller."""
 
     __slots__ = ("args", "data", "fn", "log", "waiter")
 
@@ -110,13 +105,13 @@ class Database:
         return self.engine.dialect.name
 
     async def write(self, fn: Callable[[sa.Connection], T]) -> T:
-        """Run ``fn`` in a transaction; its result, once it is durable.
+        """Run ``fn`` in a transaction; returns its result when it is durable.
 
         Raises:
-            Whatever ``fn`` raised, after its changes were undone. StorageFull, InvalidInput: see
-            `pygrid.storage.sql.failures`.
-            Unavailable: ``database_unavailable``, ``storage_failed``: it refused the commit; ``shutting_down``: it is
-                closed.
+            What ``fn`` raised, after its changes were undone.
+            StorageFull, InvalidInput: see `pygrid.storage.sql.failures`.
+            Unavailable: ``database_unavailable``, ``storage_failed``: the commit failed; ``shutting_down``: the
+                database is closed.
         """
         waiter: asyncio.Future[T] = asyncio.get_running_loop().create_future()
         self._put(_Unit(fn, waiter))
@@ -132,9 +127,7 @@ class Database:
         return await waiter
 
     async def look_up(self, fn: Callable[[sa.Connection], T]) -> T:
-        """`read` for a lookup by key, which on SQLite takes less than handing it to a thread, so it is done in
-        place.
-        """
+        """`read` for a lookup by key. On SQLite it runs in the caller's thread, because that is faster than another."""
         if self.dialect != "sqlite":
             return await self.read(fn)
         with _explained():
@@ -142,7 +135,7 @@ class Database:
             try:
                 return fn(connection)
             except sa.exc.DBAPIError:
-                # It may be broken; the next lookup takes a good one.
+                # The connection may be broken; the next lookup opens another.
                 self._lookups = None
                 connection.close()
                 raise
@@ -151,32 +144,32 @@ class Database:
                     connection.rollback()
 
     async def read(self, fn: Callable[[sa.Connection], T]) -> T:
-        """Run ``fn``, which only reads, on a connection of its own; it sees all that was committed before."""
+        """Run ``fn``, which only reads, on a connection of its own; it sees every earlier commit."""
         return await asyncio.get_running_loop().run_in_executor(self._readers, self.read_now, fn)
 
     def write_now(self, fn: Callable[[sa.Connection], T]) -> T:
-        """`write` for code that runs in a thread of its own; blocks until the commit."""
+        """`write` for code outside the event loop; blocks until the commit."""
         waiter: Future[T] = Future()
         self._put(_Unit(fn, waiter))
         return waiter.result()
 
     def write_later(self, fn: Callable[[sa.Connection], object]) -> None:
-        """`write` without waiting for it; a failure is logged and nothing else, so only for what may be left undone."""
+        """`write` without waiting. A failure is only logged, so use it for writes that may be lost."""
         waiter: Future[Any] = Future()
         waiter.add_done_callback(_log_failure)
         self._put(_Unit(fn, waiter))
 
     def read_now(self, fn: Callable[[sa.Connection], T]) -> T:
-        """`read` for code that runs in a thread of its own."""
+        """`read` for code outside the event loop."""
         with _explained(), self.engine.connect() as connection:
             return fn(connection)
 
     def guard_writes(self, guard: Callable[[sa.Connection], None]) -> None:
-        """Call ``guard`` first in each transaction that writes; if it raises, no unit of the transaction runs."""
+        """Call ``guard`` first in each writing transaction; if it raises, no unit of the transaction runs."""
         self._guard = guard
 
     def close(self) -> None:
-        """Finish what is waiting, then let go of every connection. Harmless when called twice."""
+        """Run the waiting units, then close all connections. A second call does nothing."""
         if self._closed:
             return
         self._closed = True
@@ -212,7 +205,7 @@ class Database:
             self._write_connection.close()
 
     def _commit(self, batch: list[_Unit]) -> None:
-        """Run a batch in one transaction and answer each caller; the only place that commits."""
+        """Run a batch in one transaction and answer each caller. Only this method commits."""
         try:
             self._append_bytes(batch)
             try:
@@ -220,8 +213,7 @@ class Database:
             except _CommitLost:
                 raise
             except Exception:
-                # Some unit failed, or the commit was refused. Units may run twice, so start over and let each fail
-                # alone.
+                # A unit or the commit failed. Units may run twice, so run them again, each in a savepoint.
                 outcomes = self._run_apart(batch)
         except Exception as error:
             logger.exception("commit failed", extra={"num_units": len(batch)})
@@ -235,7 +227,7 @@ class Database:
         self._answer([(unit.waiter, *outcome) for unit, outcome in zip(batch, outcomes, strict=True)])
 
     def _answer(self, answers: list[_Answer]) -> None:
-        """Wake all callers, those of an event loop by one call into it."""
+        """Wake all callers; those of the same event loop by one call."""
         by_loop: dict[asyncio.AbstractEventLoop, list[_Answer]] = {}
         for answer in answers:
             waiter = answer[0]
@@ -244,7 +236,7 @@ class Database:
             else:
                 _resolve([answer])
         for loop, its_answers in by_loop.items():
-            # A loop that was closed has nobody left to tell.
+            # In a closed loop, no caller waits.
             with contextlib.suppress(RuntimeError):
                 loop.call_soon_threadsafe(_resolve, its_answers)
 
@@ -258,7 +250,7 @@ class Database:
             log.sync()
 
     def _run_together(self, batch: list[_Unit]) -> list[_Outcome]:
-        """The quick way, for when nothing fails, as nearly always: no savepoints."""
+        """Run all units without savepoints, which is faster; enough unless one fails."""
         connection = self._write_connection = self._write_connection or self._writing.connect()
         try:
             with connection.begin() as transaction:
@@ -267,7 +259,7 @@ class Database:
                 _commit(transaction)
                 return outcomes
         except BaseException:
-            # It may be broken; the pool hands out a good one.
+            # The connection may be broken; the pool provides another.
             self._write_connection = None
             connection.close()
             raise
@@ -277,9 +269,9 @@ class Database:
             self._guard(connection)
 
     def _run_apart(self, batch: list[_Unit]) -> list[_Outcome]:
-        """Let each unit fail alone.
+        """Run each unit in a savepoint, so that it fails alone.
 
-        One that has SQLite undo the whole transaction is left out, and the others begin again.
+        If SQLite undoes the whole transaction because of a unit, the others run again without it.
         """
         failed: dict[_Unit, _Outcome] = {}
         while True:
@@ -292,7 +284,7 @@ class Database:
                 return [failed.get(unit) or done[unit] for unit in batch]
 
     def _run_in_savepoints(self, units: list[_Unit]) -> list[_Outcome]:
-        """Raises _Undone: there is no transaction any more. Whatever connections raise when they break."""
+        """Raises _Undone: the transaction has ended. Also what broken connections raise."""
         outcomes: list[_Outcome] = []
         with self._writing.connect() as connection, connection.begin() as transaction:
             self._check_guard(connection)
@@ -315,7 +307,7 @@ class Database:
 
 
 class _Undone(Exception):
-    """SQLite undid a whole transaction at a unit, as it does for a full disk and for I/O errors."""
+    """SQLite undid a whole transaction because of a unit, as it does for a full disk and for I/O errors."""
 
     def __init__(self, unit: _Unit, error: Exception) -> None:
         super().__init__(str(error))
@@ -323,17 +315,17 @@ class _Undone(Exception):
 
 
 def _is_undone(connection: sa.Connection) -> bool:
-    """Whether the transaction that was begun has ended by itself; a commit would then do nothing, without a word."""
+    """Whether SQLite has ended the transaction; then a commit would silently do nothing."""
     raw = connection.connection.dbapi_connection
     return isinstance(raw, sqlite3.Connection) and not raw.in_transaction
 
 
 class _CommitLost(Exception):
-    """The connection broke during a commit; whether it was done is unknown."""
+    """The connection broke during a commit, whose outcome is unknown."""
 
 
 def _commit(transaction: sa.RootTransaction) -> None:
-    """Raises _CommitLost: it may be committed all the same, so to do it again could do it twice."""
+    """Raises _CommitLost: the transaction may be committed, so a repetition could have its effect twice."""
     try:
         transaction.commit()
     except Exception as error:
@@ -344,7 +336,7 @@ def _commit(transaction: sa.RootTransaction) -> None:
 
 @contextlib.contextmanager
 def _explained() -> Iterator[None]:
-    """Raises what the block raises, in pygrid's words where it is a failure of the database."""
+    """Turn failures of the database in the block into errors of pygrid."""
     try:
         yield
     except Exception as error:
@@ -367,7 +359,7 @@ def _explain(error: Exception) -> Exception:
 def _resolve(answers: list[_Answer]) -> None:
     for waiter, result, failure in answers:
         if waiter.done():
-            continue  # the caller gave up; what it asked for is done all the same
+            continue  # the caller was cancelled; its write is committed
         if failure is None:
             waiter.set_result(result)
         else:
@@ -416,20 +408,19 @@ def _make_engine(url: sa.URL) -> sa.Engine:
 
 
 def _prepare_sqlite(connection: Any, _record: object) -> None:
-    # The driver must not begin transactions by itself, or savepoints are lost: _begin_sqlite does it.
+    # `_begin_sqlite` begins transactions. If the driver did, savepoints would be lost.
     connection.isolation_level = None
     cursor = connection.cursor()
     _switch_to_wal(cursor)
     cursor.execute("PRAGMA synchronous=FULL")
     cursor.execute("PRAGMA foreign_keys=ON")
-    # In pages of 4 kB. The default of 1,000 would have every few commits wait for the log to be copied into the
-    # database.
+    # In pages of 4 kB. With the default of 1,000, every few commits would wait until the log is copied to the database.
     cursor.execute("PRAGMA wal_autocheckpoint=8000")
     cursor.close()
 
 
 def _switch_to_wal(cursor: sqlite3.Cursor) -> None:
-    """SQLite waits for others that hold the database everywhere but here, where two that begin at once may meet."""
+    """Retry while another process holds the database: for this statement, SQLite does not wait by itself."""
     give_up_at = time.monotonic() + SQLITE_PATIENCE_S
     while True:
         try:
@@ -442,6 +433,6 @@ def _switch_to_wal(cursor: sqlite3.Cursor) -> None:
 
 
 def _begin_sqlite(connection: sa.Connection) -> None:
-    # What writes takes the write lock first: after a read it would be refused if another process had written meanwhile.
+    # A writing transaction locks first. After a read, SQLite would refuse it if another process had written since.
     writes = connection.get_execution_options().get("pygrid_writes", False)
     connection.exec_driver_sql("BEGIN IMMEDIATE" if writes else "BEGIN")

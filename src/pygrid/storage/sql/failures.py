@@ -1,11 +1,10 @@
-"""What a database says when it cannot do its work, as errors of pygrid. The only place that knows the codes of its
-drivers.
+"""Failures of a database as errors of pygrid. Only this module knows the error codes of the drivers.
 
     disk full                                         StorageFull    ``storage_full``
     I/O error in a file that a row names              as `pygrid.errors.explain_os_error` says
     stopped, restarting, unreachable, locked, I/O     Unavailable    ``database_unavailable``, with ``retry_after_s``
     connection broke during a commit                  Unavailable    ``outcome_unknown``
-    a text that it cannot hold                        InvalidInput   ``invalid_text``
+    a text that it cannot store                       InvalidInput   ``invalid_text``
 
 Sources: https://sqlite.org/rescode.html; PostgreSQL's documentation, appendix A, "PostgreSQL Error Codes".
 """
@@ -32,15 +31,14 @@ _SQLITE_AWAY = frozenset(
     }
 )
 _PRIMARY = 0xFF
-"""The bits of a SQLite result code that are its primary code."""
+"""Bits of the primary code in a SQLite result code."""
 _DISK_FULL = "53100"
 _POSTGRES_AWAY = ("08", "53", "57P", "58", "40001", "40P01", "25006", "55P03")
-"""Beginnings of SQLSTATE: connection, resources, operators, system; then conflicts of transactions, read-only, a lock.
-"""
+"""Prefixes of SQLSTATE: connection, resources, operators, system; conflicts of transactions, read-only, a lock."""
 
 
 def explain(error: BaseException) -> PygridError | None:
-    """The error of pygrid that says the same; None: ``error`` is no failure of this kind."""
+    """The error of pygrid for a failure; None if ``error`` is something else."""
     if isinstance(error, OSError):
         return explain_os_error(error)
     if isinstance(error, UnicodeEncodeError) and error.reason == "surrogates not allowed":
@@ -66,17 +64,17 @@ def explain(error: BaseException) -> PygridError | None:
 
 
 def is_lost(error: BaseException) -> bool:
-    """Whether the connection broke, so that it is unknown what became of a commit."""
+    """Whether the connection broke, so that the outcome of a commit is unknown."""
     return isinstance(error, sa.exc.DBAPIError) and error.connection_invalidated
 
 
 def may_be_done(error: BaseException) -> bool:
-    """Whether what raised this may have been stored all the same, so that files which it names must stay."""
+    """Whether the failed write may be committed, so that the files that it names must stay."""
     return isinstance(error, PygridError) and error.code == _OUTCOME_UNKNOWN
 
 
 def unavailable() -> Unavailable:
-    """The refusal while there is no database."""
+    """The refusal while the database is unavailable."""
     return Unavailable(
         "the database of this server cannot be used now; try again in a moment",
         code=codes.DATABASE_UNAVAILABLE,
@@ -85,10 +83,10 @@ def unavailable() -> Unavailable:
 
 
 def outcome_unknown() -> Unavailable:
-    """The refusal when the connection broke during a commit. Nobody may take it for "nothing was changed"."""
+    """The refusal after the connection broke during a commit. It does not mean that nothing was changed."""
     return Unavailable(
-        "the connection to the database broke while this was stored, so it may be done or not: look before you ask "
-        "again; a call with an Idempotency-Key can be sent again as it is",
+        "the connection to the database broke during the commit, so the change may be stored or not: check before you "
+        "repeat it; a call with an Idempotency-Key can be repeated unchanged",
         code=_OUTCOME_UNKNOWN,
     )
 
@@ -101,4 +99,4 @@ def _explain_sqlite(error: sqlite3.Error) -> PygridError | None:
 
 
 def _invalid_text(what: str) -> InvalidInput:
-    return InvalidInput(f"a text holds {what}, which cannot be stored; remove it", code=codes.INVALID_TEXT)
+    return InvalidInput(f"a text contains {what}, which cannot be stored; remove it", code=codes.INVALID_TEXT)

@@ -1,4 +1,4 @@
-"""The `metadata` that all tables are on; each table is declared next to its queries, in ``storage/``.
+"""The `metadata` of all tables. Each table is declared above its queries, in ``storage/``.
 
 A change to a table needs a migration (``docs/development/contributing.md``); a test compares the two.
 """
@@ -21,7 +21,7 @@ metadata = sa.MetaData(
 
 
 class UtcDateTime(sa.types.TypeDecorator[dt.datetime]):
-    """An aware time in UTC. A naive one is refused: it does not say which hour it means."""
+    """An aware time in UTC. A naive time is refused, because its time zone is unknown."""
 
     impl = sa.DateTime(timezone=True)
     cache_ok = True

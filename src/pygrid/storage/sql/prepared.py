@@ -1,7 +1,7 @@
-"""Statements of the hot path: written in SQLAlchemy like all others, compiled once, run by the driver itself.
+"""Statements of the hot path: written in SQLAlchemy like all others, compiled once, executed by the driver.
 
-SQLAlchemy's own execution costs some 80 microseconds a statement, the driver's about 10; a report takes five
-statements. What is given up: errors come as the driver's, and results as plain tuples.
+Execution by SQLAlchemy costs about 80 microseconds a statement, by the driver about 10. A report takes five statements.
+In exchange, errors are those of the driver, and results are plain tuples.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ _Convert = Callable[[Any], Any] | None
 
 
 class _Compiled:
-    """A statement for one kind of database: its text, and how values go in and out."""
+    """A statement for one kind of database: its text, and the conversions of its values."""
 
     def __init__(self, statement: sa.sql.ClauseElement, dialect: sa.Dialect) -> None:
         compiled = statement.compile(dialect=dialect)
@@ -38,7 +38,7 @@ class _Compiled:
                 self.results.append((index, convert))
 
     def bind(self, values: dict[str, Any]) -> Any:
-        """The values as the driver takes them."""
+        """The values in the form that the driver takes."""
         given = {**self.constants, **values}
         if self.positional:
             return [given[name] if convert is None else convert(given[name]) for name, convert in self.binds]
@@ -55,9 +55,7 @@ class _Compiled:
 
 
 class Prepared:
-    """A select, insert or update with ``bindparam``s for its values; ``returning`` says what comes back of the last
-    two.
-    """
+    """A select, insert or update with ``bindparam``s for its values; ``returning`` is the result of the last two."""
 
     def __init__(self, statement: sa.sql.ClauseElement) -> None:
         self._statement = statement
@@ -67,14 +65,14 @@ class Prepared:
     @classmethod
     def insert(cls, table: sa.Table, *columns: str, returning: str | None = None) -> Prepared:
         """An insert of one row; the values of `run` are by the names of the columns."""
-        # A name of its own for each value: SQLAlchemy keeps the columns' names for itself.
+        # Each value has a name with a prefix, because SQLAlchemy reserves the names of the columns.
         statement = table.insert().values({name: sa.bindparam(_VALUE + name) for name in columns})
         prepared = cls(statement if returning is None else statement.returning(table.c[returning]))
         prepared._prefix = _VALUE
         return prepared
 
     def run(self, connection: sa.Connection, values: dict[str, Any]) -> Row | None:
-        """Execute it in the connection's transaction; the first row, or None if there is none."""
+        """Execute it in the connection's transaction; returns the first row, or None."""
         dialect = connection.dialect
         compiled = self._compiled.get(dialect.name)
         if compiled is None:

@@ -1,4 +1,4 @@
-"""Brings a database to the present tables, step by step, with Alembic; the steps are in ``versions/``."""
+"""Migrations of a database to the present tables with Alembic; the steps are in ``versions/``."""
 
 from __future__ import annotations
 
@@ -19,13 +19,12 @@ _LOCK = 0x70796772
 
 
 def migrate(database: Database) -> str:
-    """Bring the tables to the newest revision, in one transaction, and tell that revision. Does nothing if they are
-    there.
+    """Migrate the tables to the newest revision, in one transaction; returns that revision.
 
-    Two processes may call it at once: one waits for the other. Blocks; call it in a thread.
+    Two processes may call it at the same time: one waits for the other. Blocks; call it in a thread.
 
     Raises:
-        InvalidConfig: ``database_too_new``: a later pygrid has migrated this database. Unavailable: it does not answer.
+        InvalidConfig: ``database_too_new``: a later pygrid has migrated it. Unavailable: it does not answer.
     """
     newest = newest_revision()
     try:
@@ -41,7 +40,7 @@ def migrate(database: Database) -> str:
 
 
 def newest_revision() -> str:
-    """The revision this pygrid works with: the number that the last file in ``versions/`` begins with."""
+    """The revision of this pygrid: the number of the last file in ``versions/``."""
     return max(path.name.split("_", 1)[0] for path in (FOLDER / "versions").glob("[0-9]*.py"))
 
 
@@ -53,7 +52,7 @@ def _present_revision(connection: sa.Connection) -> str | None:
 
 
 def _upgrade(connection: sa.Connection) -> None:
-    # Loaded only when there is something to do: it takes longer than the rest of a start.
+    # Loaded only if needed: it takes longer than the rest of a start.
     from alembic import command
     from alembic.config import Config
     from alembic.util import CommandError
@@ -69,7 +68,7 @@ def _upgrade(connection: sa.Connection) -> None:
     except CommandError as error:
         raise InvalidConfig(
             f"the database has revision {before}, which this pygrid does not know: was it used by a later version? "
-            "Install that version, or give another DATABASE_URL.",
+            "Install that version, or set another DATABASE_URL",
             code=codes.DATABASE_TOO_NEW,
             revision=before,
         ) from error

@@ -1,4 +1,4 @@
-"""Give databases an id.
+"""Add an id to databases.
 
 Takes no lock that readers wait for.
 """

@@ -42,7 +42,7 @@ def upgrade() -> None:
 
 
 def _derive_units(connection: sa.Connection, tables: sa.MetaData) -> dict[int, str]:
-    """Give each budget the unit of the newest version of its dataset."""
+    """Set the unit of each budget to that of the newest version of its dataset."""
     budgets, versions = tables.tables["budgets"], tables.tables["dataset_versions"]
     schema = sa.type_coerce(versions.c.schema, sa.JSON)
     units = {}
