@@ -18,6 +18,7 @@ from typing import Any
 import pytest
 
 from pygrid.clock import ManualClock
+from pygrid.core.access import NETWORK_ROLES, Principal
 from pygrid.domain import build_domain
 from pygrid.features.associations.domain import connector
 from pygrid.features.associations.network.direct_addresses import DirectAddresses
@@ -30,6 +31,8 @@ from pygrid.web.services import service
 from support.eventually import eventually, turns
 from support.network import SECRET, Dom, Net, running_domain, running_network, served, until_listed
 from support.web import People, assert_problem
+
+OWNER = Principal(1, NETWORK_ROLES[-1])
 
 
 @pytest.fixture(autouse=True)
@@ -209,7 +212,7 @@ async def test_an_accepted_domain_answers_its_network_a_waiting_one_does_not(net
     async with running_domain(tmp_path / "a", network=net.url) as alice:
         await until_listed(net, "alice", "pending", connected=True)
         associations = service(net.app.state, NetworkAssociations)
-        waiting = associations.waiting.get(str((await associations.get_domain("alice")).id))
+        waiting = associations.waiting.get(str((await associations.get_domain(OWNER, "alice")).id))
         with pytest.raises(PygridError) as refused:
             await waiting.ask("search", {"query": {}})
         assert refused.value.code == "not_a_member"

@@ -20,6 +20,7 @@ from websockets.asyncio.client import connect
 from websockets.exceptions import ConnectionClosed, InvalidStatus
 
 from pygrid.clock import ManualClock
+from pygrid.core.access import NETWORK_ROLES, Principal
 from pygrid.domain import build_domain
 from pygrid.features.associations.domain import connector
 from pygrid.features.associations.network import handshake
@@ -32,6 +33,8 @@ from pygrid.web.services import service
 from support.eventually import eventually
 from support.network import Impostor, Net, running_network, served
 from support.web import People, running
+
+OWNER = Principal(1, NETWORK_ROLES[-1])
 
 
 @pytest.fixture
@@ -281,7 +284,7 @@ async def test_health_follows_the_heartbeats(net: Net, clock: ManualClock) -> No
         assert await state() == "degraded"
     seen_at = clock.now()
     await service(net.app.state, NetworkAssociations).note_seen()
-    known = await service(net.app.state, NetworkAssociations).get_domain("alice")
+    known = await service(net.app.state, NetworkAssociations).get_domain(OWNER, "alice")
     assert known.last_seen_at == seen_at
 
 
