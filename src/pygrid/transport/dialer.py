@@ -7,18 +7,59 @@ import ipaddress
 import socket
 import ssl
 import threading
+import time
 import weakref
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any, TypeAlias
 
 import httpcore
 
 from pygrid import codes
 from pygrid.errors import InvalidInput
+from pygrid.transport.base import MIN_BYTES_PER_S, SLOW_S
 
 IpAddress: TypeAlias = ipaddress.IPv4Address | ipaddress.IPv6Address
 FindFault = Callable[[IpAddress], str | None]
 """Returns why an IP address is not allowed, in words; None: it is allowed."""
+
+
+class HeadClock(threading.local):
+    """Bounds the time of an answer's head in each thread: the server may be silent first, but not send byte by byte.
+
+    Args:
+        slow_s: seconds from the first byte after which the rate must be at least `MIN_BYTES_PER_S`.
+    """
+
+    def __init__(self, slow_s: float = SLOW_S) -> None:
+        self._slow_s = slow_s
+        self._is_reading = False
+        self.reset()
+
+    @contextlib.contextmanager
+    def reading(self) -> Iterator[None]:
+        """Count in this block, which sends a request and reads the head of its answer."""
+        self.reset()
+        self._is_reading = True
+        try:
+            yield
+        finally:
+            self._is_reading = False
+
+    def reset(self) -> None:
+        """Start again with the next byte: something was sent, which the server answers when it is ready."""
+        self._began: float | None = None
+        self._num_bytes = 0
+
+    def count(self, num_bytes: int) -> None:
+        """Count bytes that arrived. Raises httpcore.ReadError: the head is too slow."""
+        if not self._is_reading:
+            return
+        now = time.monotonic()
+        self._began = now if self._began is None else self._began
+        self._num_bytes += num_bytes
+        waited_s = now - self._began
+        if waited_s > self._slow_s and self._num_bytes < waited_s * MIN_BYTES_PER_S:
+            raise httpcore.ReadError(f"its answer comes at less than {MIN_BYTES_PER_S} bytes per second")
 
 
 class Dialer(httpcore.SyncBackend):
@@ -27,10 +68,12 @@ class Dialer(httpcore.SyncBackend):
     Args:
         find_fault: called with each IP address of a host. The connection goes to one of these addresses, so a name
             that resolves to another address a moment later changes nothing. None: any address is allowed.
+        head: counts the bytes that the connections read.
     """
 
-    def __init__(self, find_fault: FindFault | None = None) -> None:
+    def __init__(self, find_fault: FindFault | None = None, head: HeadClock | None = None) -> None:
         self._find_fault = find_fault
+        self.head = head or HeadClock()
         self._streams: weakref.WeakSet[_CuttableStream] = weakref.WeakSet()
         self._is_closed = False
         self._lock = threading.Lock()
@@ -60,7 +103,7 @@ class Dialer(httpcore.SyncBackend):
         try:
             with self._lock:
                 self._check_open()
-                return _CuttableStream(inner, self._streams)
+                return _CuttableStream(inner, self._streams, self.head)
         except httpcore.ConnectError:
             inner.close()
             raise
@@ -82,9 +125,12 @@ class Dialer(httpcore.SyncBackend):
 
 
 class _CuttableStream(httpcore.NetworkStream):
-    def __init__(self, inner: httpcore.NetworkStream, streams: weakref.WeakSet[_CuttableStream]) -> None:
+    def __init__(
+        self, inner: httpcore.NetworkStream, streams: weakref.WeakSet[_CuttableStream], head: HeadClock
+    ) -> None:
         self._inner = inner
         self._streams = streams
+        self._head = head
         self._is_used = False
         """Something was written and nothing of the answer read, or a thread is reading."""
         streams.add(self)
@@ -92,12 +138,15 @@ class _CuttableStream(httpcore.NetworkStream):
     def read(self, max_bytes: int, timeout: float | None = None) -> bytes:
         self._is_used = True
         try:
-            return self._inner.read(max_bytes, timeout)
+            data = self._inner.read(max_bytes, timeout)
         finally:
             self._is_used = False
+        self._head.count(len(data))
+        return data
 
     def write(self, buffer: bytes, timeout: float | None = None) -> None:
         self._is_used = True
+        self._head.reset()
         self._inner.write(buffer, timeout)
 
     def close(self) -> None:
@@ -108,7 +157,8 @@ class _CuttableStream(httpcore.NetworkStream):
         self, ssl_context: ssl.SSLContext, server_hostname: str | None = None, timeout: float | None = None
     ) -> httpcore.NetworkStream:
         self._streams.discard(self)
-        return _CuttableStream(self._inner.start_tls(ssl_context, server_hostname, timeout), self._streams)
+        inner = self._inner.start_tls(ssl_context, server_hostname, timeout)
+        return _CuttableStream(inner, self._streams, self._head)
 
     def get_extra_info(self, info: str) -> Any:
         if info == "is_readable" and self._is_used:

@@ -18,7 +18,7 @@ import httpcore
 
 from pygrid.transport.address import check_url
 from pygrid.transport.base import MIN_BYTES_PER_S, SLOW_S, Request, Response, connection_failed, connection_lost
-from pygrid.transport.dialer import Dialer
+from pygrid.transport.dialer import Dialer, HeadClock
 from pygrid.transport.proxies import find_proxy
 
 CONNECT_TIMEOUT_S = 10.0
@@ -36,14 +36,18 @@ class PooledTransport:
         base_path: prefix of each path.
         host: value of the header ``Host``.
         pool: closed with the transport.
+        head: counts the bytes that the connections of the pool read.
     """
 
-    def __init__(self, url: str, *, origin: str, host: str, pool: httpcore.ConnectionPool, base_path: str = "") -> None:
+    def __init__(
+        self, url: str, *, origin: str, host: str, pool: httpcore.ConnectionPool, head: HeadClock, base_path: str = ""
+    ) -> None:
         self._url = url
         self._base_path = base_path
         self._origin = origin
         self._host = host
         self._pool = pool
+        self._head = head
         # The queue of the pool assigns connections wrongly if more threads wait than there are connections.
         self._slots = threading.BoundedSemaphore(MAX_CONNECTIONS)
         # In a notebook, nothing calls `close`.
@@ -81,7 +85,8 @@ class PooledTransport:
 
     def _exchange(self, outgoing: httpcore.Request, release: _Once, is_stream: bool) -> Response:
         try:
-            answer = self._pool.handle_request(outgoing)
+            with self._head.reading():
+                answer = self._pool.handle_request(outgoing)
         except (httpcore.ConnectError, httpcore.ConnectTimeout, httpcore.PoolTimeout, httpcore.ProxyError) as error:
             raise connection_failed(self._url, explain(error)) from error
         except (httpcore.NetworkError, httpcore.ProtocolError, httpcore.TimeoutException) as error:
@@ -147,7 +152,9 @@ class HttpTransport(PooledTransport):
         origin = f"{parts.scheme}://{parts.netloc}"
         self._dialer = dialer or Dialer()
         pool = make_pool(parts, ssl_context, self._dialer)
-        super().__init__(checked, origin=origin, host=parts.netloc, pool=pool, base_path=parts.path)
+        super().__init__(
+            checked, origin=origin, host=parts.netloc, pool=pool, head=self._dialer.head, base_path=parts.path
+        )
 
     def close(self) -> None:
         self._dialer.cut()

@@ -13,6 +13,7 @@ import httpcore
 from pygrid import codes
 from pygrid.errors import IdentityChanged, InvalidInput
 from pygrid.transport.certificates import read_certificate
+from pygrid.transport.dialer import HeadClock
 from pygrid.transport.identity import IdentityKey
 from pygrid.transport.pipes import countdown
 
@@ -30,6 +31,7 @@ class PinnedStream(httpcore.NetworkStream):
 
     Args:
         check: called with the peer's identity before anything is sent; raises if it is not the expected one.
+        head: counts the bytes of the answer that `read` returns.
     Raises:
         httpcore.ConnectError: the handshake failed.
         IdentityChanged: the peer's certificate is not that of a Domain (``wrong_identity``).
@@ -42,8 +44,10 @@ class PinnedStream(httpcore.NetworkStream):
         context: ssl.SSLContext,
         check: Callable[[IdentityKey], None],
         timeout_s: float | None,
+        head: HeadClock | None = None,
     ) -> None:
         self._stream = stream
+        self._head = head or HeadClock()
         self._incoming = ssl.MemoryBIO()
         self._outgoing = ssl.MemoryBIO()
         self._tls = context.wrap_bio(self._incoming, self._outgoing)
@@ -69,7 +73,9 @@ class PinnedStream(httpcore.NetworkStream):
             if self._early:
                 piece, self._early = self._early[:max_bytes], self._early[max_bytes:]
                 return piece
-            return self._read(max_bytes, timeout)
+            data = self._read(max_bytes, timeout)
+        self._head.count(len(data))
+        return data
 
     def _read(self, max_bytes: int, timeout: float | None) -> bytes:
         parts: list[bytes] = []
@@ -95,6 +101,7 @@ class PinnedStream(httpcore.NetworkStream):
 
     def write(self, buffer: bytes, timeout: float | None = None) -> None:
         view = memoryview(buffer)
+        self._head.reset()
         with self._using:
             self._is_asking = True
             while view:

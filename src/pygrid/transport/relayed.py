@@ -20,7 +20,7 @@ from pygrid.messages.media import PROBLEM
 from pygrid.messages.relay import REFUSALS
 from pygrid.transport.address import RelayedAddress, network_token_of_environment
 from pygrid.transport.certificates import client_context
-from pygrid.transport.dialer import Dialer
+from pygrid.transport.dialer import Dialer, HeadClock
 from pygrid.transport.http import KEEP_ALIVE_S, MAX_CONNECTIONS, PooledTransport, explain, make_pool
 from pygrid.transport.identity import IdentityKey
 from pygrid.transport.known_domains import KnownDomains
@@ -65,7 +65,7 @@ class RelayedTransport(PooledTransport):
             max_keepalive_connections=MAX_CONNECTIONS,
             keepalive_expiry=KEEP_ALIVE_S,
         )
-        super().__init__(str(address), origin="http://domain", host="domain", pool=pool)
+        super().__init__(str(address), origin="http://domain", host="domain", pool=pool, head=backend.head)
         self._backend = backend
 
     def close(self) -> None:
@@ -83,6 +83,7 @@ class RelayBackend(httpcore.NetworkBackend):
         self._known = known
         self._tls = client_context()
         self._dialer = dialer
+        self.head = HeadClock()
         self._pool = make_pool(urlsplit(address.network_url), None, dialer)
 
     def connect_tcp(
@@ -101,7 +102,7 @@ class RelayBackend(httpcore.NetworkBackend):
                 ``wrong_identity``). Nothing was sent to the Domain.
         """
         pipe = self._open_pipe(timeout)
-        return PinnedStream(pipe, self._tls, self._check, timeout)
+        return PinnedStream(pipe, self._tls, self._check, timeout, self.head)
 
     def cut(self) -> None:
         """End all connections, including those in use, and refuse new ones."""

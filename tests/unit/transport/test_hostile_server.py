@@ -22,6 +22,7 @@ from pygrid.edge import EdgeClient
 from pygrid.edge.cache import DiskCache, MemoryCache
 from pygrid.errors import PygridError
 from pygrid.transport import Api, HttpTransport, Request
+from pygrid.transport.dialer import Dialer, HeadClock
 from pygrid.transport.retry import NO_RETRIES, RetryPolicy
 
 PROBLEM = b"HTTP/1.1 429 x\r\nContent-Type: application/problem+json\r\n"
@@ -122,6 +123,33 @@ def test_an_answer_byte_by_byte(monkeypatch: pytest.MonkeyPatch) -> None:
     with answering(CHUNKED, b"1\r\n \r\n", pause_s=0.02) as (url, _):
         error = _refusal(url, lambda api: api.get("/x", dict))
     assert (error.code, "bytes per second" in error.detail) == ("connection_lost", True)
+
+
+def test_a_head_byte_by_byte() -> None:
+    with answering(OK + b"X-Slow: ", b"a", pause_s=0.02) as (url, _):
+        transport = HttpTransport(url, dialer=Dialer(head=HeadClock(slow_s=0.2)))
+        with Api(transport, retries=NO_RETRIES) as api, pytest.raises(PygridError) as caught:
+            api.get("/x", dict)
+    assert (caught.value.code, "bytes per second" in caught.value.detail) == ("connection_lost", True)
+
+
+def test_a_server_may_be_silent_before_the_head() -> None:
+    listening = socket.create_server(("127.0.0.1", 0))
+
+    def serve() -> None:
+        with listening, listening.accept()[0] as connection:
+            connection.recv(65_536)
+            threading.Event().wait(0.3)
+            connection.sendall(OK + b"Content-Type: application/json\r\nContent-Length: 2\r\n\r\n{}")
+
+    serving = threading.Thread(target=serve)
+    serving.start()
+    transport = HttpTransport(
+        f"http://127.0.0.1:{listening.getsockname()[1]}", dialer=Dialer(head=HeadClock(slow_s=0.1))
+    )
+    with Api(transport, retries=NO_RETRIES) as api:
+        assert api.get("/x", dict) == {}
+    serving.join(60)
 
 
 def test_a_stream_of_events_may_be_slow(monkeypatch: pytest.MonkeyPatch) -> None:
