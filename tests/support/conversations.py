@@ -70,7 +70,7 @@ NAMES = {
 JOB_ID = re.compile("[0-9a-f]{32}")
 MEASURED = re.compile(r"(^|_)(seconds|s|ms|cpu|load)$")
 """Members with what was measured, if that is not a whole number."""
-MEASURED_BYTES = re.compile(r"(^|_)(peak|memory|rss)_bytes$")
+MEASURED_BYTES = re.compile(r"(^|_)(peak|memory|rss|result)_bytes$")
 
 
 @dataclass

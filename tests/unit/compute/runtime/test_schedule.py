@@ -74,7 +74,7 @@ def test_a_watch_ends_a_long_evaluation_and_not_the_next_one() -> None:
     long = PlanRows(slow_plan(operator="Pow", width=400_000, repeats=30), "grads", MODEL, data, bits=SecretBits())
     short = PlanRows(honest_plan(), "grads", MODEL, data, bits=SecretBits())
     num_threads = threading.active_count()
-    with Watch(2e-3) as watch:
+    with Watch(0.01) as watch:
         assert [block.failed.all() for block in long.blocks(np.arange(1), watch)] == [True]
         assert not any(block.failed.any() for _ in range(50) for block in short.blocks(np.arange(3), watch))
     assert threading.active_count() == num_threads
