@@ -12,13 +12,8 @@ LIMITS = {
     "src/pygrid/client": 115,
     "src/pygrid/deploy": 2,
     "src/pygrid/edge": 21,
-    "src/pygrid/errors": 1,
-    "src/pygrid/lifecycle": 4,
-    "src/pygrid/offload": 4,
     "src/pygrid/plans": 1,
-    "src/pygrid/rates": 1,
     "src/pygrid/settings": 11,
-    "src/pygrid/storage": 112,
     "src/pygrid/transport": 65,
 }
 """Hits of `scripts/prose --count` in each package.
