@@ -167,7 +167,7 @@ def test_an_exact_job_is_looked_at_approved_and_let_out(owner: Run, scientist: R
     wait_for(scientist, job, "waiting")
     said(owner, "request", "approve", job, stdin="y\n")
     wait_for(scientist, job, "held")
-    assert "held until somebody who holds the data lets it out" in refused(scientist, "job", "result", job)
+    assert "held until the data owner approves the release" in refused(scientist, "job", "result", job)
     assert json.loads(said(owner, "job", "result", job))["answers"][0]["value"] == 300, (
         "who signs it off may look at it"
     )
@@ -183,7 +183,7 @@ def test_a_models_answers_are_looked_at_and_let_out(owner: Run, scientist: Run, 
     for words in (
         "have a model answer for each record",
         "for each of the first 20 records",
-        "IT TELLS OF EACH RECORD BY ITSELF",
+        "IT REVEALS SOMETHING ABOUT EACH SINGLE RECORD",
     ):
         assert words in sheet
     said(owner, "request", "approve", job, "--yes")

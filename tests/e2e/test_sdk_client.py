@@ -121,7 +121,7 @@ def test_finishing_ends_the_training(owner: DomainClient, flaky: Flaky) -> None:
 
 def test_waiting_ends_after_the_time_given(owner: DomainClient) -> None:
     hosted = host(owner)
-    with pytest.raises(Unavailable, match="has completed 0 cycles; training goes on"):
+    with pytest.raises(Unavailable, match="has completed 0 cycles; training continues"):
         hosted.wait(1, timeout_s=0.1)
     with pytest.raises(InvalidInput):
         hosted.wait(0)
@@ -180,7 +180,7 @@ def test_watching_can_be_interrupted(owner: DomainClient, monkeypatch: pytest.Mo
     screen = Console(file=io.StringIO())
     training_view.watch(hosted, plain=True, console=screen)
     assert isinstance(screen.file, io.StringIO)
-    assert "goes on training" in screen.file.getvalue()
+    assert "training continues" in screen.file.getvalue()
 
 
 def test_a_notebook_shows_what_is_going_on(owner: DomainClient, flaky: Flaky) -> None:

@@ -73,7 +73,7 @@ def test_weights_beside_the_file_come_along(
 def test_mistakes_are_told_in_words(people: tuple[DomainClient, DomainClient, DomainClient], tmp_path: Path) -> None:
     owner, _, _ = people
     model = owner.serve("scores", linear())
-    with pytest.raises(InvalidInput, match="takes the inputs x; given: y"):
+    with pytest.raises(InvalidInput, match="has the inputs x, not y"):
         model.predict({"y": X})
     with pytest.raises(InvalidInput, match="complex128"):
         model.predict({"x": X + 1j})

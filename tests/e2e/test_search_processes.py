@@ -145,9 +145,9 @@ def test_one_that_is_killed_is_named(place: Place) -> None:
 
 def test_trouble_is_told_in_words(place: Place) -> None:
     nothing = run("search", "nowhere", "--network", place.network.url)
-    assert (nothing.returncode, nothing.stdout.strip()) == (0, "nothing fits on 2 of 2 Domains")
+    assert (nothing.returncode, nothing.stdout.strip()) == (0, "no hits on 2 of 2 Domains")
     for words, told in (
-        (("search",), "which Network? Give its address, set PYGRID_NETWORK_URL, or log in"),
+        (("search",), "which Network? Pass its address, set PYGRID_NETWORK_URL, or log in"),
         (
             ("search", "--kind", "user", "--network", place.network.url),
             "--kind user: use one of dataset, model, process",

@@ -4,24 +4,23 @@ import pygrid.client
 
 domain = pygrid.client.connect("https://domain.example").login("ann@example.org", password)
 
-Host a model, watch its training on devices, download what came of it:
+Host a model, watch its training on devices, download the result:
 
-process = domain.host("digits", "1.0", model=params, plans={"training_plan": plan}, server_config={"num_cycles": 5,
-...}) process.watch()
-params = process.download()
+    process = domain.host("digits", "1.0", model=params, plans=plan, server_config={"num_cycles": 5, ...})
+    process.watch()
+    params = process.download()
 
-Ask for work on data that one does not see:
+Request a job on data that you cannot see:
 
-job = domain.submit(plan, dataset="patients", model=params, epochs=10, epsilon=3.0, delta=1e-6, reason="...")
-job.wait()
-params = job.result()
+    job = domain.submit(plan, dataset="patients", model=params, epochs=10, epsilon=3.0, delta=1e-6, reason="...")
+    params = job.wait().params()
 
-Serve a model that answers questions, and ask it:
+Serve a model, and predict with it:
 
 model = domain.serve("digits", "digits.onnx", allow_remote_inference=True)
 scores = model.predict({"x": images})["scores"]
 
-Search all Domains of a Network at once, and open what was found:
+Search all Domains of a Network at once, and open the hits:
 
 network = pygrid.client.connect_network("https://network.example")
 found = network.search("age income", tags=["oncology"])

@@ -1,4 +1,4 @@
-"""A Domain's Networks, in the hands of whoever runs the Domain."""
+"""The Networks of a Domain, for those who manage the Domain."""
 
 from __future__ import annotations
 
@@ -36,43 +36,47 @@ class Associations:
         self._api = api
 
     def __call__(self) -> AssociationTable:
-        """All Networks that the Domain has joined, left, or asked, oldest first."""
+        """All Networks that the Domain has joined, left, or asked to join, oldest first."""
         return AssociationTable(self._api.get("/associations", AssociationList).associations)
 
     def get(self, association_id: int) -> AssociationInfo:
-        """How the Domain stands with one of them. Raises NotFound: there is none (``association_not_found``)."""
+        """One association of the Domain. Raises NotFound: there is no such one (``association_not_found``)."""
         return self._api.get(f"/associations/{association_id}", AssociationInfo)
 
     def join(self, network: str, invitation: str | None = None) -> AssociationInfo:
-        """Have the Domain ask a Network to let it in. It dials out, so it needs no open port; look at ``state`` for
-        what came.
+        """Ask a Network to accept the Domain; ``state`` holds the outcome.
+
+        The Domain opens the connection, so it needs no open port.
 
         Args:
-            network: its address.
-            invitation: with a good one the Domain is accepted at once.
+            network: address of the Network.
+            invitation: with a valid one, the Domain is accepted at once.
         Raises:
-            InvalidInput: no address. Conflict: strangers may do things on this Domain that must stay on its machine
-            (``domain_is_open``). Forbidden: you may not.
+            InvalidInput: not an address.
+            Conflict: anonymous callers may do things on this Domain that must stay on its machine (``domain_is_open``).
+            Forbidden: you lack the permission.
         """
         return self._api.post("/associations", AssociationInfo, json=JoinRequest(network, invitation), once=True)
 
     def leave(self, association: int | str) -> AssociationInfo:
-        """Leave a Network, by the association's id or the Network's address or name; one that was left is forgotten.
+        """Leave a Network, by the association's id or the Network's address or name.
+
+        A Network that the Domain has left already is removed from the list.
 
         Raises:
-            NotFound: there is none (``association_not_found``). Forbidden: you may not.
+            NotFound: there is no such association (``association_not_found``). Forbidden: you lack the permission.
         """
         if isinstance(association, str):
             wanted = association.rstrip("/")
             found = [known.id for known in self() if wanted in (known.network, known.name)]
             if len(found) != 1:
-                how_many = "none" if not found else f"{len(found)}"
                 raise NotFound(
-                    f"of the Domain's Networks {how_many} fit {association!r}", code=codes.ASSOCIATION_NOT_FOUND
+                    f"{len(found)} of the Domain's Networks have the address or name {association!r}",
+                    code=codes.ASSOCIATION_NOT_FOUND,
                 )
             association = found[0]
         request = Request("DELETE", f"/associations/{association}")
-        # Said twice it would forget the decision, and a Domain with this Network in its settings would join it again.
+        # A second request would remove the decision, and a Domain with this Network in its settings would join again.
         body = self._api.exchange(request, lambda answer: answer.read(_MAX_ANSWER_BYTES), idempotent=False)
         return msgspec.json.decode(body, type=AssociationInfo)
 

@@ -1,4 +1,4 @@
-"""Which column a plan's data port reads, guessed where there is only one answer."""
+"""The columns that the data ports of a plan read, found where only one column fits."""
 
 from __future__ import annotations
 
@@ -24,14 +24,13 @@ _READABLE = {
 def complete_binding(
     ports: Mapping[str, DataPort], schema: Schema, given: Mapping[str, str], *, whose: str = "plan"
 ) -> dict[str, str]:
-    """A column for each port: the given one, else the only one that fits in dtype and shape and in its name, or in its
-    meaning.
+    """A column for each port: the given one, else the only one of its dtype, shape, and its name or its meaning.
 
-    Labels of k classes mean the same as a column that means ``label 0..k-1``. Texts and subjects are nothing for a
-    plan.
+    Labels of k classes have the same meaning as a column with ``label 0..k-1``. Texts and subjects fit no port.
 
     Raises:
-        InvalidInput: a given port or column does not exist, or a port has no column, or several (``binding_unclear``).
+        InvalidInput: a given port or column does not exist, or not exactly one column fits a port
+            (``binding_unclear``).
     """
     for name, column in given.items():
         if name not in ports:

@@ -81,7 +81,7 @@ class ServerConfig(TypedDict, total=False):
     """Older way to write ``aggregation``."""
     server_optimizer: ServerOptimizerConfig
     visibility: Literal["listed", "public"] | None
-    """Who can see the process: everybody with an account on the Domain, or everybody."""
+    """``listed``: users with an account on the Domain can see the process; ``public``: everybody can."""
     named_clients: bool
     """Clients are known by the ``sub`` of their tokens, one client for each."""
     clients_per_subject: int

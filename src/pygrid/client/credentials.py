@@ -1,4 +1,4 @@
-"""Session tokens that ``pygrid login`` keeps for a user, by the address of the Domain."""
+"""Session tokens that ``pygrid login`` stores for a user, by the address of the Domain."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ NETWORK_VARIABLE = "PYGRID_NETWORK_URL"
 
 
 class Credentials(msgspec.Struct):
-    """The content of the file: tokens by address, and the Domain and the Network logged in to last."""
+    """The content of the file: tokens by address, and the Domain and the Network of the last logins."""
 
     tokens: dict[str, str] = {}
     last_url: str | None = None
@@ -31,10 +31,10 @@ def credentials_file() -> Path:
 
 
 def load_credentials() -> Credentials:
-    """What is kept; nothing if nobody logged in yet.
+    """The stored credentials; empty before the first login.
 
     Raises:
-        InvalidInput: the file is damaged.
+        InvalidInput: the file is damaged (``credentials_damaged``).
     """
     path = credentials_file()
     try:
@@ -48,7 +48,7 @@ def load_credentials() -> Credentials:
 
 
 def remember_token(url: str, token: str, *, is_network: bool = False) -> Path:
-    """Keep a token, readable by this user only; gives the file."""
+    """Store a token, readable by this user only, and return the path of the file."""
     credentials = load_credentials()
     credentials.tokens[url] = token
     if is_network:
@@ -59,7 +59,7 @@ def remember_token(url: str, token: str, *, is_network: bool = False) -> Path:
 
 
 def forget_token(url: str) -> bool:
-    """Delete the token kept for an address; gives whether there was one."""
+    """Delete the token for an address, and return whether there was one."""
     credentials = load_credentials()
     known = credentials.tokens.pop(url, None) is not None
     if known:
@@ -68,39 +68,39 @@ def forget_token(url: str) -> bool:
 
 
 def choose_url(url: str | None) -> str:
-    """The address to talk to: the given one, ``PYGRID_URL``, or the one logged in to last.
+    """The address of the Domain: the given one, ``PYGRID_URL``, or that of the last login.
 
     Raises:
-        InvalidInput: none of them is there.
+        InvalidInput: there is no address (``url_missing``).
     """
     chosen = url or os.environ.get(URL_VARIABLE) or load_credentials().last_url
     if not chosen:
         raise InvalidInput(
-            f"which Domain? Give its address, set {URL_VARIABLE}, or log in with: pygrid login http://HOST:PORT",
+            f"which Domain? Pass its address, set {URL_VARIABLE}, or log in with: pygrid login http://HOST:PORT",
             code=codes.URL_MISSING,
         )
     return chosen.rstrip("/")
 
 
 def choose_network_url(url: str | None) -> str:
-    """The Network to talk to: the given address, ``PYGRID_NETWORK_URL``, or the one logged in to last.
+    """The address of the Network: the given one, ``PYGRID_NETWORK_URL``, or that of the last login.
 
     Raises:
-        InvalidInput: none of them is there.
+        InvalidInput: there is no address (``url_missing``).
     """
     chosen = url or os.environ.get(NETWORK_VARIABLE) or load_credentials().last_network_url
     if not chosen:
         raise InvalidInput(
-            f"which Network? Give its address, set {NETWORK_VARIABLE}, or log in with: pygrid login http://HOST:PORT",
+            f"which Network? Pass its address, set {NETWORK_VARIABLE}, or log in with: pygrid login http://HOST:PORT",
             code=codes.URL_MISSING,
         )
     return chosen.rstrip("/")
 
 
 def find_token(url: str) -> str | None:
-    """The token for an address: ``PYGRID_TOKEN``, else the one kept by ``pygrid login``.
+    """The token for an address: ``PYGRID_TOKEN``, else the one of ``pygrid login``.
 
-    If ``PYGRID_URL`` is set as well, ``PYGRID_TOKEN`` goes to that address only.
+    If ``PYGRID_URL`` is set, ``PYGRID_TOKEN`` goes to that address only.
     """
     home = os.environ.get(URL_VARIABLE)
     if (token := os.environ.get(TOKEN_VARIABLE)) and (home is None or plain_address(home) == url):
@@ -109,10 +109,9 @@ def find_token(url: str) -> str | None:
 
 
 def find_network_token(network_url: str) -> str | None:
-    """What a Network is shown to be let through to a Domain: ``PYGRID_NETWORK_TOKEN``, else what ``pygrid login`` keeps
-    for it.
+    """The token for a Network and its relay: ``PYGRID_NETWORK_TOKEN``, else the one of ``pygrid login``.
 
-    Never ``PYGRID_TOKEN``, which is the Domain's and must not reach the Network.
+    Never ``PYGRID_TOKEN``: it belongs to the Domain and must not reach the Network.
     """
     return network_token_of_environment(network_url) or load_credentials().tokens.get(network_url)
 

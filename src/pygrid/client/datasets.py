@@ -1,7 +1,8 @@
-"""Datasets on a Domain in the hands of those who own them, and of those who look for them.
+"""Datasets on a Domain, for their owners and for data scientists.
 
-domain.datasets.upload("digits", "digits.npz", columns={"image": "image 1x8x8", "label": "label 0..9"},
-visibility="listed") domain.datasets.search("digits", schema="label:int32")
+columns = {"image": "image 1x8x8", "label": "label 0..9"}
+domain.datasets.upload("digits", "digits.npz", columns=columns, visibility="listed")
+domain.datasets.search("digits", schema="label:int32")
 domain.datasets["digits"].mock()
 """
 
@@ -52,16 +53,16 @@ T = TypeVar("T")
 DataSource = Mapping[str, Any] | str | os.PathLike[str] | Any
 """The path of a CSV, Parquet, Arrow, NPZ or safetensors file; arrays by the name of their column; or a data frame."""
 Columns = Mapping[str, str | Mapping[str, Any]] | Sequence[ColumnDeclaration]
-"""What is said of columns: by name its meaning, or the fields of `ColumnDeclaration`."""
+"""Declarations of columns: name -> meaning, or name -> fields of `ColumnDeclaration`."""
 
 _PAGE = 1000
 _MAX_ANSWER_BYTES = 256 * 1024**2
 _UPLOAD_PATIENCE_S = 4 * 3600.0
-"""The Domain is silent while it reads a file through."""
+"""The Domain sends nothing while it reads a file."""
 
 
 class Datasets:
-    """The datasets of a Domain that the caller may know of. `DomainClient.datasets` gives one."""
+    """The datasets of a Domain that the caller can see; see `DomainClient.datasets`."""
 
     def __init__(self, api: Api) -> None:
         self._api = api
@@ -81,19 +82,19 @@ class Datasets:
         """Upload a new dataset. The first axis of each column is the record.
 
         Args:
-            name: new among one's own datasets.
+            name: a name that your other datasets do not have.
             data: a file, arrays by the name of their column, or a data frame.
-            mock: a table of the same columns that others may see; None: the Domain draws one from the schema.
-            visibility: who may know of it: ``private`` (you), ``listed`` (everybody with an account), ``public``.
-                Nobody else sees records in any case.
+            mock: a table of the same columns that others can see; None: the Domain draws one from the schema.
+            visibility: users that can see the dataset: ``private`` (you), ``listed`` (users with an account),
+                ``public`` (everybody). Nobody else sees records in any case.
             progress: show a bar; None: on a terminal or in a notebook.
             version: ``columns``, ``skip``, ``subject`` with ``max_records_per_subject``, ``format``, ``note``,
                 ``draw_mock``, ``num_mock_records``, ``mock_seed``: see `pygrid.messages.datasets.VersionRequest`.
         Raises:
             Conflict: you have a dataset of that name (``dataset_exists``).
-            Unauthenticated, Forbidden: nobody is logged in, or may not upload.
-            InvalidInput and its subclasses: names what is wrong with the file or what was said of it. Nothing is left
-            of it.
+            Unauthenticated, Forbidden: you are not logged in, or may not upload.
+            InvalidInput and its subclasses: the file or its description is not valid; the message names the fault.
+                Nothing is stored.
         """
         config = _request(
             UploadRequest, version, name=name, description=description, tags=tuple(tags), visibility=visibility
@@ -101,7 +102,7 @@ class Datasets:
         return Dataset(self._api, _send(self._api, "/data-centric/datasets", config, data, mock, progress))
 
     def list(self) -> DatasetTable:
-        """All datasets that the caller may know of, newest first."""
+        """All datasets that the caller can see, newest first."""
         return self.search()
 
     def search(
@@ -110,10 +111,10 @@ class Datasets:
         """Datasets that fit, newest first.
 
         Args:
-            text: each of its words occurs in the name, the description, a tag, or what is said of a column.
-            tags: the dataset has all of them.
-            schema: a column it has: ``NAME``, ``NAME:DTYPE`` or ``:DTYPE``.
-            meaning: is part of what that column means, e.g. ``image``.
+            text: each word occurs in the name, the description, a tag, or the declaration of a column.
+            tags: the dataset has all of these.
+            schema: a column of the dataset: ``NAME``, ``NAME:DTYPE`` or ``:DTYPE``.
+            meaning: a part of the meaning of that column, for example ``image``.
         """
         column, _, dtype = (schema or "").partition(":")
         wanted = {"text": text, "column": column, "dtype": dtype, "meaning": meaning or ""}
@@ -127,20 +128,20 @@ class Datasets:
             query["before"] = str(page[-1].id)
 
     def _page(self, query: Mapping[str, str], tags: Sequence[str]) -> builtins.list[DatasetSummary]:
-        # A key that occurs several times: the transport writes what it is given as it is given.
+        # Pairs, because the key ``tag`` can occur several times.
         several: Any = [*query.items(), *(("tag", tag) for tag in tags)]
         return self._api.get("/data-centric/datasets", DatasetList, query=several).datasets
 
     def __getitem__(self, name: str) -> Dataset:
-        """The dataset of a name: your own, else the newest that is so called.
+        """The dataset of a name: your own, else the newest of this name.
 
         Raises:
-            NotFound: there is none, or you may not know of it (``dataset_not_found``).
+            NotFound: there is no such dataset, or you cannot see it (``dataset_not_found``).
         """
         return Dataset(self._api, self._api.get("/data-centric/datasets/by-name", DatasetInfo, query={"name": name}))
 
     def by_id(self, dataset_id: int) -> Dataset:
-        """The dataset of an id. Raises NotFound: there is none, or you may not know of it (``dataset_not_found``)."""
+        """The dataset of an id. Raises NotFound: you can see no such dataset (``dataset_not_found``)."""
         return Dataset(self._api, self._api.get(f"/data-centric/datasets/{dataset_id}", DatasetInfo))
 
     def __iter__(self) -> Iterator[Dataset]:
@@ -199,7 +200,7 @@ class Dataset:
         return f"/data-centric/datasets/{self.id}"
 
     def info(self, version: int | None = None) -> DatasetInfo:
-        """What the Domain says of it now; with the schema of a version, if not the newest."""
+        """The dataset as it is now, with the schema of a version; None: the newest."""
         return self._api.get(self._path, DatasetInfo, query=_version(version))
 
     @property
@@ -208,12 +209,11 @@ class Dataset:
         return self.info().schema
 
     def mock(self, version: int | None = None) -> dict[str, npt.NDArray[Any]]:
-        """The mock twin: columns of the same names, dtypes and shapes, with records that are nobody's. Texts are texts.
+        """The mock dataset: columns of the same names, dtypes and shapes, with invented records. Texts are strings.
 
         Raises:
-            NotFound: the version has none (``mock_not_found``).
+            NotFound: the version has no mock dataset (``mock_not_found``).
         """
-
         request = Request("GET", f"{self._path}/mock", _version(version))
         arrays, metadata = decode(self._api.exchange(request, lambda response: response.collect(MAX_MEMORY_BYTES)))
         schema = msgspec.json.decode(metadata["schema"], type=Schema)
@@ -225,7 +225,7 @@ class Dataset:
         }
 
     def preview(self, num_records: int = 10, version: int | None = None) -> Preview:
-        """The first records, for those who may change the dataset. Raises Forbidden, NotFound: for all others."""
+        """The first records, for users who may change the dataset. Raises Forbidden, NotFound: for other users."""
         return self._api.get(
             f"{self._path}/preview", Preview, query={**_version(version), "num_records": str(num_records)}
         )
@@ -238,11 +238,11 @@ class Dataset:
         tags: Sequence[str] | None = None,
         visibility: Visibility | None = None,
     ) -> DatasetInfo:
-        """Change what is said of it; what is None stays.
+        """Change the description of the dataset; None leaves a field as it is.
 
         Raises:
-            Forbidden: it is not yours. Conflict: you have another of that name. InvalidConfig: names what makes no
-                sense.
+            Forbidden: it is not yours. Conflict: you have another dataset of that name.
+            InvalidConfig: a value is not valid; the message names it.
         """
         update = UpdateDataset(
             name=UNSET if name is None else name,
@@ -259,28 +259,27 @@ class Dataset:
     def new_version(
         self, data: DataSource, *, mock: DataSource | None = None, progress: bool | None = None, **version: Any
     ) -> DatasetInfo:
-        """Add a version. The dataset stays the same one, and what was spent on it stays spent.
+        """Add a version. The dataset and its spent budget stay the same.
 
         Args:
-            version: as for `Datasets.upload`; what was said of the columns before holds, unless ``columns`` are given.
+            version: as for `Datasets.upload`; without ``columns``, the declarations of the last version apply.
         Raises:
             As `Datasets.upload`.
         """
         return _send(self._api, f"{self._path}/versions", _request(VersionRequest, version), data, mock, progress)
 
     def policy(self, **changes: Any) -> PolicyInfo:
-        """What may be done with it, and its privacy budget; with arguments, change that, or set it for the first time.
+        """The policy and the privacy budget of the dataset; with arguments, change them or set them the first time.
 
         Args:
-            changes: ``epsilon`` and ``delta`` of the dataset in all, ``epsilon_per_user``, ``auto_approve`` (private
+            changes: ``epsilon`` and ``delta`` of the whole dataset, ``epsilon_per_user``, ``auto_approve`` (private
                 jobs within these caps need no person), ``max_epsilon_per_job``, ``use``, ``allow_remote_workers``,
-                ``unit``,
-                ``fresh_budget``: see `pygrid.messages.jobs.PolicyInfo`. What is not given stays.
+                ``unit``, ``fresh_budget``: see `pygrid.messages.jobs.PolicyInfo`. Other fields stay as they are.
         Raises:
-            NotFound: it has none yet, and none was given (``policy_not_found``).
-            Forbidden: it is not yours to change. InvalidInput: names what makes no sense.
-            PreconditionFailed: somebody else changed it at the same time; look at it, and decide again.
-            Conflict: the same records have a budget in another dataset, and ``fresh_budget=True`` was not given
+            NotFound: the dataset has no policy, and there are no changes (``policy_not_found``).
+            Forbidden: you may not change it. InvalidInput: a value is not valid; the message names it.
+            PreconditionFailed: somebody else changed the policy at the same time; read it, and decide again.
+            Conflict: the same records have a budget in another dataset, and ``fresh_budget=True`` was not passed
                 (``content_has_budget``).
         """
         path = f"{self._path}/policy"
@@ -299,21 +298,21 @@ class Dataset:
         try:
             return self._api.exchange(request, _reader(PolicyInfo, self._api.url))
         except PreconditionFailed:
-            # A first try may have done it, and its answer was lost.
+            # An earlier try may have succeeded, with a lost answer.
             if (now_is := self._api.get(path, PolicyInfo)) == wanted:
                 return now_is
             raise
 
     def budget(self) -> BudgetInfo:
-        """How much of its privacy budget is spent, by you and, if you may know, in all.
+        """The spent privacy budget: yours and, if you may see it, that of all users.
 
         Raises:
-            NotFound: it has no budget yet (``policy_not_found``).
+            NotFound: the dataset has no budget (``policy_not_found``).
         """
         return self._api.get(f"{self._path}/budget", BudgetInfo)
 
     def delete(self) -> None:
-        """Delete it with all its versions."""
+        """Delete the dataset with all its versions."""
         self._api.exchange(Request("DELETE", self._path), lambda response: response.read(1024))
 
     def __repr__(self) -> str:
@@ -330,8 +329,7 @@ def _html(info: DatasetInfo) -> str:
 
 
 def save_csv(columns: Mapping[str, npt.NDArray[Any]], path: Path) -> None:
-    """Write a table as CSV, such as a mock twin; what a spreadsheet would run as a formula is made plain text by a
-    quote mark.
+    """Write a table, such as a mock dataset, as CSV; formulas of spreadsheets become plain text by a quote mark.
 
     Raises:
         InvalidInput: a column has an array for each record, which CSV cannot hold.
@@ -351,7 +349,7 @@ def save_csv(columns: Mapping[str, npt.NDArray[Any]], path: Path) -> None:
 
 
 def neutralise(text: str) -> str:
-    """The text, with a quote mark before it if a spreadsheet would take it for a formula."""
+    """The text, with a quote mark before it if a spreadsheet would run it as a formula."""
     return f"'{text}" if text.startswith(("=", "+", "-", "@", "\t", "\r")) else text
 
 
@@ -362,7 +360,9 @@ def _request(kind: type[T], given: Mapping[str, Any], **more: Any) -> T:
     try:
         return msgspec.convert(msgspec.to_builtins(values), kind)
     except msgspec.ValidationError as error:
-        raise InvalidInput(f"an upload is not described so: {error}", code=codes.INVALID_DATASET_CONFIG) from error
+        raise InvalidInput(
+            f"the description of the upload is not valid: {error}", code=codes.INVALID_DATASET_CONFIG
+        ) from error
 
 
 def _declarations(columns: Columns) -> list[Any]:
@@ -398,11 +398,9 @@ def _body(source: DataSource, stack: contextlib.ExitStack) -> Body:
 
 
 def _arrays(source: Any) -> dict[str, npt.NDArray[Any]]:
-    """Columns by name, of a mapping or of anything with ``columns`` that can be asked for each, such as a data
-    frame.
-    """
+    """The columns of a mapping or a data frame, by name."""
     if not isinstance(source, Mapping) and not (hasattr(source, "columns") and hasattr(source, "__getitem__")):
-        raise InvalidInput(f"a {type(source).__name__} is no table: give a file, arrays by name, or a data frame")
+        raise InvalidInput(f"a {type(source).__name__} is not a table: pass a file, arrays by name, or a data frame")
     names = source.keys() if isinstance(source, Mapping) else source.columns
     return {str(name): _array(str(name), source[name]) for name in names}
 
@@ -434,7 +432,7 @@ def save_npz(arrays: Mapping[str, npt.NDArray[Any]], path: Path) -> None:
 
 
 class _CountedBody:
-    """A body that tells how far it has been sent."""
+    """A body that reports the number of sent bytes."""
 
     def __init__(self, body: Body, told: Callable[[int], object]) -> None:
         self._body = body
@@ -454,7 +452,7 @@ class _CountedBody:
 
 @contextlib.contextmanager
 def _shown(body: Body, progress: bool | None) -> Iterator[Body]:
-    """The body, with a bar of how far it has been sent."""
+    """The body, with a bar of the sent bytes."""
     from pygrid.client.display.live import ProgressView
 
     total = body.num_bytes
@@ -472,7 +470,7 @@ def _reader(kind: type[T], url: str) -> Callable[[Response], T]:
             return msgspec.json.decode(response.read(_MAX_ANSWER_BYTES), type=kind)
         except msgspec.DecodeError as error:
             raise PygridError(
-                f"{url} answered something that is not of this protocol ({error})", code=codes.UNEXPECTED_ANSWER
+                f"the answer of {url} does not follow the protocol ({error})", code=codes.UNEXPECTED_ANSWER
             ) from error
 
     return read

@@ -1,4 +1,4 @@
-"""A Domain in the hands of those who own models, ask for work on data, or hold data."""
+"""The client of a Domain, for model owners, data scientists and data owners."""
 
 from __future__ import annotations
 
@@ -41,15 +41,15 @@ class _Processes(msgspec.Struct):
 
 
 def connect(url: str | None = None, token: str | None = None, *, transport: Transport | None = None) -> DomainClient:
-    """A Domain to work with. Nothing is sent yet.
+    """A client of a Domain; this sends no request.
 
     Args:
-        url: its address, ``http://HOST:PORT`` or, through a Network, ``grid+http://NETWORK:PORT/NAME``; None:
-            ``PYGRID_URL``, else the one that ``pygrid login`` was used with last.
-        token: of a session; None: ``PYGRID_TOKEN``, else the one that ``pygrid login`` keeps for that address.
-        transport: in place of HTTP to ``url``; it stays the caller's to close.
+        url: address of the Domain, ``http://HOST:PORT`` or, through a Network, ``grid+http://NETWORK:PORT/NAME``; None:
+            ``PYGRID_URL``, else the address of the last ``pygrid login``.
+        token: token of a session; None: ``PYGRID_TOKEN``, else the one that ``pygrid login`` stored for the address.
+        transport: used instead of HTTP to ``url``; the caller closes it.
     Raises:
-        InvalidInput: no address is known, or it is not one.
+        InvalidInput: there is no address, or it is not valid.
     """
     if transport is not None:
         return DomainClient(transport, token=token)
@@ -58,11 +58,11 @@ def connect(url: str | None = None, token: str | None = None, *, transport: Tran
 
 
 class DomainClient(SessionClient):
-    """Log in, host processes, find them again. `connect` gives one."""
+    """A Domain and the user's session on it; `connect` returns one."""
 
     @property
     def datasets(self) -> Datasets:
-        """The datasets of the Domain: upload, list, search, and one by its name."""
+        """The datasets of the Domain: upload, list, search, or get one by its name."""
         return Datasets(self._api)
 
     def host(
@@ -79,17 +79,17 @@ class DomainClient(SessionClient):
         """Host a model and open its training.
 
         Args:
-            name, version: together new to the Domain.
+            name, version: a pair that the Domain does not have.
             model: float32 arrays by name, the path of a safetensors file, or a ``torch.nn.Module``.
             plans: by name, each a `Plan` or the path of a plan file; a single one is hosted as ``training_plan``.
-            client_config: what devices read: ``epochs``, ``batch_size``, ``max_updates``, the plan's hyperparameters,
-                anything.
-            server_config: ``num_cycles``, ``cycle_length``, ``min_diffs``, ``max_diffs``, ``min_workers`` and so on.
-            averaging_plan: in place of the weighted mean.
+            client_config: settings for devices: ``epochs``, ``batch_size``, ``max_updates``, hyperparameters of the
+                plan, and any other keys.
+            server_config: settings of the cycles: ``num_cycles``, ``cycle_length``, ``min_diffs``, and others.
+            averaging_plan: used instead of the weighted mean.
         Raises:
             Conflict: the Domain has a process of that name and version (``process_exists``).
-            Unauthenticated, Forbidden: nobody is logged in, or may not host.
-            InvalidInput and its subclasses: names what can't be hosted. Nothing was hosted.
+            Unauthenticated, Forbidden: you are not logged in, or may not host.
+            InvalidInput and its subclasses: a part cannot be hosted; the message names it. Nothing was hosted.
         """
         by_name = plans if isinstance(plans, Mapping) else {USUAL_PLAN: plans}
         request = HostRequest({**(client_config or {}), "name": name, "version": version}, dict(server_config or {}))
@@ -99,7 +99,7 @@ class DomainClient(SessionClient):
         return Process(self._api, info)
 
     def processes(self, name: str | None = None, version: str | None = None) -> ProcessTable:
-        """The processes on the Domain, newest first; only those of a name and version, if given."""
+        """The processes on the Domain, newest first; with a name or a version, only those."""
         query = {key: value for key, value in (("name", name), ("version", version)) if value is not None}
         return ProcessTable(self._api.get("/model-centric/processes", _Processes, query=query).processes)
 
@@ -107,13 +107,13 @@ class DomainClient(SessionClient):
         """A process by its name; ``version`` None: the newest.
 
         Raises:
-            NotFound: there is none (``process_not_found``).
+            NotFound: there is no such process (``process_not_found``).
         """
         found = self.processes(name, version)
         if not found:
             which = f"{name!r}" if version is None else f"{name!r} in version {version!r}"
             others = sorted({info.name for info in self.processes()})
-            there = f"it has: {', '.join(others[:20])}" if others else "it has none"
+            there = f"it has: {', '.join(others[:20])}" if others else "it has no processes"
             raise NotFound(f"{self.url} has no process {which}; {there}", code=codes.PROCESS_NOT_FOUND)
         return Process(self._api, found[0])
 
@@ -128,20 +128,20 @@ class DomainClient(SessionClient):
         max_batch_size: int = 64,
         visibility: ModelVisibility = "listed",
     ) -> HostedModel:
-        """Serve an ONNX model, so that it answers questions at the Domain.
+        """Serve an ONNX model, so that users can predict with it at the Domain.
 
         Args:
-            model_id: new to the Domain.
-            onnx: its bytes, the path of its file, or an ``onnx.ModelProto``. What exporters add for people and tools is
-                left out before it is sent.
-            allow_remote_inference, allow_download: what others may do; you and Owners may do both anyway.
-            max_batch_size: examples of one question at most; the model's costs are bounded at so many.
-            visibility: who may know of it: ``listed``, everybody with an account; or ``public``, everybody, and a
-                search at the Networks that the Domain belongs to finds it.
+            model_id: an id that the Domain does not have.
+            onnx: its bytes, the path of its file, or an ``onnx.ModelProto``. Metadata that exporters add is removed
+                before the model is sent.
+            allow_remote_inference, allow_download: what other users may do; you and Owners may always do both.
+            max_batch_size: largest number of examples in one request; the cost of the model is bounded for it.
+            visibility: ``listed``: users with an account can see the model; ``public``: everybody can, and searches at
+                the Networks of the Domain find it.
         Raises:
             Conflict: there is a model of that id (``model_exists``).
-            InvalidInput: it is no ONNX model, or the Domain would not run it (``plan_...``); the message says why.
-            Unauthenticated, Forbidden: nobody is logged in, or may not serve.
+            InvalidInput: not an ONNX model, or the Domain does not run it (``plan_...``); the message has the reason.
+            Unauthenticated, Forbidden: you are not logged in, or may not serve.
         """
         request = ServeRequest(
             model_id, description, allow_download, allow_remote_inference, max_batch_size, visibility
@@ -149,11 +149,11 @@ class DomainClient(SessionClient):
         return serve_model(self._api, request, onnx)
 
     def models(self) -> ModelTable:
-        """The models that the Domain serves, by id."""
+        """The models that the Domain serves, ordered by id."""
         return list_served(self._api)
 
     def model(self, model_id: str) -> HostedModel:
-        """A model that the Domain serves. Raises NotFound: there is none of that id (``model_not_found``)."""
+        """A served model by its id. Raises NotFound: there is no such model (``model_not_found``)."""
         return get_served(self._api, model_id)
 
     def submit(
@@ -178,29 +178,29 @@ class DomainClient(SessionClient):
         sampling_rate: float | None = None,
         version: int | None = None,
     ) -> Job:
-        """Ask to run a plan on data that stays where it is. It is tried on the mock first, by itself.
+        """Request a job that runs a plan on data that stays on the Domain. It first runs on the mock dataset.
 
         Args:
             plan: a `Plan`, or the path of a plan file.
             dataset: a `Dataset`, or its name; ``version`` None: the newest.
-            model: as for `host`: what training begins with, or what is evaluated.
+            model: as for `host`; the start of the training, or the model to evaluate.
             kind: ``train`` or ``evaluate``.
-            reason: what for, for those who decide.
-            binding: the plan's data port -> column; left out, columns are found by name or meaning where only one fits.
+            reason: purpose of the job, shown to the data owner.
+            binding: data port of the plan -> column; for other ports, the only column that fits by name or meaning.
             hyper: values of the plan's hyperparameters.
-            epochs, batch_size, seed: of training; a private job takes its samples by chance, ``batch_size`` on average.
-            optimizer: of private training, e.g. ``{"name": "adam", "learning_rate": 0.01}``; None: SGD with the plan's
-                ``lr``.
+            epochs, batch_size, seed: of training; a private job samples at random, ``batch_size`` units on average.
+            optimizer: of private training, for example ``{"name": "adam", "learning_rate": 0.01}``; None: SGD with the
+                plan's ``lr``.
             metric_bounds: of a private evaluation: metric -> (lower, upper), the bounds of its value for one unit.
                 Defaults: 0 to 1 for accuracy and other shares, 0 to 10 for ``loss``; other metrics need bounds.
-            epsilon, delta: the guarantee to run under, taken from the dataset's budget; neither: an exact job, which a
-                person must approve, and whose result is held until a person lets it out.
-            clip: each unit's gradient is scaled down to this L2 norm.
+            epsilon, delta: the privacy guarantee, charged to the dataset's budget. With neither, the job is not
+                private: a person must approve it, and its result is held until a person approves the release.
+            clip: the gradient of each unit is scaled down to this L2 norm.
             unit: what is protected: one ``record``, all records of one ``subject``, or the whole ``domain``.
-            sampling_rate: the chance of each unit to take part in a round; None: by ``batch_size``.
+            sampling_rate: probability of each unit to take part in a round; None: derived from ``batch_size``.
         Raises:
-            InvalidInput and its subclasses: names what is wrong; nothing was asked.
-            NotFound: no such dataset. Unauthenticated: nobody is logged in.
+            InvalidInput and its subclasses: the request is not valid; the message names the fault. Nothing was sent.
+            NotFound: there is no such dataset. Unauthenticated: you are not logged in.
         """
         return submit_job(
             self._api,
@@ -231,11 +231,11 @@ class DomainClient(SessionClient):
         unit: Unit = "record",
         version: int | None = None,
     ) -> Job:
-        """Ask for figures about a dataset: ``[count(), mean("age", lower=0, upper=120)]``.
+        """Request statistics of a dataset: ``[count(), mean("age", lower=0, upper=120)]``.
 
         Args:
-            asked: made by the functions of `pygrid.client.statistics`; one noisy sum answers them all, so that asking
-                for much together makes each less exact, but costs no more.
+            asked: results of the functions of `pygrid.client.statistics`. One noisy sum answers all of them, so more
+                statistics in one job make each less exact, but do not raise the privacy cost.
             reason, epsilon, delta, unit, version: as for `submit`.
         Raises:
             As `submit`.
@@ -257,22 +257,22 @@ class DomainClient(SessionClient):
         batch_size: int = 64,
         version: int | None = None,
     ) -> Job:
-        """Ask to have an ONNX model answer for each record of a dataset, where the data is.
+        """Request a job in which an ONNX model predicts for each record of a dataset, at the Domain.
 
-        The result holds its outputs by name, in the order of the records. Such a job is always exact: a person approves
-        it, and signs the result off.
+        The result has the outputs by name, in the order of the records. The job is always non-private: a person
+        approves it, and then the release of its result.
 
         Args:
-            onnx: as for `serve`; the first size of its inputs and outputs is the number of records.
-            binding: the model's input -> column; left out, columns are found by name where only one fits.
-            select: the outputs that are wanted; none given: all.
-            max_records: only for the first so many records.
-            batch_size: records that the model gets at once.
+            onnx: as for `serve`; the first dimension of its inputs and outputs is the number of records.
+            binding: input of the model -> column; for other inputs, the only column that fits by name.
+            select: names of the outputs to return; empty: all.
+            max_records: predict for this number of records only, from the first.
+            batch_size: number of records that the model gets at once.
             reason, version: as for `submit`.
         Raises:
-            InvalidInput and its subclasses: names what is wrong; nothing was asked. ``result_too_large``: ask for less
-            at once.
-            NotFound: no such dataset. Unauthenticated: nobody is logged in.
+            InvalidInput and its subclasses: the request is not valid; the message names the fault. Nothing was sent.
+                ``result_too_large``: request fewer records at once.
+            NotFound: there is no such dataset. Unauthenticated: you are not logged in.
         """
         return request_predictions(
             self._api,
@@ -287,7 +287,7 @@ class DomainClient(SessionClient):
         )
 
     def jobs(self, dataset: str | None = None, *, state: JobState | None = None, mine: bool = False) -> JobTable:
-        """Your jobs, and those on datasets that you hold, newest first; ``mine``: only yours."""
+        """Your jobs and those on your datasets, newest first; ``mine``: only your own."""
         return JobTable(self._api, find_jobs(self._api, dataset=dataset, state=state, mine=mine))
 
     def job(self, job_id: str) -> Job:
@@ -301,19 +301,15 @@ class DomainClient(SessionClient):
 
     @property
     def requests(self) -> Requests:
-        """What waits for a decision on datasets that you hold: ``domain.requests()`` lists, ``approve`` and
-        ``deny`` decide.
-        """
+        """The jobs on your datasets that wait for a decision: ``domain.requests()`` lists them."""
         return Requests(self._api)
 
     @property
     def associations(self) -> Associations:
-        """The Networks of this Domain: ``domain.associations()`` lists, ``join`` asks one to let it in,
-        ``leave`` parts.
-        """
+        """The Networks of this Domain: ``domain.associations()`` lists them, ``join`` and ``leave`` change them."""
         return Associations(self._api)
 
     @property
     def workers(self) -> Workers:
-        """Workers on other machines: ``domain.workers()`` lists, ``let_in`` makes a token, ``revoke`` takes it back."""
+        """Workers on other machines: ``domain.workers()`` lists, ``let_in`` authorizes, ``revoke`` ends it."""
         return Workers(self._api)

@@ -1,4 +1,4 @@
-"""Downloads whose SHA-256 the Domain announces as ``ETag``, checked as they arrive."""
+"""Downloads, checked against the SHA-256 that the Domain sends as ``ETag``."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ from pygrid.errors import PygridError
 from pygrid.transport import Api, Request, Response
 
 MAX_MEMORY_BYTES = 4 * 1024**3
-"""Of an answer that is kept in memory."""
+"""Limit of a download to memory."""
 MAX_FILE_BYTES = 64 * 1024**3
-"""Of an answer that is written to a file."""
+"""Limit of a download to a file."""
 
 
 def read_checked(api: Api, request: Request) -> bytearray:
@@ -27,10 +27,10 @@ def read_checked(api: Api, request: Request) -> bytearray:
 
 
 def write_checked(api: Api, request: Request, path: str | os.PathLike[str]) -> Path:
-    """Write an answer to a file, which is there once all of it is; gives its path.
+    """Write an answer to a file, completely or not at all, and return its path.
 
     Raises:
-        As `read_checked`; nothing was written. OSError: the file can't be.
+        As `read_checked`, or OSError if the file cannot be written. Then the file is unchanged.
     """
     target = Path(path)
     descriptor, name = tempfile.mkstemp(prefix=f".{target.name}.", dir=target.parent)
@@ -65,6 +65,4 @@ def _write(response: Response, path: Path) -> None:
 def _check_etag(response: Response, digest: str) -> None:
     announced = response.headers.get("etag", "").strip('"')
     if announced and announced != digest:
-        raise PygridError(
-            "the download is not what the Domain announced (its SHA-256 differs)", code=codes.CONTENT_MISMATCH
-        )
+        raise PygridError("the download has another SHA-256 than the Domain announced", code=codes.CONTENT_MISMATCH)

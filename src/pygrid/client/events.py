@@ -1,4 +1,4 @@
-"""Server-Sent Events: a stream of text blocks that can be taken up where it broke off.
+"""Server-Sent Events: a stream of text blocks that can be resumed after an interruption.
 
 Source: HTML Living Standard, section 9.2 (WHATWG).
 """
@@ -29,9 +29,7 @@ class ReceivedEvent:
 
 
 def parse_events(chunks: Iterable[bytes]) -> Iterator[ReceivedEvent]:
-    """The events of a stream, each as soon as its closing blank line is there; one that is cut off at the end is
-    dropped.
-    """
+    """The events of a stream, each as soon as its closing blank line arrives; an incomplete last one is dropped."""
     last_id, kind, data, num_chars = "", "", list[str](), 0
     for line in _lines(chunks):
         if not line:

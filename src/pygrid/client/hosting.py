@@ -1,4 +1,4 @@
-"""What a model owner hands over, as one streamed upload: configuration, model, plans."""
+"""The upload that hosts a process: configuration, model and plans in one streamed form."""
 
 from __future__ import annotations
 
@@ -93,11 +93,13 @@ def hosting_form(
     """The upload that hosts a process.
 
     Raises:
-        InvalidInput, InvalidTensors, InvalidPlan: names what can't be hosted; nothing was sent.
+        InvalidInput, InvalidTensors, InvalidPlan: a part cannot be hosted; the message names it. Nothing was sent.
     """
     for name in plans:
         if not name.isascii() or not name.replace("_", "").isalnum():
-            raise InvalidInput(f"{name!r} is not a name for a plan; use letters, digits and _, e.g. {USUAL_PLAN!r}")
+            raise InvalidInput(
+                f"{name!r} is not a valid name of a plan; use letters, digits and _, like {USUAL_PLAN!r}"
+            )
     parts = [FormPart("config", "application/json", BytesBody(msgspec.json.encode(request)))]
     parts.append(FormPart("model", TENSORS, model_body(model)))
     parts += [FormPart(f"plan:{name}", PLAN, BytesBody(load_plan(plan).data)) for name, plan in plans.items()]
@@ -107,10 +109,10 @@ def hosting_form(
 
 
 def load_plan(source: PlanSource) -> Plan:
-    """The plan itself, from a file if need be.
+    """The plan, loaded if the source is a path.
 
     Raises:
-        InvalidInput: no such file, or not a plan at all.
+        InvalidInput: there is no such file, or the source is neither a plan nor a path.
         InvalidPlan: the file is not a plan file.
     """
     if isinstance(source, Plan):
@@ -125,8 +127,8 @@ def model_body(source: ModelSource) -> Body:
     """The safetensors bytes of a model.
 
     Raises:
-        InvalidInput: no such file, or not a model at all.
-        InvalidTensors: names the array that is not float32; or the file is not a safetensors file.
+        InvalidInput: there is no such file, or the source is not a model.
+        InvalidTensors: an array is not float32, or the file is not a safetensors file.
     """
     if isinstance(source, (str, os.PathLike)):
         path = _existing(source, "model")
@@ -142,7 +144,7 @@ def model_body(source: ModelSource) -> Body:
         source = initial_params(source)
     if not isinstance(source, Mapping):
         raise InvalidInput(
-            f"a {type(source).__name__} is not a model that can be hosted; give arrays by name, the path of a "
+            f"a {type(source).__name__} is not a model that can be hosted; pass arrays by name, the path of a "
             "safetensors file, or a torch.nn.Module",
             code=codes.NOT_A_MODEL,
         )

@@ -1,8 +1,7 @@
-"""Jobs on data that one does not see: ask, wait, take the result; and for those who hold the data: look at it, decide.
+"""Jobs on private data: request them, wait, take the result; and for data owners: review and decide.
 
 job = domain.submit(plan, dataset="patients", model=params, epochs=10, epsilon=3.0, delta=1e-6, reason="...")
-job.wait()
-params = job.result()
+params = job.wait().params()
 
 for job in domain.requests:
     print(job.sheet())
@@ -66,9 +65,9 @@ _FIRST_POLL_S, _POLL_S = 0.05, 0.5
 
 
 class Job:
-    """A job on a Domain. `DomainClient.submit` and `job` give one.
+    """A job on a Domain; `DomainClient.submit` and `job` return one.
 
-    A decision made through it is bound to the job as it was last seen through it.
+    A decision through this object is bound to the job as this object last read it.
     """
 
     def __init__(self, api: Api, info: JobInfo) -> None:
@@ -83,34 +82,34 @@ class Job:
         return f"{_PATH}/{self.id}"
 
     def info(self) -> JobInfo:
-        """What the Domain says of the job now."""
+        """The job as it is now."""
         self._seen = self._api.get(self._path, JobInfo)
         return self._seen
 
     @property
     def request_hash(self) -> str:
-        """SHA-256 of all that is asked."""
+        """SHA-256 of the complete request."""
         return self._seen.request_hash
 
     @property
     def state(self) -> JobState:
-        """Where the job is now; see the diagram in the documentation of states."""
+        """The current state; see the diagram in the documentation of states."""
         return self.info().state
 
     @property
     def cost(self) -> JobCost | None:
-        """What it takes from the privacy budget; None for an exact job."""
+        """The privacy cost; None for a non-private job."""
         return self.info().cost
 
     def sheet(self) -> str:
-        """What the job asks, costs and lets out, in lines for a person to decide by."""
+        """The review summary: the request, its privacy cost, and what leaves the Domain."""
         return text_facts(sheet(self.info()))
 
     def changes(self) -> Iterator[JobInfo]:
-        """The job as it is, and again at each change, until it has ended. A lost connection is taken up again.
+        """The job as it is, and again after each change, until it has ended; a lost connection is opened again.
 
         Raises:
-            Unavailable: the Domain can't be reached for ten minutes.
+            Unavailable: the Domain could not be reached for ten minutes.
         """
         last_seen, shown = time.monotonic(), self.info()
         yield shown
@@ -129,7 +128,7 @@ class Job:
             time.sleep(_POLL_S)
 
     def _stream(self) -> Iterator[JobInfo | None]:
-        """The job as it is, then each change, over one connection; None for a sign of life."""
+        """The job as it is, then each change, over one connection; None for a keep-alive."""
         headers = {"Accept": "text/event-stream"}
         request = Request("GET", f"{self._path}/events", headers=headers, timeout_s=_SILENCE_S, is_stream=True)
         with self._api.open(request) as response:
@@ -146,10 +145,9 @@ class Job:
         """Wait until the job has ended, or is in one of the states ``until``, and return this job.
 
         Args:
-            progress: show a bar, or elsewhere than on a terminal or in a notebook a line per change; None: a bar where
-                there is one, else nothing.
+            progress: True: a bar on a terminal or in a notebook, else a line for each change; None: the bar only.
         Raises:
-            Unavailable: ``timeout_s`` have passed (``wait_timeout``); the job goes on.
+            Unavailable: ``timeout_s`` has passed (``wait_timeout``); the job continues.
         """
         wanted = ENDED | {until} if isinstance(until, str) else ENDED | frozenset(until)
         with shown(f"{self.kind} on {self.dataset}", progress) as show:
@@ -160,9 +158,7 @@ class Job:
         raise AssertionError("a job is followed until it has ended")
 
     def _until(self, timeout_s: float | None) -> Iterator[JobInfo]:
-        """`changes` where it may take as long as it takes, else by asking again and again, so that no silence is too
-        long.
-        """
+        """As `changes`; with a timeout by polling, because a stream can be silent for longer than that."""
         if timeout_s is None:
             yield from self.changes()
             return
@@ -173,20 +169,21 @@ class Job:
             left_s = give_up_at - time.monotonic()
             if left_s <= 0:
                 raise Unavailable(
-                    f"after {timeout_s} s the job is {info.state}; it goes on, and can be waited for again",
+                    f"after {timeout_s} s the job is {info.state}; it continues, and you can wait again",
                     code=codes.WAIT_TIMEOUT,
                 )
             time.sleep(min(pause_s, left_s))
             pause_s = min(2 * pause_s, _POLL_S)
 
     def result(self, path: str | Path | None = None) -> Params | dict[str, Any]:
-        """What was released: the arrays of a trained model by name, the outputs of a model for each record, or the
-        figures of any other kind. Who may let a result out may look at it while it is held.
+        """The released result: arrays by name of a trained model or of predictions, else figures by name.
+
+        Users who may approve the release can read a held result.
 
         Args:
-            path: write the bytes there as well, a safetensors file or JSON, at once or not at all.
+            path: also write the bytes there, a safetensors file or JSON, completely or not at all.
         Raises:
-            Conflict: nothing is released yet, or never will be (``result_not_released``); the text says why.
+            Conflict: the result is not released (``result_not_released``); the message has the reason.
         """
         info = self.info()
         refusal = Conflict(_why_not(info), code=codes.RESULT_NOT_RELEASED, state=info.state)
@@ -204,7 +201,7 @@ class Job:
         """The released arrays by name: of a trained model, or the outputs of a model for each record.
 
         Args:
-            path: write the safetensors bytes there as well.
+            path: also write the safetensors bytes there.
         Raises:
             InvalidInput: the result of this kind of job has no arrays. Conflict: as `result`.
         """
@@ -213,7 +210,7 @@ class Job:
         return self.result(path)
 
     def answers(self) -> list[StatisticAnswer]:
-        """The released answers of a statistics job, in the order of the questions.
+        """The released answers of a statistics job, in the order of the request.
 
         Raises:
             InvalidInput: the job is of another kind. Conflict: as `result`.
@@ -228,38 +225,38 @@ class Job:
             announced = response.headers.get("etag", "").strip('"')
             if announced and announced != hashlib.sha256(data).hexdigest():
                 raise PygridError(
-                    "the result is not what the Domain announced (its SHA-256 differs)", code=codes.CONTENT_MISMATCH
+                    "the result has another SHA-256 than the Domain announced", code=codes.CONTENT_MISMATCH
                 )
             return data
 
         return self._api.exchange(Request("GET", f"{self._path}/result"), read)
 
     def cancel(self) -> JobInfo:
-        """End it, as the one who asked. What was charged stays charged.
+        """Cancel the job, as its requester. A charge stays charged.
 
         Raises:
-            Conflict: it has ended already.
+            Conflict: the job has ended.
         """
         return self._api.post(f"{self._path}/cancel", JobInfo, once=True)
 
     def approve(self, comment: str = "") -> JobInfo:
-        """Let the job run; or, if its result is held, let that out.
+        """Approve the job; or, if its result is held, approve the release.
 
         Raises:
-            Conflict: somebody else decided first (``job_decided``), or the job is not what was last seen through this
-                object.
-            Forbidden: it is one's own request, or not one's to decide.
+            Conflict: somebody else has decided (``job_decided``), or the job has changed since this object read it.
+            Forbidden: it is your own request, or not yours to decide.
         """
         return self._decide("approve", comment)
 
     def deny(self, comment: str = "") -> JobInfo:
-        """Refuse the job, or its held result; the one who asked reads the comment. Raises as `approve`."""
+        """Deny the job, or the release of its held result; the requester can read the comment. Raises: as `approve`."""
         return self._decide("deny", comment)
 
     def revoke(self) -> JobInfo:
-        """Take an approval back before the job runs; of a federated job until it has ended.
+        """Revoke the approval before the job runs; that of a federated job until it has ended.
 
-        Raises Conflict: it is too late.
+        Raises:
+            Conflict: it is too late.
         """
         return self._api.post(f"{self._path}/revoke", JobInfo, once=True)
 
@@ -267,7 +264,7 @@ class Job:
         seen = self._seen.state
         if seen not in ("waiting", "held"):
             raise Conflict(
-                f"the job is {seen}, so there is nothing to decide; if it has moved on since, look at it again",
+                f"the job was {seen} when it was last read, so there is nothing to decide; read it again",
                 code=codes.JOB_DECIDED,
                 state=seen,
             )
@@ -303,21 +300,18 @@ class JobTable(Table[Job]):
 
 
 class Requests:
-    """What waits for a decision on datasets that the caller holds.
-
-    `DomainClient.requests` gives it; a call gives a list.
-    """
+    """The jobs on the caller's datasets that wait for a decision; see `DomainClient.requests`."""
 
     def __init__(self, api: Api) -> None:
         self._api = api
 
     def __call__(self, dataset: str | None = None) -> JobTable:
-        """The jobs that wait for an approval, and those whose result is held until it is signed off; newest first."""
+        """The jobs that wait for an approval, and those whose result is held; newest first."""
         infos = [
             info
             for state in ("waiting", "held")
             for info in find_jobs(self._api, dataset=dataset, state=state)
-            if info.waiting_beside is not None  # else it is one's own, on somebody else's data
+            if info.waiting_beside is not None  # otherwise the job is the caller's own, on the data of others
         ]
         return JobTable(self._api, sorted(infos, key=lambda info: info.created_at, reverse=True))
 
@@ -347,7 +341,7 @@ class Requests:
 
 
 def find_jobs(api: Api, *, dataset: str | None = None, state: str | None = None, mine: bool = False) -> list[JobInfo]:
-    """One's own jobs and those on datasets that one holds, newest first; ``mine``: only one's own."""
+    """The caller's jobs and those on the caller's datasets, newest first; ``mine``: only the caller's jobs."""
     query = {"limit": str(_PAGE), "mine": str(mine).lower()}
     if state is not None:
         query["state"] = state
@@ -404,7 +398,7 @@ def submit_job(
     if plan is not None:
         loaded = load_plan(plan)
         info = target.info(version)
-        # The version whose columns were looked at, so that a new one in between is not taken unseen.
+        # The version whose columns were read, so that a new version in between is not used.
         version = version or info.version
         values["binding"] = complete_binding(loaded.manifest.data, info.schema, binding or {})
         parts = [FormPart("plan", PLAN, BytesBody(loaded.data)), FormPart("model", TENSORS, model_body(model))]
@@ -413,11 +407,11 @@ def submit_job(
 
 
 def send_request(api: Api, given: Mapping[str, Any], parts: Sequence[FormPart]) -> Job:
-    """Ask for the job with these fields of `JobRequest`, and these parts of the form after it."""
+    """Request a job with these fields of `JobRequest`, and these further parts of the form."""
     try:
         request = msgspec.convert(msgspec.to_builtins(given), JobRequest)
     except msgspec.ValidationError as error:
-        raise InvalidInput(f"this is not a request for a job: {error}", code=codes.INVALID_JOB) from error
+        raise InvalidInput(f"the request for a job is not valid: {error}", code=codes.INVALID_JOB) from error
     form = FormBody([FormPart("config", "application/json", BytesBody(msgspec.json.encode(request))), *parts])
     info_of = api.send_body(_PATH, JobInfo, form, headers={"Content-Type": form.media_type}, once=True)
     return Job(api, info_of)
@@ -426,30 +420,30 @@ def send_request(api: Api, given: Mapping[str, Any], parts: Sequence[FormPart]) 
 def privacy_terms(
     epsilon: float | None, delta: float | None, clip: float, unit: Unit, sampling_rate: float | None
 ) -> PrivacyRequest | None:
-    """The terms of a request; None if it is to be exact.
+    """The privacy terms of a request; None: the job is non-private.
 
     Raises:
-        InvalidInput: one of epsilon and delta without the other (``invalid_privacy``).
+        InvalidInput: one of epsilon and delta is missing (``invalid_privacy``).
     """
     if epsilon is None and delta is None:
         return None
     if epsilon is None or delta is None:
         missing = "epsilon" if epsilon is None else "delta"
         raise InvalidInput(
-            f"{missing} is missing: a private job needs both, e.g. epsilon=3.0, delta=1e-6 (delta well below one over "
-            "the number of records); an exact one has neither, and always waits for a person",
+            f"{missing} is missing: a private job needs both, like epsilon=3.0, delta=1e-6 (delta well below one over "
+            "the number of records); a non-private job has neither, and always waits for a person",
             code=codes.INVALID_PRIVACY,
         )
     return PrivacyRequest(epsilon, delta, clip, unit, sampling_rate)
 
 
 def statistic_requests(asked: Sequence[StatisticRequest] | StatisticRequest) -> tuple[StatisticRequest, ...]:
-    """One question or several. Raises InvalidInput: something else is among them."""
+    """The requested statistics as a tuple. Raises InvalidInput: another value is among them."""
     several = (asked,) if isinstance(asked, StatisticRequest) else tuple(asked)
     for one in several:
         if not isinstance(one, StatisticRequest):
             raise InvalidInput(
-                f"{one!r} is not a question; ask with pygrid.client.count(), mean(column, lower=..., upper=...), ...",
+                f"{one!r} is not a statistic; use pygrid.client.count(), mean(column, lower=..., upper=...), ...",
                 code=codes.INVALID_JOB,
             )
     return several
@@ -469,19 +463,19 @@ def _write(data: bytearray, path: Path) -> None:
 
 def _why_not(info: JobInfo) -> str:
     reasons = {
-        "checking": "it is being tried on the mock",
-        "waiting": "it waits until somebody who holds the data decides",
+        "checking": "it runs on the mock dataset",
+        "waiting": "it waits for the decision of the data owner",
         "approved": "it is approved, and runs as soon as a Worker is free",
         "running": "it is running",
-        "held": "it has run, and its result is held until somebody who holds the data lets it out",
+        "held": "it has run, and its result is held until the data owner approves the release",
         "rejected": "it was rejected before it ran",
         "denied": "it was denied",
-        "revoked": "its approval was taken back",
+        "revoked": "its approval was revoked",
         "cancelled": "it was cancelled",
         "failed": "it failed",
     }
     detail = f": {info.detail}" if info.detail else ""
     if info.request is not None and info.request.federation is not None:
         there = f"{info.request.federation.process} at {info.request.federation.coordinator}"
-        return f"job {info.id} takes part in the training of {there}, where its model is; it is {info.state}{detail}"
-    return f"job {info.id} has no result to give: {reasons.get(info.state, info.state)}{detail}"
+        return f"job {info.id} takes part in the training of {there}, which has the model; it is {info.state}{detail}"
+    return f"job {info.id} has no result: {reasons.get(info.state, info.state)}{detail}"

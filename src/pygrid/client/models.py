@@ -1,4 +1,4 @@
-"""Models that a Domain serves: put them there, ask them, take them."""
+"""Served models of a Domain: serve them, predict with them, download them."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ _TIMEOUT_S = 120.0
 
 
 class HostedModel:
-    """A model on a Domain that answers."""
+    """A model that a Domain serves."""
 
     def __init__(self, api: Api, info: ServedModelInfo) -> None:
         self._api = api
@@ -44,16 +44,16 @@ class HostedModel:
         return f"/data-centric/models/{self.id}"
 
     def predict(self, inputs: Mapping[str, npt.ArrayLike]) -> dict[str, npt.NDArray[Any]]:
-        """The model's outputs for as many examples as one likes; what is more than one batch is asked in parts.
+        """The outputs of the model for any number of examples; several requests are sent for more than one batch.
 
         Args:
-            inputs: arrays by the names of the model's inputs, converted to their dtypes; the first axis is the
+            inputs: arrays by the names of the model's inputs, converted to their dtypes; the first axis is that of the
                 examples.
         Raises:
-            InvalidInput, ShapeMismatch: the arrays do not fit the model, or it can't compute with their values.
-            Forbidden: others may not ask it (``inference_not_allowed``). NotFound: it is not served any more.
-            Conflict: another model is served under its id now (``model_changed``).
-            Unavailable: it can't answer now, also after some tries.
+            InvalidInput, ShapeMismatch: the arrays do not fit the model, or it cannot compute with their values.
+            Forbidden: other users may not predict with it (``inference_not_allowed``). NotFound: it is not served.
+            Conflict: another model is now served under its id (``model_changed``).
+            Unavailable: it did not answer, also after retries.
         """
         arrays = self._converted(inputs)
         batched = [port.name for port in self.info.inputs if port.shape and isinstance(port.shape[0], str)]
@@ -63,8 +63,8 @@ class HostedModel:
             return self._ask(arrays)
         if not self.info.rows_independent:
             raise InvalidInput(
-                f"these are {num_examples:,} examples; model {self.id!r} takes {most} at once, and what it says of one "
-                "may depend on the others, so they can't be asked in parts",
+                f"{num_examples:,} examples are too many for model {self.id!r}: it takes {most} at once, and its "
+                "outputs for one example may depend on the others, so a request cannot be split",
                 code=codes.INFERENCE_BATCH_SIZE,
             )
         parts = [
@@ -74,31 +74,29 @@ class HostedModel:
         return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
 
     def download(self, path: str | os.PathLike[str] | None = None) -> bytes | Path:
-        """The ONNX file as it was served: its bytes, or with ``path`` written there.
+        """The bytes of the ONNX file, or its path after it was written to ``path``.
 
         Raises:
-            Forbidden: others may not take it (``download_not_allowed``). NotFound: it is not served any more.
+            Forbidden: other users may not download it (``download_not_allowed``). NotFound: it is not served.
         """
         request = Request("GET", f"{self._path}/download")
         return bytes(read_checked(self._api, request)) if path is None else write_checked(self._api, request, path)
 
     def delete(self) -> None:
-        """Stop serving it. Raises Forbidden: it is not yours (``not_your_model``)."""
+        """Stop serving the model. Raises Forbidden: it is not yours (``not_your_model``)."""
         self._api.exchange(Request("DELETE", self._path), lambda response: None)
 
     def _converted(self, inputs: Mapping[str, npt.ArrayLike]) -> dict[str, npt.NDArray[Any]]:
         dtypes = {port.name: np.dtype(port.dtype) for port in self.info.inputs}
         if inputs.keys() != dtypes.keys():
             given, wanted = ", ".join(inputs) or "none", ", ".join(dtypes)
-            raise InvalidInput(
-                f"model {self.id!r} takes the inputs {wanted}; given: {given}", code=codes.INFERENCE_INPUTS
-            )
+            raise InvalidInput(f"model {self.id!r} has the inputs {wanted}, not {given}", code=codes.INFERENCE_INPUTS)
         arrays = {}
         for name, dtype in dtypes.items():
             array = np.asarray(inputs[name])
             if not np.can_cast(array.dtype, dtype, "same_kind"):
                 raise InvalidInput(
-                    f"input {name!r} is {array.dtype}, which is no {dtype} without loss; convert it first",
+                    f"input {name!r} is {array.dtype}, which cannot become {dtype} without loss; convert it first",
                     code=codes.INFERENCE_INPUTS,
                 )
             arrays[name] = array.astype(dtype, copy=False)
@@ -135,8 +133,8 @@ class ModelTable(Table[ServedModelInfo]):
 
 
 def serve_model(api: Api, request: ServeRequest, source: OnnxSource) -> HostedModel:
-    """Put a model on a Domain. See `pygrid.client.DomainClient.serve`."""
-    # Here, because onnx takes a tenth of a second, and hardly anybody who uses the SDK serves a model.
+    """Serve a model. See `pygrid.client.DomainClient.serve`."""
+    # Here, because onnx costs 0.1 s, and few users of the SDK serve a model.
     from pygrid.plans.export_cleanup import tidy_model
 
     parts = [
@@ -155,19 +153,20 @@ def list_served(api: Api) -> ModelTable:
 
 
 def get_served(api: Api, model_id: str) -> HostedModel:
-    """A model by its id. Raises InvalidInput: it is no id. NotFound: it is not served."""
+    """A served model by its id. Raises InvalidInput: the id is not valid. NotFound: there is no such model."""
     if not model_id.isascii() or not model_id or set(model_id) & set("/?#%"):
         raise InvalidInput(
-            f"{model_id!r} is no id of a model; use letters, digits and any of _ . -", code=codes.INVALID_CONFIG
+            f"{model_id!r} is not a valid id of a model; use letters, digits and any of _ . -",
+            code=codes.INVALID_CONFIG,
         )
     return HostedModel(api, api.get(f"/data-centric/models/{model_id}", ServedModelInfo))
 
 
 def onnx_bytes(source: OnnxSource) -> bytes:
-    """The ONNX model itself, from a file if need be.
+    """The bytes of the ONNX model, loaded if the source is a path.
 
     Raises:
-        InvalidInput: no such file (``file_not_found``), or no ONNX model (``not_a_model``).
+        InvalidInput: there is no such file (``file_not_found``), or it is not an ONNX model (``not_a_model``).
     """
     if isinstance(source, bytes):
         return source
@@ -175,7 +174,7 @@ def onnx_bytes(source: OnnxSource) -> bytes:
         return bytes(source.SerializeToString())
     if not isinstance(source, (str, os.PathLike)):
         raise InvalidInput(
-            f"a {type(source).__name__} is not an ONNX model; give its bytes, the path of its file, or an "
+            f"a {type(source).__name__} is not an ONNX model; pass its bytes, the path of its file, or an "
             "onnx.ModelProto",
             code=codes.NOT_A_MODEL,
         )
@@ -188,7 +187,7 @@ def onnx_bytes(source: OnnxSource) -> bytes:
     from google.protobuf.message import DecodeError
 
     try:
-        # Weights in files beside it come along.
+        # Includes weights in external files.
         return bytes(onnx.load(path).SerializeToString())
     except (DecodeError, onnx.checker.ValidationError, ValueError, OSError) as error:
         raise InvalidInput(f"{path} can't be read as an ONNX model: {error}", code=codes.NOT_A_MODEL) from error

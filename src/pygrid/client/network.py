@@ -1,4 +1,4 @@
-"""A Network in the hands of those who look for data, models and processes, and of those who run it."""
+"""The client of a Network, for searches and for its operators."""
 
 from __future__ import annotations
 
@@ -48,14 +48,14 @@ _MAX_ANSWER_BYTES = 64 * 1024
 def connect_network(
     url: str | None = None, token: str | None = None, *, transport: Transport | None = None
 ) -> NetworkClient:
-    """A Network to work with. Nothing is sent yet; searching needs no account.
+    """A client of a Network; this sends no request. Searches need no account.
 
     Args:
-        url: its address; None: ``PYGRID_NETWORK_URL``, else the one that ``pygrid login`` was used with last.
-        token: of a session; None: ``PYGRID_NETWORK_TOKEN``, else the one that ``pygrid login`` keeps for that address.
-        transport: in place of HTTP to ``url``; it stays the caller's to close.
+        url: address of the Network; None: ``PYGRID_NETWORK_URL``, else the address of the last ``pygrid login``.
+        token: token of a session; None: ``PYGRID_NETWORK_TOKEN``, else the one that ``pygrid login`` stored.
+        transport: used instead of HTTP to ``url``; the caller closes it.
     Raises:
-        InvalidInput: no address is known, or it is not one.
+        InvalidInput: there is no address, or it is not valid.
     """
     if transport is not None:
         return NetworkClient(transport, token=token)
@@ -97,40 +97,42 @@ class InvitationTable(Table[InvitationInfo]):
 
 
 class NetworkClient(SessionClient):
-    """Search all Domains of a Network, and reach them. `connect_network` gives one."""
+    """A Network: searches all its Domains, and connects to them; `connect_network` returns one."""
 
     def __init__(self, transport: Transport, *, token: str | None = None, owns_transport: bool = False) -> None:
         super().__init__(transport, token=token, owns_transport=owns_transport)
         self._domains: dict[tuple[str, str | None], DomainClient] = {}
 
     def domains(self, association: Association = "accepted") -> DomainTable:
-        """The Domains that belong to the Network, by name, and how they are.
+        """The Domains of the Network with their states, by name.
 
         Args:
-            association: others than ``accepted`` ones are for those who manage the Network; ``pending`` ones wait.
+            association: state of the association; only managers of the Network can list others than ``accepted``.
         Raises:
-            Forbidden, Unauthenticated: others than accepted ones are not for you.
+            Forbidden, Unauthenticated: you may not list these.
         """
         return DomainTable(self._api.get("/domains", DomainList, query={"association": association}).domains)
 
     def show(self, name: str) -> DomainInfo:
-        """What the Network knows of a Domain. Raises NotFound: it has no such Domain (``domain_not_found``)."""
+        """A Domain as the Network knows it. Raises NotFound: there is no such Domain (``domain_not_found``)."""
         return self._detail(name).domain
 
     def _detail(self, name: str) -> DomainDetail:
         return self._api.get(f"/domains/{quote(name, safe='')}", DomainDetail)
 
     def domain(self, name: str, identity: str | None = None) -> DomainClient:
-        """One of the Domains, to work with: at its own address if it has one, else through the relay.
+        """A client of one of the Domains: at its own address if it has one, else through the relay.
 
-        It is logged in if ``pygrid login`` was used with its address; else ``login`` it. The same is given each time.
+        It has the session of ``pygrid login`` for its address, if there is one. Each call returns the same client.
 
         Args:
-            identity: whose Domain it is; None: who had this name the first time, else whom the Network names.
+            identity: the expected identity; None: the one that had this name the first time, else the one that the
+                Network reports.
         Raises:
-            NotFound: the Network has no such Domain (``domain_not_found``). InvalidInput: ``identity`` is none.
-            IdentityChanged: it is another Domain that has this name, or its address is not what the Domain itself has
-                signed (``wrong_identity``, ``identity_changed``, ``address_not_signed``).
+            NotFound: the Network has no such Domain (``domain_not_found``).
+            InvalidInput: ``identity`` is not valid.
+            IdentityChanged: another Domain has this name, or the Domain has not signed its address
+                (``wrong_identity``, ``identity_changed``, ``address_not_signed``).
         """
         info = self.show(name)
         state = "offline" if info.state == "unknown" else info.state
@@ -138,7 +140,7 @@ class NetworkClient(SessionClient):
         return self.open_domain(DomainRef(info.name, state, address, info.identity or ""), identity)
 
     def open_domain(self, ref: DomainRef, identity: str | None = None) -> DomainClient:
-        """As `domain`, for what a search has found."""
+        """A client of the Domain of a search hit; see `domain`."""
         address: str | RelayedAddress | None = parse_address(ref.address)
         if isinstance(address, str) and (address, identity) not in self._domains:
             address = self._find_direct(ref.name, address, identity)
@@ -162,17 +164,18 @@ class NetworkClient(SessionClient):
         kinds: Sequence[Kind] | Kind = (),
         timeout_s: float = DEFAULT_TIMEOUT_S,
     ) -> SearchResults:
-        """What all Domains publish that fits. All are asked at once; who does not answer is in ``missing``.
+        """Search the published content of all Domains in parallel; ``missing`` lists Domains without an answer.
 
         Args:
-            text: words that all occur in what is said of the thing.
-            tags: a dataset has all of them.
-            column, dtype, meaning: a column that a dataset has: its name, what it holds, a part of what it means.
+            text: words that all occur in the description of a hit.
+            tags: tags that a dataset has.
+            column, dtype, meaning: a column of a dataset: its name, its dtype, a part of its meaning.
             model: the id of a model.
-            kinds: only ``dataset``, ``model`` or ``process``, or some of them.
-            timeout_s: when to go on with what has come, 0.01 to 10.
+            kinds: only these kinds: ``dataset``, ``model``, ``process``.
+            timeout_s: time limit for the answers of Domains, 0.01 to 10.
         Raises:
-            InvalidInput: ``invalid_search``. TooManyRequests: too many searches; the error says when to try again.
+            InvalidInput: the search is not valid (``invalid_search``).
+            TooManyRequests: there were too many searches; retry after ``retry_after_s``.
         """
         request = SearchRequest(
             text=text,
@@ -190,13 +193,13 @@ class NetworkClient(SessionClient):
         return SearchResults(self.open_domain, answer)
 
     def model(self, model_id: str, *, domain: str | None = None) -> NetworkModel:
-        """A public model that answers from whichever of the Domains that serve it is there.
+        """A public model; each prediction uses one of the Domains that serve it.
 
         Args:
-            domain: whose model is meant, where Domains serve different ones under this id.
+            domain: name of a Domain that serves the model, if Domains serve different models under this id.
         Raises:
             NotFound: no Domain that answers serves it (``model_not_found``).
-            InvalidInput: ``model_ambiguous``: Domains serve different models under this id.
+            InvalidInput: Domains serve different models under this id (``model_ambiguous``).
         """
         return find_model(self.open_domain, self._find_hits, model_id, domain)
 
@@ -209,13 +212,14 @@ class NetworkClient(SessionClient):
         visibility: Literal["listed", "public"] = "public",
         **more: Any,
     ) -> NetworkModel:
-        """Serve a model on several Domains, so that it answers as long as one of them does.
+        """Serve a model on several Domains, so that it is available as long as one of them is.
 
         Args:
-            replicas: on so many of those that are online and where you are logged in.
+            replicas: number of Domains, from those that are online and where you are logged in.
             more: as for `DomainClient.serve`.
         Raises:
-            Unavailable: ``too_few_domains``: you are logged in at fewer, or too few take it; it is served on none.
+            Unavailable: you are logged in at fewer Domains, or too few accept it (``too_few_domains``); then no Domain
+                serves it.
             As `DomainClient.serve`.
         """
         if replicas < 1:
@@ -233,57 +237,58 @@ class NetworkClient(SessionClient):
         return [(name, domain) for name, domain in opened if domain.token is not None]
 
     def accept(self, name: str, reason: str = "", identity: str | None = None) -> DomainInfo:
-        """Let a Domain belong to the Network; the Domain is told the reason. Needs a role with can_manage_nodes.
+        """Accept a Domain into the Network; the Domain gets the reason. Needs a role with can_manage_nodes.
 
         Args:
-            identity: the one that its owner told you, as in ``domains("pending")``: strangers may ask for the same
-                name, also between your look and this call. None: the only one that asks for it.
+            identity: the identity that the operator of the Domain gave you, as in ``domains("pending")``. Others can
+                ask for the same name at any time, also just before this call. None: the only identity that asks.
         Raises:
             NotFound: there is no such Domain (``domain_not_found``).
-            Conflict: none that has this name is this one (``other_identity``); several ask for the name
-                (``several_domains``); it is another's (``name_taken``), or this one's already (``wrong_state``).
-            Forbidden, Unauthenticated: you may not, or nobody is logged in.
+            Conflict: no Domain of this name has this identity (``other_identity``), several ask for the name
+                (``several_domains``), another Domain has it (``name_taken``), or this one has it (``wrong_state``).
+            Forbidden, Unauthenticated: you lack the permission, or are not logged in.
         """
         return self._decide(name, "accept", reason, identity)
 
     def deny(self, name: str, reason: str = "", identity: str | None = None) -> DomainInfo:
-        """Turn a Domain down that waits for a decision. Raises: as `accept`."""
+        """Deny the request of a Domain. Raises: as `accept`."""
         return self._decide(name, "deny", reason, identity)
 
     def revoke(self, name: str, reason: str = "", identity: str | None = None) -> DomainInfo:
-        """Put a Domain out of the Network; its key gets in no more unless you accept it again. Raises: as `accept`."""
+        """Remove a Domain from the Network; its key is refused until you accept it again. Raises: as `accept`."""
         return self._decide(name, "revoke", reason, identity)
 
     def forget(self, name: str, identity: str | None = None) -> None:
-        """Forget a Domain and what was decided about it: it may ask again. Raises: as `accept`.
+        """Delete a Domain and the decisions about it, so that it can ask again. Raises: as `accept`.
 
         Args:
-            identity: None: all that are known by the name, or ask for it.
+            identity: None: all identities that have the name or ask for it.
         """
         query = {} if identity is None else {"identity": identity}
         request = Request("DELETE", f"/domains/{quote(name, safe='')}", query=query)
         self._api.exchange(request, lambda answer: answer.read(_MAX_ANSWER_BYTES))
 
     def invite(self, domain: str | None = None, *, max_uses: int = 1, expires_in_s: int = 7 * 86400) -> NewInvitation:
-        """An invitation: a Domain that has its token is accepted at once. The token is in this answer and never again.
+        """Create an invitation; a Domain with its token is accepted at once. Only this answer has the token.
 
         Args:
-            domain: only a Domain of this name may use it.
+            domain: only a Domain of this name may use it; None: any Domain.
         Raises:
-            Forbidden, Unauthenticated: you may not, or nobody is logged in.
+            Forbidden, Unauthenticated: you lack the permission, or are not logged in.
         """
         return self._api.post(
             "/invitations", NewInvitation, json=InvitationRequest(domain, max_uses, expires_in_s), once=True
         )
 
     def invitations(self) -> InvitationTable:
-        """The invitations that were given and not taken back, without their tokens."""
+        """The invitations that were not withdrawn, without their tokens."""
         return InvitationTable(self._api.get("/invitations", InvitationList).invitations)
 
     def take_back(self, invitation_id: int) -> None:
-        """Take an invitation back; Domains that came by it stay.
+        """Withdraw an invitation; Domains that were accepted with it stay.
 
-        Raises NotFound: there is none (``invitation_not_found``).
+        Raises:
+            NotFound: there is no such invitation (``invitation_not_found``).
         """
         request = Request("DELETE", f"/invitations/{invitation_id}")
         self._api.exchange(request, lambda answer: answer.read(_MAX_ANSWER_BYTES))
@@ -294,31 +299,30 @@ class NetworkClient(SessionClient):
         )
 
     def close(self) -> None:
-        """Close the connections, also those to Domains. Sessions go on."""
+        """Close all connections, including those to Domains. Sessions stay valid."""
         for domain in self._domains.values():
             domain.close()
         self._domains.clear()
         super().close()
 
     def _relayed(self, ref: DomainRef, identity: str | None) -> RelayedAddress:
-        """The way through the relay, with whom to expect.
+        """The address through the relay, with the expected identity.
 
-        Who answered before counts for more than what the Network says.
+        An identity that answered before has precedence over the one that the Network reports.
         """
-        # The Network is taken at the address by which it is known here, whatever it calls itself.
+        # The Network has the address that this client uses, not the one that it reports.
         address = RelayedAddress(self.url, ref.name)
         if identity is None and KnownDomains().find(address) is None:
             identity = ref.identity or None
         return RelayedAddress(self.url, ref.name, IdentityKey.parse(identity) if identity is not None else None)
 
     def _find_direct(self, name: str, address: str, identity: str | None) -> str | None:
-        """The direct address that comes from the Domain itself; None: it has none now, or the Network is yet to check
-        it.
+        """The direct address that the Domain has signed; None: it has none, or the Network has not checked it.
 
-        A node of 2020 has signed nothing, and nobody knows it better.
+        A node of 2020 cannot sign, so the address of the Network is used.
 
         Args:
-            address: which the Network named, now or some time ago.
+            address: the address that the Network reported, now or earlier.
         Raises:
             IdentityChanged: see `domain`.
         """
@@ -330,8 +334,7 @@ class NetworkClient(SessionClient):
         if named is None and expected.identity is None and known.find(expected) is None:
             return address
         if named is not None and (detail.domain.address is None or not detail.entry):
-            # Nothing need be believed of a Network that says no more: through the relay, the Domain itself proves who
-            # it is.
+            # No trust in the Network is needed: through the relay, the Domain itself proves its identity.
             return None
         current = (detail.domain.address or address).rstrip("/")
         if named is None or not _is_signed(detail, IdentityKey.parse(named), current):
@@ -352,7 +355,7 @@ def _last_seen(domain: DomainInfo) -> str:
 
 
 def _is_signed(detail: DomainDetail, key: IdentityKey, address: str) -> bool:
-    """Whether the holder of the key has said that the Domain is called as it is, and is at the address."""
+    """Whether the key has signed the name and the address of the Domain."""
     try:
         signature = from_base64url(detail.entry_signature or "", SIGNATURE_BYTES, "entry_signature")
     except InvalidInput:
@@ -363,8 +366,8 @@ def _is_signed(detail: DomainDetail, key: IdentityKey, address: str) -> bool:
 
 def _unsigned(name: str, address: str) -> IdentityChanged:
     return IdentityChanged(
-        f"the Network says that {name!r} is at {address}, and shows no signature of the Domain for it. Do not log in "
-        "there; ask those who run the Domain where it is",
+        f"the Network reports the address {address} of {name!r} without a signature of the Domain. Do not log in "
+        "there; ask the operator of the Domain for its address",
         code=codes.ADDRESS_NOT_SIGNED,
     )
 
@@ -376,8 +379,8 @@ def _spelled(address: str | RelayedAddress) -> str:
 
 
 def _domain_token(url: str) -> str | None:
-    """The token kept for an address. One from the environment goes to the address there and nowhere else: this one a
-    Network has named, and it could name anybody's."""
+    """The stored token for an address. A token from the environment goes only to the address in the environment,
+    because a Network, which reports this address, could report any."""
     token, home = os.environ.get(TOKEN_VARIABLE), os.environ.get(URL_VARIABLE)
     if token and home and plain_address(home) == url:
         return token

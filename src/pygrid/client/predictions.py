@@ -1,4 +1,4 @@
-"""Ask to have a model answer for each record of a dataset. See `pygrid.client.DomainClient.predict`."""
+"""Jobs in which a model predicts for each record of a dataset. See `pygrid.client.DomainClient.predict`."""
 
 from __future__ import annotations
 
@@ -32,14 +32,14 @@ def request_predictions(
     Args:
         values: further fields of `pygrid.messages.jobs.JobRequest`.
     """
-    # Here, because onnx takes a tenth of a second.
+    # Here, because onnx costs 0.1 s.
     from pygrid.plans.export_cleanup import tidy_model
 
     model = tidy_model(onnx_bytes(source))
     target = Datasets(api)[dataset] if isinstance(dataset, str) else dataset
     info = target.info(version)
     bound = complete_binding(_data_ports(model), info.schema, binding or {}, whose="model")
-    # The version whose columns were looked at, so that a new one in between is not taken unseen.
+    # The version whose columns were read, so that a new version in between is not used.
     given = {"dataset": target.id, "kind": "predict", "version": version or info.version, "binding": bound, **values}
     return send_request(api, given, [FormPart("model", TENSORS, BytesBody(model))])
 
@@ -48,8 +48,8 @@ def _data_ports(model: bytes) -> dict[str, DataPort]:
     """The inputs of a model, each with the shape for one record.
 
     Raises:
-        InvalidPlan: one has no shape, or a dtype that no model here has. InvalidInput: ``not_a_model``: one does not
-            begin with the number of records.
+        InvalidPlan: an input has no shape, or a dtype that is not supported.
+        InvalidInput: the shape of an input does not begin with the number of records (``not_a_model``).
     """
     import onnx
 

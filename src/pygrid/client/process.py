@@ -1,4 +1,4 @@
-"""A hosted process in the hands of its owner."""
+"""A hosted process, as its owner uses it."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ class _Checkpoints(msgspec.Struct):
 
 
 class Process:
-    """A process on a Domain. `DomainClient.host` and `DomainClient.process` give one."""
+    """A process on a Domain; `DomainClient.host` and `DomainClient.process` return one."""
 
     def __init__(self, api: Api, info: ProcessInfo) -> None:
         self._api = api
@@ -55,11 +55,11 @@ class Process:
         return f"/model-centric/processes/{self.id}"
 
     def info(self) -> ProcessInfo:
-        """What the Domain says of the process now: state, configuration, plans, newest cycle."""
+        """The process as it is now: state, configuration, plans, newest cycle."""
         return self._api.get(self._path, ProcessInfo)
 
     def cycles(self, after: int = 0) -> CyclesTable:
-        """All cycles with a sequence number above ``after``, oldest first, with what they brought."""
+        """All cycles with a sequence number above ``after``, oldest first, with their results."""
         found = CyclesTable()
         while True:
             position = found[-1].sequence if found else after
@@ -70,10 +70,10 @@ class Process:
                 return found
 
     def contributions(self, after: int = 0) -> ContributionTable:
-        """Who has reported what in which cycle, those with an id above ``after``; clients without names are all ``""``.
+        """The accepted reports with an id above ``after``, with their cycles and clients (``""``: without a name).
 
         Raises:
-            Forbidden: you may not host processes there.
+            Forbidden: you may not see the reports of this process.
         """
         found = ContributionTable()
         while True:
@@ -84,7 +84,7 @@ class Process:
                 return found
 
     def checkpoints(self) -> CheckpointTable:
-        """All states of the model, oldest first; number 1 is the model that was hosted."""
+        """All checkpoints of the model, oldest first; number 1 is the hosted model."""
         return CheckpointTable(self._api.get(f"{self._path}/checkpoints", _Checkpoints).checkpoints)
 
     def download(self, checkpoint: int | str = "latest", path: str | os.PathLike[str] | None = None) -> Params:
@@ -92,9 +92,9 @@ class Process:
 
         Args:
             checkpoint: its number, or ``latest``.
-            path: write the safetensors file there as well, at once or not at all; the arrays are then mapped from it.
+            path: also write the safetensors file there, completely or not at all; the arrays are mapped from it.
         Raises:
-            NotFound: no such checkpoint (``checkpoint_not_found``).
+            NotFound: there is no such checkpoint (``checkpoint_not_found``).
         """
         query = {"name": self.name, "version": self.version, "checkpoint": str(checkpoint)}
         request = Request("GET", "/model-centric/retrieve-model", query)
@@ -105,10 +105,10 @@ class Process:
             return decode(memoryview(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)))[0]
 
     def plan(self, name: str | None = None) -> Plan:
-        """A plan of the process, as it was hosted; None: ``training_plan``, or the only training plan.
+        """A hosted plan of the process; None: ``training_plan``, or the only training plan.
 
         Raises:
-            NotFound: there is none of that name (``plan_not_found``).
+            NotFound: the process has no such plan (``plan_not_found``).
         """
         plans = self.info().plans
         training = [plan for plan in plans if plan.kind == "training"]
@@ -128,11 +128,11 @@ class Process:
         checkpoint: int | str = "latest",
         batch_size: int = 256,
     ) -> dict[str, float]:
-        """The metrics of the model on data of one's own, computed here.
+        """The metrics of the model on local data, computed here.
 
         Args:
-            data: arrays by the name of the plan's data port; or an iterable of batches of them.
-            plan: with an ``eval`` graph; None: the process's training plan.
+            data: arrays by the name of the plan's data port; or an iterable of such batches.
+            plan: a plan with an ``eval`` graph; None: the training plan of the process.
         """
         from pygrid.plans import Runner
 
@@ -140,25 +140,25 @@ class Process:
         return Runner(chosen).evaluate(self.download(checkpoint), data, batch_size=batch_size)
 
     def finish(self) -> ProcessInfo:
-        """End the training: the open cycle is completed if it has reports, and no further one is opened."""
+        """End the training: an open cycle with reports is completed, and no further cycle opens."""
         return self._api.post(f"{self._path}/finish", ProcessInfo, once=True)
 
     def restore(self, checkpoint: int) -> ProcessInfo:
-        """Go on from an earlier checkpoint: it is repeated as the newest one, and the open cycle starts from that.
+        """Continue from an earlier checkpoint: it becomes the newest one, and the open cycle starts from it.
 
-        Reports that the cycle has stay and count; devices that train now begin again.
+        Reports of the open cycle stay and count; devices that train at present start again.
 
         Raises:
-            NotFound: ``checkpoint_not_found``. Conflict: ``process_finished``. Unavailable: ``blob_damaged``: that
-                checkpoint is damaged as well. Nothing was changed.
+            NotFound: ``checkpoint_not_found``. Conflict: ``process_finished``. Unavailable: that checkpoint is damaged
+                as well (``blob_damaged``). Nothing was changed.
         """
         return self._api.post(f"{self._path}/restore", ProcessInfo, json={"checkpoint": checkpoint}, once=True)
 
     def wait(self, num_cycles: int | None = None, *, timeout_s: float | None = None) -> ProcessInfo:
-        """Return when ``num_cycles`` cycles are completed, or training is over, whichever is first.
+        """Wait until ``num_cycles`` cycles are completed, or training is over, and return the process as it is then.
 
         Raises:
-            Unavailable: ``timeout_s`` have passed (``wait_timeout``); training goes on.
+            Unavailable: ``timeout_s`` has passed (``wait_timeout``); training continues.
         """
         if num_cycles is not None and num_cycles < 1:
             raise InvalidInput(f"num_cycles is {num_cycles}; it must be at least 1, or None to wait for the end")
@@ -171,20 +171,20 @@ class Process:
             if time.monotonic() >= give_up_at:
                 raise Unavailable(
                     f"after {timeout_s} s process {self.name!r} has completed {info.num_checkpoints - 1} cycles; "
-                    "training goes on",
+                    "training continues",
                     code=codes.WAIT_TIMEOUT,
                 )
             time.sleep(_POLL_S)
 
     def events(self, after: int = 0) -> Iterator[Event]:
-        """What happened to the process and what happens, as it happens, until training is over.
+        """The past events of the process, then each new one, until training is over.
 
-        A lost connection is taken up again where it broke off.
+        After a lost connection, the stream continues with the next event.
 
         Args:
-            after: id of an event; only later ones are given. 0: from the beginning.
+            after: id of an event; only later events are yielded. 0: all events.
         Raises:
-            Unavailable: the Domain can't be reached for ten minutes.
+            Unavailable: the Domain could not be reached for ten minutes.
         """
         last_seen = time.monotonic()
         while True:
@@ -206,7 +206,7 @@ class Process:
             time.sleep(_POLL_S)
 
     def _stream(self, after: int) -> Iterator[Event | None]:
-        """The events of one connection; None for a sign of life. Ends early if nothing is left to tell."""
+        """The events of one connection; None for a keep-alive. Ends early if the process is finished."""
         headers = {"Accept": "text/event-stream", "Last-Event-ID": str(after)}
         request = Request("GET", f"{self._path}/events", headers=headers, timeout_s=_SILENCE_S, is_stream=True)
         with self._api.open(request) as response:
@@ -221,7 +221,10 @@ class Process:
     def watch(self, *, plain: bool | None = None) -> None:
         """Show the training until it is over: a live table on a terminal or in a notebook, else a line per change.
 
-        ``plain``: True for lines in any case. Interrupt it at will; training goes on.
+        An interrupt ends the view; training continues.
+
+        Args:
+            plain: True: lines in any case.
         """
         watch(self, plain=plain)
 
@@ -235,7 +238,7 @@ class Process:
 def _event(data: str) -> Event | None:
     try:
         return msgspec.json.decode(data, type=Event)
-    except msgspec.ValidationError:  # of a kind that this version does not know yet
+    except msgspec.ValidationError:  # a kind that this version does not know
         return None
 
 

@@ -1,4 +1,4 @@
-"""One model on several Domains: it answers as long as one of them does."""
+"""One model on several Domains: it is available as long as one of them is."""
 
 from __future__ import annotations
 
@@ -28,13 +28,13 @@ logger = logging.getLogger(__name__)
 
 
 class NetworkModel:
-    """A model that any of several Domains answers for. `NetworkClient.model` gives one."""
+    """A model that several Domains serve; `NetworkClient.model` returns one."""
 
     def __init__(self, open_domain: OpenDomain, find_hits: FindHits, hits: Sequence[ModelHit]) -> None:
         self._open_domain, self._find_hits = open_domain, find_hits
         self.info = hits[0]
-        """What is told of it."""
-        # By lot, so that the callers of a model spread over its Domains.
+        """The public description of the model."""
+        # In random order, so that the callers of a model spread over its Domains.
         self._refs = random.sample([hit.domain for hit in hits], len(hits))
         self._models: dict[str, HostedModel] = {}
 
@@ -44,17 +44,18 @@ class NetworkModel:
 
     @property
     def domains(self) -> list[str]:
-        """The names of the Domains that serve it; the first is asked first."""
+        """The names of the Domains that serve it, in the order of requests."""
         return [ref.name for ref in self._refs]
 
     def predict(self, inputs: Mapping[str, npt.ArrayLike]) -> dict[str, npt.NDArray[Any]]:
-        """As `HostedModel.predict`. If a Domain can't answer the next is asked; if none can, the Network is asked for
-        others.
+        """The outputs of the model, as `HostedModel.predict`, from the first Domain that answers.
+
+        If no Domain answers, the Network is searched for others.
 
         Raises:
-            Unavailable: no Domain answers (``no_domain_answers``). Unauthenticated: you are logged in at none that
-                does.
-            Forbidden: none lets you ask it.
+            Unavailable: no Domain answers (``no_domain_answers``).
+            Unauthenticated: you are not logged in at any Domain that answers.
+            Forbidden: no Domain allows you to predict.
             As `HostedModel.predict`.
         """
         failures = self._try_all(inputs)
@@ -69,7 +70,7 @@ class NetworkModel:
     def _try_all(
         self, inputs: Mapping[str, npt.ArrayLike]
     ) -> dict[str, npt.NDArray[Any]] | list[tuple[str, PygridError]]:
-        """The answer of the first Domain that gives one, or why none does."""
+        """The answer of the first Domain that has one, or the errors of all Domains."""
         failures: list[tuple[str, PygridError]] = []
         for ref in list(self._refs):
             try:
@@ -78,7 +79,7 @@ class NetworkModel:
                 logger.debug("next Domain: model=%s domain=%s code=%s", self.id, ref.name, error.code)
                 failures.append((ref.name, error))
                 self._models.pop(ref.name, None)
-                # What has failed is asked last the next time.
+                # A Domain that has failed is the last one in the next round.
                 self._refs.remove(ref)
                 self._refs.append(ref)
         return failures
@@ -88,7 +89,7 @@ class NetworkModel:
             model = get_served(_impatient(self._open_domain(ref)), self.id)
             if model.info.sha256 != self.info.sha256:
                 raise NotFound(
-                    f"another model is served as {self.id!r} there now", code=codes.MODEL_NOT_FOUND, domain=ref.name
+                    f"another model is now served as {self.id!r} there", code=codes.MODEL_NOT_FOUND, domain=ref.name
                 )
             self._models[ref.name] = model
         return self._models[ref.name]
@@ -127,13 +128,12 @@ def find_model(open_domain: OpenDomain, find_hits: FindHits, model_id: str, doma
         of_domain = {hit.sha256 for hit in hits if hit.domain.name == domain}
         hits = [hit for hit in hits if hit.sha256 in of_domain]
     if not hits:
-        who = "no Domain that answers" if domain is None else f"{domain} does not answer, or does not"
-        verb = "serves" if domain is None else "serve"
-        raise NotFound(f"{who} {verb} a public model {model_id!r}", code=codes.MODEL_NOT_FOUND, model_id=model_id)
+        where = "no Domain that answers serves" if domain is None else f"{domain} does not answer, or does not serve"
+        raise NotFound(f"{where} a public model {model_id!r}", code=codes.MODEL_NOT_FOUND, model_id=model_id)
     if len({hit.sha256 for hit in hits}) > 1:
         names = ", ".join(sorted(hit.domain.name for hit in hits))
         raise InvalidInput(
-            f"Domains serve different models as {model_id!r}: {names}. Say whose: network.model({model_id!r}, "
+            f"Domains serve different models as {model_id!r}: {names}. Name one of them: network.model({model_id!r}, "
             "domain=...)",
             code=codes.MODEL_AMBIGUOUS,
             model_id=model_id,
@@ -170,7 +170,7 @@ def serve_on(
                 refused.append(f"{name}: {error.detail}")
             if len(served) == replicas:
                 return find()
-        raise _too_few(f"only {len(served)} Domains took it. {'; '.join(refused)}", model_id)
+        raise _too_few(f"only {len(served)} Domains accepted it. {'; '.join(refused)}", model_id)
     except PygridError:
         for model in served:
             model.delete()
@@ -178,9 +178,9 @@ def serve_on(
 
 
 def _impatient(domain: DomainClient) -> SessionApi:
-    """The same session, but each call is tried once: another Domain can answer sooner than this one comes back."""
+    """The same session without retries, because another Domain can answer sooner than this one recovers."""
     return SessionApi(domain.transport, token=domain.token, retries=NO_RETRIES)
 
 
 def _too_few(why: str, model_id: str) -> Unavailable:
-    return Unavailable(f"{why}. The model is served on none", code=codes.TOO_FEW_DOMAINS, model_id=model_id)
+    return Unavailable(f"{why}. No Domain serves the model", code=codes.TOO_FEW_DOMAINS, model_id=model_id)

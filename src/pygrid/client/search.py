@@ -1,4 +1,4 @@
-"""What a search over all Domains of a Network found: tables of things that can be opened where they are."""
+"""The hits of a search over all Domains of a Network, as tables; each hit can be opened at its Domain."""
 
 from __future__ import annotations
 
@@ -23,12 +23,12 @@ OpenDomain: TypeAlias = "Callable[[DomainRef], DomainClient]"
 _REASONS = {
     "timeout": "did not answer in time",
     "offline": "is offline",
-    "error": "answered something that is no answer",
+    "error": "sent an answer that is not valid",
 }
 
 
 class PublicDataset:
-    """A public dataset on one of the Domains; ``info`` is all that is told of it."""
+    """A public dataset on one of the Domains; ``info`` is its public description."""
 
     def __init__(self, open_domain: OpenDomain, info: DatasetHit) -> None:
         self._open_domain = open_domain
@@ -44,15 +44,15 @@ class PublicDataset:
         return self.info.domain
 
     def open(self) -> Dataset:
-        """The dataset, as its Domain gives it to whoever is logged in there.
+        """The dataset at its Domain, for the user who is logged in there.
 
         Raises:
-            InvalidInput: ``legacy_node``: it is on a node of 2020, which gives no datasets.
-            NotFound: it is not there any more. Unavailable: the Domain can't be reached.
+            InvalidInput: it is on a node of 2020, which has no datasets to open (``legacy_node``).
+            NotFound: it no longer exists. Unavailable: the Domain cannot be reached.
         """
         if not self.info.id:
             raise InvalidInput(
-                f"{self.domain.name!r} is a node of 2020: it tells tags and no more", code=codes.LEGACY_NODE
+                f"{self.domain.name!r} is a node of 2020: it publishes tags only", code=codes.LEGACY_NODE
             )
         return self._open_domain(self.domain).datasets.by_id(self.info.id)
 
@@ -78,11 +78,11 @@ class PublicModel:
         return self.info.domain
 
     def open(self) -> HostedModel:
-        """The model, ready to be asked by whoever is logged in at its Domain and may.
+        """The model at its Domain, for the user who is logged in there.
 
         Raises:
-            Unauthenticated: nobody is logged in there. NotFound: it is not served any more. Unavailable: the Domain
-                can't be reached.
+            Unauthenticated: you are not logged in there. NotFound: it is no longer served.
+            Unavailable: the Domain cannot be reached.
         """
         return self._open_domain(self.domain).model(self.info.id)
 
@@ -107,10 +107,10 @@ class PublicProcess:
         return self.info.domain
 
     def open(self) -> Process:
-        """The process, for whoever is logged in at its Domain.
+        """The process at its Domain, for the user who is logged in there.
 
         Raises:
-            Unauthenticated: nobody is logged in there. Unavailable: the Domain can't be reached.
+            Unauthenticated: you are not logged in there. Unavailable: the Domain cannot be reached.
         """
         return self._open_domain(self.domain).process(self.info.name, self.info.version)
 
@@ -154,7 +154,7 @@ class FoundProcesses(Table[PublicProcess]):
 
 
 class SearchResults:
-    """What was found, best first, and which Domains did not answer."""
+    """The hits, best first, and the Domains that did not answer."""
 
     def __init__(self, open_domain: OpenDomain, answer: SearchAnswer) -> None:
         self.datasets = FoundDatasets(PublicDataset(open_domain, hit) for hit in answer.datasets)
@@ -163,7 +163,7 @@ class SearchResults:
         self.missing: tuple[Missing, ...] = answer.missing
         self.num_domains = answer.num_domains
         self.more = answer.more
-        """Whether more fits than is shown; narrow the search then."""
+        """Whether there are more hits than these."""
 
     def __len__(self) -> int:
         return len(self.datasets) + len(self.models) + len(self.processes)
@@ -176,12 +176,12 @@ class SearchResults:
         return [table for table in (self.datasets, self.models, self.processes) if table]
 
     def remarks(self) -> list[str]:
-        """What one should know beside the tables, in sentences."""
+        """Remarks on the result, in sentences."""
         said = [f"{one.domain} {_REASONS[one.reason]}" for one in self.missing]
         if not self:
-            said.insert(0, f"nothing fits on {self.num_domains - len(self.missing)} of {self.num_domains} Domains")
+            said.insert(0, f"no hits on {self.num_domains - len(self.missing)} of {self.num_domains} Domains")
         if self.more:
-            said.append("there is more than is shown: narrow the search")
+            said.append("there are more hits than shown: narrow the search")
         return said
 
     def __repr__(self) -> str:

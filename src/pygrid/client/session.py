@@ -1,4 +1,4 @@
-"""Calls in the name of a user."""
+"""Calls with the session of a user."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ from pygrid.transport.base import BytesBody
 from pygrid.transport.identity import IdentityKey
 
 FIRST_CONTACT_S = 10.0
-"""An app that has not answered yet is tried for so long."""
+"""Time limit for retries before the first answer of an app."""
 _MAX_USER_BYTES = 1024**2
 _WRONG_PASSWORD = "invalid_credentials"
 
 
 class SessionApi(Api):
-    """An `Api` whose refusals for want of a session say how to get one."""
+    """An `Api` whose refusals without a session explain how to log in."""
 
     def open(self, request: Request) -> Response:
         try:
@@ -43,16 +43,16 @@ class SessionApi(Api):
 
 
 def identity_of(api: Api) -> IdentityInfo:
-    """Which app answers at an address, and who it is, proven by a signature made just now.
+    """The name and the identity of the app at an address, proven by a fresh signature.
 
     Raises:
-        PygridError: it proves nothing (``unexpected_answer``).
+        PygridError: the signature is not valid (``unexpected_answer``).
     """
     nonce = secrets.token_bytes(NONCE_BYTES)
     info = api.get("/identity", IdentityInfo, query={"nonce": to_base64url(nonce)})
     signature = from_base64url(info.signature or "", SIGNATURE_BYTES, "signature")
     if not IdentityKey.parse(info.identity).verify(signature, "identity", nonce, info.name.encode()):
-        raise PygridError(f"{api.url} does not prove the identity that it claims", code=codes.UNEXPECTED_ANSWER)
+        raise PygridError(f"{api.url} did not prove the identity that it claims", code=codes.UNEXPECTED_ANSWER)
     return info
 
 
@@ -60,7 +60,7 @@ def _read_user(answer: Response) -> UserResponse:
     try:
         return msgspec.json.decode(answer.read(_MAX_USER_BYTES), type=UserResponse)
     except msgspec.DecodeError as error:
-        raise PygridError(f"the answer is not of this protocol: {error}", code=codes.UNEXPECTED_ANSWER) from error
+        raise PygridError(f"the answer does not follow the protocol: {error}", code=codes.UNEXPECTED_ANSWER) from error
 
 
 def _key_of(answer: UserResponse) -> str:
@@ -71,7 +71,7 @@ def _key_of(answer: UserResponse) -> str:
 
 
 class SessionClient:
-    """What a Domain and a Network in somebody's hands share: sessions, and the connection."""
+    """The common part of the clients of a Domain and of a Network: session and connection."""
 
     def __init__(self, transport: Transport, *, token: str | None = None, owns_transport: bool = False) -> None:
         self._owns_transport = owns_transport
@@ -83,37 +83,37 @@ class SessionClient:
 
     @property
     def token(self) -> str | None:
-        """The session's token: a secret."""
+        """The token of the session; it is a secret."""
         return self._api.token
 
     @property
     def transport(self) -> Transport:
-        """What carries the requests."""
+        """The transport of the requests."""
         return self._api.transport
 
     def identity(self) -> IdentityInfo:
-        """Which app answers here, and who it is. Raises PygridError: it proves nothing (``unexpected_answer``)."""
+        """The name and the identity of the app. Raises PygridError: it did not prove it (``unexpected_answer``)."""
         return identity_of(self._api)
 
     def login(self, email: str, password: str) -> Self:
-        """Begin a session; later calls are made in its name.
+        """Begin a session, which later calls use.
 
         Raises:
-            Unauthenticated: no such account, or not its password (``invalid_credentials``).
-            TooManyRequests: too many attempts; the error says when to try again.
+            Unauthenticated: the account or the password is wrong (``invalid_credentials``).
+            TooManyRequests: there were too many attempts; retry after ``retry_after_s``.
         """
         self._api.token = None
         self._api.token = self._api.post("/users/login", LoginResponse, json=LoginRequest(email, password)).token
         return self
 
     def sign_up(self, email: str, password: str, *, setup_code: str | None = None) -> UserInfo:
-        """Make an account and log in with it. The first account becomes the Owner.
+        """Create an account and log in with it. The first account becomes the Owner.
 
         Args:
             setup_code: for the first account of an app that other machines reach; the app shows it when it starts.
         Raises:
             Conflict: there is an account with this address (``email_taken``).
-            Forbidden: sign-up is closed there (``signup_closed``), or the set-up code is missing or wrong
+            Forbidden: sign-up is closed (``signup_closed``), or the set-up code is missing or wrong
                 (``setup_code_needed``, ``setup_code_wrong``).
         """
         request = {"email": email, "password": password, **({"setup_code": setup_code} if setup_code else {})}
@@ -122,27 +122,27 @@ class SessionClient:
         return user
 
     def change_password(self, password: str) -> str:
-        """Change your password, log in with it, and return your new private key; every other session of yours ends.
+        """Change your password, log in with it, and return your new private key; all your other sessions end.
 
         Raises:
             InvalidInput: the password is too short or too long (``weak_password``).
         """
         me = self._api.get("/users/me", UserResponse).user
-        # Not sent twice: a second one would end the private key of the first answer.
+        # Not sent twice: a second request would end the private key of the first answer.
         answer = self._change("PUT", f"/users/{me.id}/password", {"password": password})
         self.login(me.email, password)
         return _key_of(answer)
 
     def rotate_private_key(self) -> str:
-        """Your new private key, which nobody shows again; the one before is invalid.
+        """Create your new private key, which is shown only once, and end the old one.
 
-        It signs others up with a role below yours, in the header ``private-key`` of ``POST /users``, and does nothing
-        else.
+        In the header ``private-key`` of ``POST /users``, it creates accounts with a role below yours. It has no other
+        use.
         """
         return _key_of(self._api.post("/users/me/private-key", UserResponse))
 
     def revoke_private_key(self) -> None:
-        """Make your private key invalid; you have none until you rotate it."""
+        """End your private key; you have none until you rotate it."""
         me = self._api.get("/users/me", UserResponse).user
         self._change("DELETE", f"/users/{me.id}/private-key")
 
@@ -153,12 +153,12 @@ class SessionClient:
         return self._api.exchange(request, _read_user, idempotent=False)
 
     def logout(self) -> None:
-        """End the session; its token is good for nothing any more."""
+        """End the session and its token."""
         self._api.post("/users/logout", dict, idempotent=True)
         self._api.token = None
 
     def close(self) -> None:
-        """Close the connections. The session goes on."""
+        """Close the connections. The session stays valid."""
         if self._owns_transport:
             self._api.close()
 

@@ -1,11 +1,11 @@
-"""Questions about a column, for `DomainClient.statistics`.
+"""Statistics of a column, for `DomainClient.statistics`.
 
-domain.statistics("patients", [count(by="sex", keys=["f", "m"]), mean("age", lower=0, upper=120)], epsilon=1,
-delta=1e-6, ...)
+    queries = [count(by="sex", keys=["f", "m"]), mean("age", lower=0, upper=120)]
+    domain.statistics("patients", queries, epsilon=1, delta=1e-6, ...)
 
-Bounds, edges and keys are declared by who asks. They are never read off the data, which would tell something about it:
-values beyond the bounds count as the bound, and records with other keys are left out. So are missing values: each
-answer is about the values that are present, and says how many these are (``count``).
+The requester declares bounds, edges and keys. They are never read from the data, which would reveal something about it.
+Values beyond the bounds count as the bound. Records with other keys are left out, and so are missing values: each
+answer is about the values that are present, and ``count`` is their number.
 """
 
 from __future__ import annotations
@@ -44,17 +44,17 @@ def count(column: str = "", *, by: str = "", keys: Keys = ()) -> StatisticReques
 
 
 def sum(column: str, *, lower: float, upper: float, by: str = "", keys: Keys = ()) -> StatisticRequest:
-    """The sum of a column whose values are held between ``lower`` and ``upper``."""
+    """The sum of a column, with its values clipped to ``lower`` and ``upper``."""
     return StatisticRequest("sum", column, lower, upper, by=by, keys=tuple(keys))
 
 
 def mean(column: str, *, lower: float, upper: float, by: str = "", keys: Keys = ()) -> StatisticRequest:
-    """The mean of a column whose values are held between ``lower`` and ``upper``."""
+    """The mean of a column, with its values clipped to ``lower`` and ``upper``."""
     return StatisticRequest("mean", column, lower, upper, by=by, keys=tuple(keys))
 
 
 def variance(column: str, *, lower: float, upper: float, by: str = "", keys: Keys = ()) -> StatisticRequest:
-    """The variance (of the population) of a column whose values are held between ``lower`` and ``upper``."""
+    """The variance (of the population) of a column, with its values clipped to ``lower`` and ``upper``."""
     return StatisticRequest("variance", column, lower, upper, by=by, keys=tuple(keys))
 
 
@@ -66,7 +66,5 @@ def quantile(
 
 
 def histogram(column: str, *, edges: Sequence[float], by: str = "", keys: Keys = ()) -> StatisticRequest:
-    """How many records lie between each two of the edges (at least two, rising); those beyond count in the
-    outer bins.
-    """
+    """The number of records between each two edges (at least two, rising); values beyond count in the outer bins."""
     return StatisticRequest("histogram", column, edges=tuple(edges), by=by, keys=tuple(keys))

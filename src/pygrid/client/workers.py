@@ -1,4 +1,4 @@
-"""Workers on other machines, in the hands of whoever runs the Domain."""
+"""Workers on other machines, for those who manage the Domain."""
 
 from __future__ import annotations
 
@@ -29,33 +29,33 @@ def _last_seen(worker: WorkerInfo) -> str:
 
 
 class Workers:
-    """``domain.workers()`` lists the Workers that are let in. Needs a role with can_manage_infrastructure."""
+    """``domain.workers()`` lists the authorized Workers. Needs a role with can_manage_infrastructure."""
 
     def __init__(self, api: Api) -> None:
         self._api = api
 
     def __call__(self) -> WorkerTable:
-        """All that are let in, oldest first, and what each does now."""
+        """All authorized Workers, oldest first, and what each does at present."""
         return WorkerTable(self._api.get("/data-centric/workers", WorkerList).workers)
 
     def let_in(self, name: str) -> NewWorker:
-        """Let a Worker in; its token is in this answer and never again.
+        """Authorize a Worker; only this answer has its token.
 
         Raises:
-            Conflict: there is one of this name (``worker_exists``). Forbidden: you may not.
+            Conflict: there is a Worker of this name (``worker_exists``). Forbidden: you lack the permission.
         """
         return self._api.post("/data-centric/workers", NewWorker, json=TokenRequest(name), once=True)
 
     def revoke(self, worker: int | str) -> None:
-        """Let a Worker in no more, by its id or name; what it runs is lost to it at once.
+        """Revoke the authorization of a Worker, by its id or name; it loses its running jobs at once.
 
         Raises:
-            NotFound: there is none (``worker_not_found``). Forbidden: you may not.
+            NotFound: there is no such Worker (``worker_not_found``). Forbidden: you lack the permission.
         """
         if isinstance(worker, str):
             found = next((known.id for known in self() if known.name == worker), None)
             if found is None:
-                raise NotFound(f"no Worker {worker!r} is let in", code=codes.WORKER_NOT_FOUND)
+                raise NotFound(f"there is no authorized Worker {worker!r}", code=codes.WORKER_NOT_FOUND)
             worker = found
         self._api.exchange(Request("DELETE", f"/data-centric/workers/{worker}"), lambda answer: answer.read(1024))
 

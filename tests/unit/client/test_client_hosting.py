@@ -120,5 +120,5 @@ def test_what_is_no_plan_is_explained(plan: Any, error: type[PygridError], words
 
 @pytest.mark.parametrize("name", ["", "a b", 'x"; filename="y', "x\r\ny", "ü"])
 def test_the_name_of_a_plan_can_not_break_the_form(name: str) -> None:
-    with pytest.raises(InvalidInput, match="not a name for a plan"):
+    with pytest.raises(InvalidInput, match="not a valid name of a plan"):
         hosting_form(REQUEST, logistic_params(), {name: logistic_plan()}, None)

@@ -238,7 +238,7 @@ def test_half_a_guarantee_is_refused_before_anything_is_sent(terms: dict[str, fl
 
 
 def test_values_of_another_kind_are_refused_in_words() -> None:
-    with pytest.raises(InvalidInput, match=r"not a request for a job.*epochs"):
+    with pytest.raises(InvalidInput, match=r"request for a job is not valid.*epochs"):
         connect(transport=Scripted(info())).submit(
             logistic_plan(),
             dataset="iris",
@@ -247,7 +247,7 @@ def test_values_of_another_kind_are_refused_in_words() -> None:
             reason="a study",
             epochs="many",  # type: ignore[arg-type]
         )
-    with pytest.raises(InvalidInput, match="'age' is not a question"):
+    with pytest.raises(InvalidInput, match="'age' is not a statistic"):
         statistic_requests(["age"])  # type: ignore[list-item]
 
 
@@ -343,8 +343,8 @@ def test_a_result_is_also_there_with_its_type(tmp_path: Any) -> None:
 @pytest.mark.parametrize(
     ("state", "said"),
     [
-        ("waiting", "until somebody who holds the data decides"),
-        ("held", "held until somebody who holds the data lets it out"),
+        ("waiting", "waits for the decision of the data owner"),
+        ("held", "held until the data owner approves the release"),
         ("denied", "it was denied: too few"),
     ],
 )
@@ -357,7 +357,7 @@ def test_a_result_that_was_not_released_is_an_error_in_words(state: str, said: s
 def test_a_result_that_was_cut_is_noticed() -> None:
     server = Scripted(info(kind="evaluate"), result=b"{}")
     server.etag = "00" * 32
-    with pytest.raises(PygridError, match="not what the Domain announced"):
+    with pytest.raises(PygridError, match="another SHA-256 than the Domain announced"):
         job_of(server).result()
 
 
@@ -384,7 +384,7 @@ def test_what_was_waited_for_was_seen() -> None:
 def test_what_was_not_seen_waiting_is_not_decided_on() -> None:
     server = Scripted(info("running"), info("held"))
     job = job_of(server)
-    with pytest.raises(Conflict, match="the job is running, so there is nothing to decide"):
+    with pytest.raises(Conflict, match="the job was running when it was last read, so there is nothing to decide"):
         job.approve()
     assert server.sent == []
 
@@ -449,11 +449,11 @@ def test_the_sheet_of_a_models_answers_always_warns() -> None:
     assert rows["the model"] == "An ONNX model"
     assert rows["of its outputs"] == "y"
     assert rows["only for"] == "the first 5 records"
-    assert rows["what leaves"] == "'y' for 5. IT TELLS OF EACH RECORD BY ITSELF"
+    assert rows["what leaves"] == "'y' for 5. IT REVEALS SOMETHING ABOUT EACH SINGLE RECORD"
     held = msgspec.structs.replace(waiting, state="held", bytes_out_ratio=1.0, result_bytes=80)
-    assert dict(sheet(held))["what leaves"].endswith("BY ITSELF AND IS LARGE ENOUGH TO HOLD THEM")
+    assert dict(sheet(held))["what leaves"].endswith("SINGLE RECORD AND IS LARGE ENOUGH TO HOLD THEM")
     asker = dict(sheet(info("waiting", kind="predict")))
-    assert asker["what leaves"] == "an answer for each record. IT TELLS OF EACH RECORD BY ITSELF"
+    assert asker["what leaves"] == "an answer for each record. IT REVEALS SOMETHING ABOUT EACH SINGLE RECORD"
 
 
 def test_words_of_strangers_are_harmless_on_a_sheet_and_in_a_notebook() -> None:

@@ -46,8 +46,8 @@ def test_a_prompt_shows_tables_and_who_is_missing() -> None:
         "",
         "slow did not answer in time",
         "gone is offline",
-        "odd answered something that is no answer",
-        "there is more than is shown: narrow the search",
+        "odd sent an answer that is not valid",
+        "there are more hits than shown: narrow the search",
     ]
     assert (len(found), bool(found)) == (1, True)
     assert repr(found.datasets[0]) == "FoundDataset('people', domain='hospital-a')"
@@ -56,7 +56,7 @@ def test_a_prompt_shows_tables_and_who_is_missing() -> None:
 def test_nothing_found_is_said() -> None:
     found = results(missing=(Missing("gone", "offline"),))
     assert not found
-    assert repr(found) == "nothing fits on 2 of 3 Domains\ngone is offline"
+    assert repr(found) == "no hits on 2 of 3 Domains\ngone is offline"
 
 
 def test_a_notebook_shows_what_strangers_say_as_text() -> None:

@@ -1,1 +1,1 @@
-"""Draws tables, reviews and the progress of trainings for people, in a terminal and in a notebook."""
+"""Tables, review summaries and progress, for terminals and notebooks."""

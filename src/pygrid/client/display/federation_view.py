@@ -51,13 +51,13 @@ def _contribution(client: str, cycle: FederatedCycle) -> str:
 def show_training(
     view: ProgressView, domains: Sequence[DomainState], cycles: Sequence[FederatedCycle], total: int | None = None
 ) -> None:
-    """Show where a training is; without cycles it has not begun."""
+    """Show the state of a training; without cycles it has not begun."""
     done = sum(cycle.state == "completed" for cycle in cycles)
     view.show(one_line(describe(domains, cycles), 200), done, total)
 
 
 def describe(domains: Sequence[DomainState], cycles: Sequence[FederatedCycle]) -> str:
-    """Where a training is, in one line."""
+    """The state of a training in one line."""
     if not cycles:
         told = ", ".join(f"{domain.name} {domain.state}" for domain in domains)
         return f"waiting for the Domains to decide: {told}"
@@ -68,5 +68,5 @@ def describe(domains: Sequence[DomainState], cycles: Sequence[FederatedCycle]) -
     last = cycles[-1]
     if last.state == "completed":
         return f"cycle {last.cycle} is completed{metrics}"
-    present = ", ".join(one.client for one in last.contributions) or "nobody yet"
+    present = ", ".join(one.client for one in last.contributions) or "no Domain"
     return f"cycle {last.cycle}: {present} reported{metrics}"

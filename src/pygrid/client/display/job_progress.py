@@ -1,4 +1,4 @@
-"""A job on the screen while one waits for it: a bar where there is a terminal or a notebook, else a line per change."""
+"""The progress of a job on the screen, while the user waits for it."""
 
 from __future__ import annotations
 
@@ -12,16 +12,16 @@ from pygrid.messages.jobs import JobInfo
 from pygrid.plans.text import one_line
 
 _WORDS = {
-    "checking": "being tried on the mock",
-    "waiting": "waiting for somebody who holds the data",
+    "checking": "running on the mock dataset",
+    "waiting": "waiting for the data owner",
     "approved": "approved, waiting for a Worker",
     "running": "running",
-    "held": "done; the result is held until it is signed off",
+    "held": "done; the result is held until its release is approved",
 }
 
 
 def in_words(info: JobInfo) -> str:
-    """Where a job is, and why if that is told."""
+    """The state of a job in words, with the reason if there is one."""
     if info.state in ("checking", "running", "approved"):
         share = f", {info.progress:.0%}" if info.state == "running" and info.progress > 0 else ""
         if info.federation is not None and info.federation.doing:

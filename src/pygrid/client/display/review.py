@@ -1,4 +1,4 @@
-"""A job in words: what is asked, what it costs, what leaves. The sheet that an approver signs."""
+"""The review summary of a job: the request, its privacy cost, and what leaves the Domain."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ _KINDS = {
 }
 
 _BROUGHT = {"train": "plan", "evaluate": "plan", "statistics": "questions", "predict": "model"}
-"""What a job comes with that says what it does."""
+"""Name of the part of a request that defines the job."""
 
 _FACTS = {
     "num_records": "records",
@@ -28,9 +28,7 @@ _FACTS = {
 
 
 def sheet(info: JobInfo) -> list[tuple[str, str]]:
-    """Rows of a name and a value, safe to print; those that only the holder of the data may know are left out for
-    others.
-    """
+    """The review summary as names and values, safe to print, without what only the data owner may see."""
     rows = [
         ("job", info.id),
         ("state", f"{info.state}: {info.detail}" if info.detail else info.state),
@@ -68,7 +66,7 @@ def sheet(info: JobInfo) -> list[tuple[str, str]]:
 
 
 def privacy_in_words(info: JobInfo) -> str:
-    """The guarantee that a job asks to run under."""
+    """The privacy guarantee that a job requests."""
     terms = info.privacy
     if terms is None:
         if info.request is not None and info.request.federation is not None:
@@ -80,7 +78,7 @@ def privacy_in_words(info: JobInfo) -> str:
 
 
 def cost_in_words(info: JobInfo) -> str:
-    """What a job takes from the budget, in a few words; nothing for an exact one."""
+    """What a job takes from the budget, in a few words; empty for a non-private job."""
     if info.cost is None:
         return ""
     if info.cost.your_price is None:
@@ -105,7 +103,7 @@ def _request_rows(request: JobRequest) -> list[tuple[str, str]]:
     if request.federation is not None:
         federation = request.federation
         where = f"{federation.process} {federation.version} at {federation.coordinator}"
-        rows.append(("takes part in", f"{where}, for {counted(federation.cycles, 'cycle')} at the most"))
+        rows.append(("takes part in", f"{where}, for at most {counted(federation.cycles, 'cycle')}"))
     if request.optimizer:
         rows.append(("optimizer", ", ".join(f"{name} {value}" for name, value in request.optimizer.items())))
     return rows
@@ -115,15 +113,15 @@ def _budget_rows(cost: JobCost, bound: str) -> list[tuple[str, str]]:
     noise = f"{counted(cost.rounds, 'round')} with noise of {cost.noise_multiplier:.3g} times {bound}"
     rows = [("cost", f"epsilon {cost.epsilon:.3g}: {noise}")]
     if cost.certainty is not None:
-        sure = f"{cost.certainty:.0%}"
-        rows.append(
-            ("that means", f"who thinks two contents of one unit equally likely can become {sure} sure of one, at most")
-        )
+        sure = f"can become {cost.certainty:.0%} sure of one, at most"
+        rows.append(("that means", f"an attacker who thinks two contents of one unit equally likely {sure}"))
     if cost.spent_before is not None and cost.spent_after is not None:
         takes = _takes(cost.price)
         rows.append(("budget", f"{takes}{cost.spent_before:.3g} before, {cost.spent_after:.3g} after{_of(cost.cap)}"))
     if cost.fits is not None:
-        rows.append(("room for it", "yes, now" if cost.fits else "NO: the budget would refuse it, whoever approves"))
+        rows.append(
+            ("room for it", "yes, now" if cost.fits else "NO: the budget would refuse it, also after an approval")
+        )
     if cost.yours_before is not None and cost.yours_after is not None:
         takes = _takes(cost.your_price)
         rows.append(
@@ -161,7 +159,7 @@ def _leaves(info: JobInfo) -> str:
         return f"{what}{amount}; only sums with noise go into it"
     if info.kind == "predict":
         most = " AND IS LARGE ENOUGH TO HOLD THEM" if ratio is not None and ratio >= 0.1 else ""
-        return f"{what}{amount}. IT TELLS OF EACH RECORD BY ITSELF{most}"
+        return f"{what}{amount}. IT REVEALS SOMETHING ABOUT EACH SINGLE RECORD{most}"
     if ratio is not None and ratio >= 0.1:
         return f"{what}{amount}. IT IS LARGE ENOUGH TO HOLD RECORDS"
     return f"{what}{amount}, without noise"

@@ -48,7 +48,7 @@ def watch(process: WatchedProcess, *, plain: bool | None = None, console: Consol
         else:
             _watch_terminal(process, screen)
     except KeyboardInterrupt:
-        screen.print(printable(f"{process.name} goes on training; it is only not watched any more"), markup=False)
+        screen.print(printable(f"the view of {process.name} is closed; training continues"), markup=False)
 
 
 @dataclass

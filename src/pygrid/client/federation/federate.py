@@ -1,15 +1,14 @@
-"""Training across Domains: one call that trains a model on the data of several owners, none of whom lets it out.
+"""Training across Domains: one call that trains a model on the data of several owners, which stays with them.
 
-run = pygrid.client.federate(
-    plan, params, [alice.datasets["cells"], bob.datasets["cells"]],
-    coordinator=domain, rounds=20, epsilon=4.0, delta=1e-6, reason="...",
-)
-run.wait()
-params = run.model()
+    run = pygrid.client.federate(
+        plan, params, [alice.datasets["cells"], bob.datasets["cells"]],
+        coordinator=domain, rounds=20, epsilon=4.0, delta=1e-6, reason="...",
+    )
+    params = run.wait().model()
 
-Each owner's Domain is asked for a federated job. Those that agree take part, as clients, in a process that is then
-hosted at the coordinating Domain: in each cycle their Workers train on the data where it lies, and the diffs meet at
-the coordinator.
+It requests a federated job at each owner's Domain. The Domains that agree take part, as clients, in a process that is
+then hosted at the coordinator. In each cycle their Workers train on the local data, and the coordinator averages the
+diffs.
 """
 
 from __future__ import annotations
@@ -34,7 +33,7 @@ from pygrid.plans.batches import Data
 from pygrid.transport.address import RELAYED
 
 Source = Dataset | tuple[DomainClient, str]
-"""A dataset; or a Domain, and the name of a dataset on it."""
+"""A dataset; or a Domain with the name of a dataset."""
 
 
 def federate(
@@ -65,38 +64,38 @@ def federate(
     decide_within_s: float | None = None,
     progress: bool | None = None,
 ) -> FederatedRun:
-    """Train a model across the data of several owners. Gives the training once it has begun; `FederatedRun.wait`
-    follows it.
+    """Train a model across the data of several owners, and return the training when it has begun.
 
-    Every Domain is asked first, and this returns when all have decided, which may take as long as people take; if it is
-    interrupted, `resume_federated` goes on with it, on any machine. Those that refuse, or whose budget has no room, are
-    left out.
+    This first sends a request to each Domain, and waits until all have decided, for as long as people need. After an
+    interrupt, `resume_federated` continues on any machine. Domains that refuse, or whose budget is too small, are left
+    out.
 
     Args:
-        plan, model: as for `DomainClient.submit`; the model is what training begins with.
-        datasets: one for each Domain, best by a name for it; a Domain's own name is the default.
-        coordinator: hosts the process, whose diffs it sees; you may host there. One of the owners' Domains will do.
-        rounds: cycles of training.
-        reason: what for, for those who decide.
-        name: of the process, new to the coordinator; None: the plan's, and something drawn.
-        min_domains: fewer do not train, and a cycle needs the diffs of so many.
-        cycle_s: how long a cycle waits for Domains that are late. One that all have reported in ends at once.
+        plan, model: as for `DomainClient.submit`; training begins with the model.
+        datasets: one for each Domain, preferably by a name for the Domain; the default is its own name.
+        coordinator: the Domain that hosts the process and sees the diffs; you need the permission to host. It can be
+            one of the owners' Domains.
+        rounds: number of cycles.
+        reason: purpose of the training, shown to the data owners.
+        name: name of the process, which the coordinator does not have; None: the plan's name with a random suffix.
+        min_domains: smallest number of Domains for the training, and of diffs for a cycle.
+        cycle_s: time limit of a cycle for late Domains; a cycle ends as soon as all have reported.
         epochs, batch_size, hyper, optimizer, seed: of the training at a Domain in one cycle.
-        epsilon, delta: the guarantee at each Domain for all cycles together, taken from its budget when it begins.
-            Neither: an exact job, of which each cycle's diff leaves as it is once a person has approved it.
+        epsilon, delta: the guarantee at each Domain for all cycles together, charged to its budget at the start. With
+            neither, the job is non-private: after a person's approval, each cycle's diff leaves as it is.
         clip, unit, sampling_rate: as for `DomainClient.submit`.
-        binding: the plan's data port -> column, the same at each Domain; left out, columns are found by name or
-            meaning.
-        server_optimizer: what the coordinator does with the mean diff, e.g. ``{"name": "adam", "learning_rate":
-            0.01}``.
-        evaluate: data of your own by the name of the plan's data port: each cycle's model is evaluated on it, here.
-        coordinator_url: how the Domains reach the coordinator, if not as you do.
-        decide_within_s: who has not decided by then is left out.
+        binding: data port of the plan -> column, the same at each Domain; for other ports, the only column that fits
+            by name or meaning.
+        server_optimizer: how the coordinator applies the mean diff, for example
+            ``{"name": "adam", "learning_rate": 0.01}``.
+        evaluate: local data by the name of the plan's data port; each cycle's model is evaluated on it, here.
+        coordinator_url: address of the coordinator for the Domains, if it differs from yours.
+        decide_within_s: Domains that have not decided after this time are left out.
         progress: as for `Job.wait`.
     Raises:
-        Conflict: fewer than ``min_domains`` agree (``too_few_domains``); the jobs of those are cancelled. The
-            coordinator has a process or a training of that name (``process_exists``); nothing was asked.
-        InvalidInput and its subclasses: names what is wrong; nothing was asked.
+        Conflict: fewer than ``min_domains`` agree (``too_few_domains``); their jobs are cancelled. Or the coordinator
+            has a process or a training of that name (``process_exists``); no request was sent.
+        InvalidInput and its subclasses: an argument is not valid; the message names it. No request was sent.
     """
     loaded = load_plan(plan)
     asked = _named(datasets)
@@ -134,17 +133,19 @@ def resume_federated(
     decide_within_s: float | None = None,
     progress: bool | None = None,
 ) -> FederatedRun:
-    """A training that the same person has begun, here or on another machine, taken up again: asks who was not asked,
-    waits for decisions that are missing, and goes on. No Domain is asked twice.
+    """Continue a training that the same user has begun, here or on another machine.
+
+    This sends the missing requests, waits for the missing decisions, and starts the training. No Domain gets a second
+    request.
 
     Args:
-        coordinator: of the training, logged in as who began it.
-        domains: sessions at the Domains that take part, by the names they have in the training; left out, `connect`
-            finds the one that ``pygrid login`` keeps.
+        coordinator: coordinator of the training, with a session of the user who began it.
+        domains: sessions at the Domains, by their names in the training; for other Domains, `connect` uses the token of
+            ``pygrid login``.
         evaluate, decide_within_s, progress: as for `federate`.
     Raises:
-        NotFound: the coordinator knows of no such training of yours (``federation_not_found``).
-        Unauthenticated: nobody is logged in at one of the Domains (``not_logged_in``).
+        NotFound: you have no such training at the coordinator (``federation_not_found``).
+        Unauthenticated: you are not logged in at one of the Domains (``not_logged_in``).
         Conflict: as `federate`.
     """
     record = load_record(coordinator._api, name)
@@ -153,7 +154,7 @@ def resume_federated(
     missing = [member.url for member in record.members if apis[member.name].token is None]
     if missing:
         raise Unauthenticated(
-            f"nobody is logged in at {', '.join(missing)}; log in with: pygrid login URL, or give the sessions as "
+            f"you are not logged in at {', '.join(missing)}; log in with: pygrid login URL, or pass the sessions as "
             "domains=",
             code=codes.NOT_LOGGED_IN,
         )
@@ -163,12 +164,12 @@ def resume_federated(
 
 
 def draw_name(plan: PlanSource) -> str:
-    """A name for a training with a plan, most likely new to every coordinator."""
+    """A random name for a training with a plan."""
     return f"{load_plan(plan).manifest.name}-{secrets.token_hex(3)}"
 
 
 def _server_config(notes: Notes, cycle_s: float, optimizer: Mapping[str, Any] | None) -> dict[str, Any]:
-    """How the process runs its cycles, if all Domains take part."""
+    """The configuration of the process if all Domains take part."""
     config: dict[str, Any] = {
         "cycle_length": cycle_s,
         "num_cycles": notes.rounds,
@@ -183,7 +184,7 @@ def _server_config(notes: Notes, cycle_s: float, optimizer: Mapping[str, Any] | 
 
 
 def _named(datasets: Mapping[str, Source] | Sequence[Source]) -> dict[str, Dataset]:
-    """The datasets by the names of their Domains, which differ."""
+    """The datasets by unique names of their Domains."""
     given = list(datasets.items()) if isinstance(datasets, Mapping) else [("", source) for source in datasets]
     named: dict[str, Dataset] = {}
     for wanted, source in given:
@@ -191,7 +192,7 @@ def _named(datasets: Mapping[str, Source] | Sequence[Source]) -> dict[str, Datas
         base = name = wanted or _name_of(dataset)
         while name in named:
             if wanted:
-                raise InvalidInput(f"two Domains are called {name!r}", code=codes.INVALID_FEDERATION)
+                raise InvalidInput(f"two Domains have the name {name!r}", code=codes.INVALID_FEDERATION)
             name = f"{base}-{len(named) + 1}"
         named[name] = dataset
     where = [(dataset._api.url, dataset.id) for dataset in named.values()]
@@ -207,7 +208,7 @@ def _name_of(dataset: Dataset) -> str:
 
 
 def _address_of(coordinator: DomainClient) -> str:
-    """Where the Domains find the coordinator; behind a Network, with who must answer there."""
+    """The address of the coordinator for the Domains; behind a Network, with its identity."""
     if not coordinator.url.startswith(RELAYED):
         return coordinator.url
     return f"{coordinator.url}?identity={identity_of(coordinator._api).identity}"

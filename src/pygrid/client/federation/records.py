@@ -1,7 +1,7 @@
-"""What is kept of a training across Domains, so that it can be taken up again: anywhere, after days.
+"""The stored state of a training across Domains, so that it can continue on any machine, also after days.
 
-It lies at the coordinator, as a draft (`pygrid.features.processes.drafts`) that only its maker sees: plan, model and
-configuration of the process, and in the draft's notes who was asked for what, and the secret of the process.
+The coordinator stores it as a draft process, which only its creator can see: plan, model and configuration of the
+process. The notes of the draft hold the requests to the Domains and the secret of the process.
 """
 
 from __future__ import annotations
@@ -23,32 +23,32 @@ from pygrid.transport import Api, Request
 from pygrid.transport.base import BytesBody
 
 VERSION = "1"
-"""Of every process that is hosted for a training across Domains."""
+"""Version of each process that is hosted for a training across Domains."""
 _DRAFTS = "/model-centric/drafts"
 _NOTES = "federation"
 _MAX_ANSWER_BYTES = 1024 * 1024
 
 
 class FederationMember(msgspec.Struct):
-    """A Domain that is asked to take part."""
+    """A Domain that gets a request to take part."""
 
     name: str
     url: str
     dataset: str
     dataset_id: int
     job_id: str = ""
-    """Empty: it was not asked yet, or refused at once."""
+    """Empty: no request was sent, or it was refused at once."""
     refusal: str = ""
-    """Why it takes no part, in words, once that is known."""
+    """The reason why the Domain does not take part; empty: none is known."""
 
 
 class Notes(msgspec.Struct):
-    """What is known of a training beside the process."""
+    """The state of a training, in addition to the process."""
 
     secret: str
-    """Signs the tokens by which Domains prove that they may take part."""
+    """Signs the tokens with which Domains prove that they may take part."""
     reached_at: str
-    """Where the Domains find the coordinator."""
+    """Address of the coordinator for the Domains."""
     rounds: int
     min_domains: int
     asked: dict[str, Any]
@@ -58,10 +58,10 @@ class Notes(msgspec.Struct):
 
 @dataclass
 class Record:
-    """A training across Domains, as its coordinator keeps it."""
+    """A training across Domains, as its coordinator stores it."""
 
     api: Api
-    """Of the coordinator."""
+    """Connection to the coordinator."""
     draft: DraftInfo
     notes: Notes
     _plan: Plan | None = None
@@ -81,7 +81,7 @@ class Record:
         return self.draft.process is not None
 
     def save(self) -> None:
-        """Keep the notes as they are now."""
+        """Store the notes."""
         body = BytesBody(msgspec.json.encode({"notes": {_NOTES: self.notes}}))
         request = Request(
             "PUT", f"{_DRAFTS}/{self.draft.id}/notes", headers={"Content-Type": "application/json"}, body=body
@@ -89,24 +89,24 @@ class Record:
         self.api.exchange(request, lambda response: response.read(_MAX_ANSWER_BYTES))
 
     def host(self, server_config: Mapping[str, Any]) -> None:
-        """Begin the training, once: with this configuration in place of what the draft has, where they differ."""
+        """Begin the training once; these values replace those in the configuration of the draft."""
         sent = {"server_config": {**self.draft.server_config, **server_config}}
         info = self.api.post(f"{_DRAFTS}/{self.draft.id}/host", ProcessInfo, json=sent, timeout_s=120.0, once=True)
         self.draft.process = info.id
 
     def delete(self) -> None:
-        """Forget the training, whose name is free again if it was not hosted."""
+        """Delete the training; its name becomes free if it was not hosted."""
         request = Request("DELETE", f"{_DRAFTS}/{self.draft.id}")
         self.api.exchange(request, lambda response: response.read(_MAX_ANSWER_BYTES))
 
     def plan(self) -> Plan:
-        """What is trained with; only until it is hosted, unless it was asked for before."""
+        """The plan of the training; it can be fetched only until the process is hosted."""
         if self._plan is None:
             self._plan = Plan.from_bytes(self._download(f"plan:{USUAL_PLAN}"))
         return self._plan
 
     def model(self) -> bytes:
-        """What training begins with, likewise."""
+        """The model that the training begins with; it can be fetched only until the process is hosted."""
         if self._model is None:
             self._model = self._download("model")
         return self._model
@@ -126,11 +126,11 @@ def make_record(
     client_config: Mapping[str, Any],
     server_config: Mapping[str, Any],
 ) -> Record:
-    """Begin a training: the coordinator checks all that it is to host, and keeps it and its name.
+    """Prepare a training: the coordinator checks the future process, and stores it under its name.
 
     Raises:
-        Conflict: it has a process or another training of that name (``process_exists``).
-        InvalidInput and its subclasses: names what can't be hosted.
+        Conflict: the coordinator has a process or a training of that name (``process_exists``).
+        InvalidInput and its subclasses: a part cannot be hosted; the message names it.
     """
     kept = {_NOTES: msgspec.to_builtins(notes)}
     request = DraftRequest({**client_config, "name": name, "version": VERSION}, dict(server_config), kept)
@@ -143,29 +143,30 @@ def make_record(
         if error.code != "process_exists":
             raise
         own = bool(_list(api, name))
-        hint = f"it is a training of yours: resume_federated(coordinator, {name!r}) goes on with it; or " if own else ""
+        hint = f"it is a training of yours: resume_federated(coordinator, {name!r}) continues it; or " if own else ""
         raise Conflict(f"{api.url} has a process {name!r}; {hint}choose another name", code=error.code) from error
     return Record(api, draft, notes, plan, model)
 
 
 def load_record(api: Api, name: str) -> Record:
-    """What a coordinator keeps of a training of the caller's.
+    """A training of the caller, as the coordinator stores it.
 
     Raises:
-        NotFound: nothing (``federation_not_found``). InvalidInput: something else (``federation_damaged``).
+        NotFound: there is no such training (``federation_not_found``).
+        InvalidInput: the notes of the draft are not valid (``federation_damaged``).
     """
     found = next(iter(_list(api, name)), None)
     if found is None:
         yours = ", ".join(draft.name for draft in _list(api) if _NOTES in draft.notes) or "none"
         raise NotFound(
-            f"you have begun no training {name!r} at {api.url}; those that you have: {yours}",
+            f"you have no training {name!r} at {api.url}; your trainings there: {yours}",
             code=codes.FEDERATION_NOT_FOUND,
         )
     try:
         return Record(api, found, msgspec.convert(found.notes.get(_NOTES), Notes))
     except msgspec.ValidationError as error:
         raise InvalidInput(
-            f"draft {name!r} at {api.url} is no training that this version can go on with: {error}",
+            f"this version cannot continue the training in draft {name!r} at {api.url}: {error}",
             code=codes.FEDERATION_DAMAGED,
         ) from error
 

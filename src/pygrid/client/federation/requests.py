@@ -1,6 +1,4 @@
-"""Asking the owners of a training across Domains: each once, however often the asking is interrupted and taken up
-again.
-"""
+"""Requests to the Domains of a training across Domains: one for each, also after interruptions."""
 
 from __future__ import annotations
 
@@ -19,17 +17,17 @@ _TOKEN_DAYS = 365
 
 
 def ask(record: Record, member: FederationMember, api: Api, *, is_first_try: bool) -> None:
-    """Ask a Domain for its part in a training, unless it was asked; what becomes of it is in ``member``.
+    """Send the request for a federated job to a Domain, unless it has one; the outcome is stored in ``member``.
 
     Args:
-        is_first_try: whether it can't have been asked before: so that it need not be looked for.
+        is_first_try: whether no request can have been sent before, so that none is searched for.
     """
     try:
         member.job_id = ("" if is_first_try else _find(record, member, api)) or _submit(record, member, api)
     except Conflict as error:
         if is_first_try or error.code != "federation_exists":
             member.refusal = error.detail
-        else:  # asked at this very moment, by the same person in another place
+        else:  # the same user has just sent it from another machine
             member.job_id = str(error.fields.get("job_id", ""))
     except PygridError as error:
         member.refusal = error.detail
@@ -49,13 +47,13 @@ def _submit(record: Record, member: FederationMember, api: Api) -> str:
 
 
 def _find(record: Record, member: FederationMember, api: Api) -> str:
-    """The job by which a Domain was asked before the asking was interrupted, if it was."""
+    """The id of the job that was requested before an interruption; empty: there is none."""
     wanted = record.notes.reached_at, record.name, VERSION
     for info in find_jobs(api, mine=True):
         federation = None if info.request is None else info.request.federation
         if federation is None or info.dataset != member.dataset_id:
             continue
-        # An earlier training may have had the name; its jobs have ended.
+        # An earlier training can have had the same name; its jobs have ended.
         is_of_this = info.state not in ENDED or info.created_at >= record.draft.created_at
         if is_of_this and (federation.coordinator, federation.process, federation.version) == wanted:
             return info.id
@@ -63,7 +61,7 @@ def _find(record: Record, member: FederationMember, api: Api) -> str:
 
 
 def make_token(secret: str, who: str) -> str:
-    """What a Domain shows the coordinator: this training may count it as ``who``."""
-    import jwt  # here, because few need it and it takes 9 MB
+    """The token with which a Domain takes part in this training as the client ``who``."""
+    import jwt  # here, because few users need it and it costs 9 MB
 
     return jwt.encode({"sub": who, "exp": int(time.time()) + _TOKEN_DAYS * 24 * 3600}, secret, "HS256")

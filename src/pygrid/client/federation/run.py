@@ -1,4 +1,4 @@
-"""A training across Domains while it goes on, in the hands of who began it."""
+"""A training across Domains, for the user who began it."""
 
 from __future__ import annotations
 
@@ -32,13 +32,13 @@ if TYPE_CHECKING:
 _FIRST_POLL_S, _POLL_S = 0.1, 1.0
 _MAX_AT_ONCE = 16
 _BRIEFLY = RetryPolicy(max_elapsed_s=2.0)
-"""A Domain that can't be asked now is shown as such, and asked again."""
+"""For the state of a Domain; one that does not answer is shown as unknown."""
 _TOO_LATE = "no decision in time"
 
 
 @dataclass
 class FederatedRun:
-    """A training across Domains. `federate` and `resume_federated` give one."""
+    """A training across Domains; `federate` and `resume_federated` return one."""
 
     coordinator: DomainClient
     _record: Record
@@ -55,11 +55,7 @@ class FederatedRun:
     def decide(
         self, *, within_s: float | None = None, progress: bool | None = None, is_first_try: bool = False
     ) -> None:
-        """Ask every Domain that was not asked, wait until all have decided, then host the process; nothing if that was
-        done.
-
-        See `federate`.
-        """
+        """Send the missing requests, wait for all decisions, and host the process, unless it is hosted."""
         record = self._record
         if record.is_hosted:
             return
@@ -72,7 +68,7 @@ class FederatedRun:
         self._host()
 
     def _wait_for_decisions(self, within_s: float | None, progress: bool | None) -> None:
-        """Return when all have decided, too few are left, or the time is over; ``refusal`` says who takes no part."""
+        """Return when all have decided, too few are left, or the time is over; ``refusal`` marks those left out."""
         record = self._record
         give_up_at = time.monotonic() + (float("inf") if within_s is None else within_s)
         pause_s = _FIRST_POLL_S
@@ -114,36 +110,34 @@ class FederatedRun:
 
     @property
     def process(self) -> Process:
-        """The process at the coordinator. Raises NotFound: it is not hosted yet, or not any more."""
+        """The process at the coordinator. Raises NotFound: it is not hosted."""
         if not self._record.is_hosted:
-            raise NotFound(
-                f"{self.name!r} is not hosted yet: not all Domains have decided", code=codes.PROCESS_NOT_FOUND
-            )
+            raise NotFound(f"{self.name!r} is not hosted: not all Domains have decided", code=codes.PROCESS_NOT_FOUND)
         return self.coordinator.process(self.name, VERSION)
 
     @property
     def domains(self) -> TrainingDomains:
-        """The Domains that were asked, where each of them is, and why one takes no part (any more)."""
+        """The Domains of the training, with their states, and the reasons of those that do not take part."""
         return TrainingDomains(self._states())
 
     @property
     def history(self) -> CycleTable:
-        """The completed cycles, and the one that is open."""
+        """The completed cycles, and the open one."""
         process = self.process
         return self._history(process, process.cycles())
 
     def model(self, checkpoint: int | str = "latest", path: str | os.PathLike[str] | None = None) -> Params:
-        """The model as it is now, or as it was at a checkpoint. As `Process.download`."""
+        """The model as it is now, or as it was at a checkpoint; see `Process.download`."""
         return self.process.download(checkpoint, path)
 
     def wait(self, *, timeout_s: float | None = None, progress: bool | None = None) -> FederatedRun:
-        """Return when the training is over.
+        """Wait until the training is over, and return this training.
 
         Args:
-            progress: show how it goes; None: where there is a terminal or a notebook.
+            progress: show the progress; None: on a terminal or in a notebook.
         Raises:
-            Conflict: too few Domains are left to go on (``too_few_domains``); the model as it is can be taken.
-            Unavailable: ``timeout_s`` have passed (``wait_timeout``); the training goes on.
+            Conflict: too few Domains are left to continue (``too_few_domains``); `model` returns the last model.
+            Unavailable: ``timeout_s`` has passed (``wait_timeout``); the training continues.
         """
         process = self.process
         give_up_at = time.monotonic() + (float("inf") if timeout_s is None else timeout_s)
@@ -159,14 +153,14 @@ class FederatedRun:
                 if time.monotonic() > give_up_at:
                     raise Unavailable(
                         f"after {timeout_s} s, {info.num_checkpoints - 1} of {self._record.notes.rounds} cycles are "
-                        "completed; the training goes on",
+                        "completed; the training continues",
                         code=codes.WAIT_TIMEOUT,
                     )
                 time.sleep(pause_s)
                 pause_s = min(2 * pause_s, _POLL_S)
 
     def _check_enough(self, process: Process, domains: TrainingDomains) -> None:
-        """Finish a process whose open cycle can't be completed any more. Raises Conflict."""
+        """Finish a process whose open cycle can no longer be completed. Raises Conflict."""
         num_left = sum(domain.state not in ENDED | {"refused"} for domain in domains)
         info = process.info()  # after the Domains were asked: those that have ended report no more
         cycle = info.cycle
@@ -182,10 +176,7 @@ class FederatedRun:
         )
 
     def cancel(self) -> None:
-        """End it: the process is finished, and the jobs that still run are cancelled.
-
-        What was charged stays charged.
-        """
+        """End the training: finish the process, and cancel the remaining jobs. Charges stay charged."""
         if self._record.is_hosted:
             self.process.finish()
         for member in self._record.members:
@@ -224,7 +215,7 @@ class FederatedRun:
         return self._trains_with
 
     def _states(self) -> list[DomainState]:
-        """Of all Domains, asked at once, as one that is away keeps the answer back."""
+        """The states of all Domains, requested in parallel because an absent Domain answers late."""
         with ThreadPoolExecutor(min(_MAX_AT_ONCE, max(1, len(self._record.members)))) as pool:
             return list(pool.map(self._state_of, self._record.members))
 
@@ -233,7 +224,7 @@ class FederatedRun:
             return DomainState(member.name, member.url, member.dataset, member.job_id, state, detail, num_reported)
 
         if not member.job_id:
-            return told("refused" if member.refusal else "unknown", member.refusal or "it was not asked yet")
+            return told("refused" if member.refusal else "unknown", member.refusal or "no request was sent")
         try:
             api = self._apis[member.name]
             info = get_job(SessionApi(api.transport, token=api.token, retries=_BRIEFLY), member.job_id).info()
@@ -249,7 +240,7 @@ class FederatedRun:
         except Conflict:
             return  # it has ended
         except PygridError as error:
-            member.refusal = f"could not be told that it is over: {error.detail}"
+            member.refusal = f"the job could not be cancelled: {error.detail}"
 
     def __repr__(self) -> str:
         return f"FederatedRun({self.name!r}, coordinator={self.coordinator.url!r})"
@@ -267,7 +258,7 @@ class FederatedRun:
 
 def _in_words(info: JobInfo, member: FederationMember) -> str:
     if info.state in ENDED:
-        # Never empty: who says no need not say why.
+        # Never empty: a denial can be without a comment.
         return (
             member.refusal
             if member.refusal == _TOO_LATE

@@ -1,4 +1,4 @@
-"""Where a training across Domains is: its Domains and its cycles."""
+"""The state of a training across Domains: its Domains and its cycles."""
 
 from __future__ import annotations
 
@@ -10,28 +10,28 @@ from pygrid.messages.processes import Contribution
 
 @dataclass(frozen=True)
 class DomainState:
-    """A Domain that was asked to take part."""
+    """A Domain of the training."""
 
     name: str
     url: str
     dataset: str
     job_id: str
     state: str
-    """Of its job; ``refused``: it took none; ``unknown``: it can't be asked now."""
+    """State of its job; ``refused``: it accepted no job; ``unknown``: it did not answer."""
     detail: str
-    """What it does now; or why it takes no part, or no longer."""
+    """What the Domain does at present; or why it does not take part."""
     num_reported: int = 0
-    """Cycles that its diff went into."""
+    """Number of cycles with its diff."""
 
 
 @dataclass(frozen=True)
 class FederatedCycle:
-    """A cycle of the training, and what it brought."""
+    """A cycle of the training and its results."""
 
     cycle: int
     state: str
     contributions: tuple[Contribution, ...]
     metrics: Mapping[str, float]
-    """Of the model after it, on the data given as ``evaluate``."""
+    """Metrics of the resulting model on the data in ``evaluate``."""
     seconds: float | None
     """From its opening to its end."""
