@@ -202,22 +202,11 @@ class DomainClient(SessionClient):
             InvalidInput and its subclasses: the request is not valid; the message names the fault. Nothing was sent.
             NotFound: there is no such dataset. Unauthenticated: you are not logged in.
         """
+        terms = privacy_terms(epsilon, delta, clip, unit, sampling_rate)
+        values: dict[str, Any] = {"hyper": dict(hyper or {}), "epochs": epochs, "batch_size": batch_size, "seed": seed}
+        values |= {"optimizer": dict(optimizer or {}), "metric_bounds": dict(metric_bounds or {})}
         return submit_job(
-            self._api,
-            dataset,
-            kind,
-            reason,
-            privacy_terms(epsilon, delta, clip, unit, sampling_rate),
-            plan=plan,
-            model=model,
-            binding=binding,
-            version=version,
-            hyper=dict(hyper or {}),
-            epochs=epochs,
-            batch_size=batch_size,
-            seed=seed,
-            optimizer=dict(optimizer or {}),
-            metric_bounds=dict(metric_bounds or {}),
+            self._api, dataset, kind, reason, terms, plan=plan, model=model, binding=binding, version=version, **values
         )
 
     def statistics(

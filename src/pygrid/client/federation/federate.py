@@ -22,13 +22,14 @@ import msgspec
 from pygrid import codes
 from pygrid.client.datasets import Dataset
 from pygrid.client.domain import DomainClient, connect
-from pygrid.client.federation.records import FederationMember, Notes, load_record, make_record
+from pygrid.client.federation.records import VERSION, FederationMember, Notes, load_record, make_record
 from pygrid.client.federation.run import FederatedRun
 from pygrid.client.hosting import ModelSource, PlanSource, load_plan, model_body
 from pygrid.client.jobs import privacy_terms
 from pygrid.client.session import identity_of
 from pygrid.errors import InvalidInput, Unauthenticated
 from pygrid.messages.jobs import Unit
+from pygrid.messages.processes import HostRequest
 from pygrid.plans.batches import Data
 from pygrid.transport.address import RELAYED
 
@@ -110,15 +111,10 @@ def federate(
         asked=training | {"privacy": msgspec.to_builtins(privacy_terms(epsilon, delta, clip, unit, sampling_rate))},
         members=[FederationMember(who, dataset._api.url, dataset.name, dataset.id) for who, dataset in asked.items()],
     )
-    record = make_record(
-        coordinator._api,
-        name or draw_name(loaded),
-        notes,
-        loaded,
-        b"".join(model_body(model)),
-        client_config={**(hyper or {}), "epochs": epochs, "batch_size": batch_size},
-        server_config=_server_config(notes, cycle_s, server_optimizer),
-    )
+    client_config: dict[str, Any] = {**(hyper or {}), "epochs": epochs, "batch_size": batch_size}
+    client_config |= {"name": name or draw_name(loaded), "version": VERSION}
+    process = HostRequest(client_config, _server_config(notes, cycle_s, server_optimizer))
+    record = make_record(coordinator._api, process, notes, loaded, b"".join(model_body(model)))
     run = FederatedRun(coordinator, record, {who: dataset._api for who, dataset in asked.items()}, evaluate=evaluate)
     run.decide(within_s=decide_within_s, progress=progress, is_first_try=True)
     return run

@@ -17,7 +17,7 @@ from pygrid.client.downloads import read_checked
 from pygrid.client.hosting import USUAL_PLAN, FormBody, FormPart
 from pygrid.errors import Conflict, InvalidInput, NotFound
 from pygrid.messages.media import PLAN, TENSORS
-from pygrid.messages.processes import DraftInfo, DraftList, DraftRequest, ProcessInfo
+from pygrid.messages.processes import DraftInfo, DraftList, DraftRequest, HostRequest, ProcessInfo
 from pygrid.plans import Plan
 from pygrid.transport import Api, Request
 from pygrid.transport.base import BytesBody
@@ -116,24 +116,17 @@ class Record:
         return bytes(read_checked(self.api, Request("GET", f"{_DRAFTS}/{self.draft.id}/files/{digest}")))
 
 
-def make_record(
-    api: Api,
-    name: str,
-    notes: Notes,
-    plan: Plan,
-    model: bytes,
-    *,
-    client_config: Mapping[str, Any],
-    server_config: Mapping[str, Any],
-) -> Record:
+def make_record(api: Api, process: HostRequest, notes: Notes, plan: Plan, model: bytes) -> Record:
     """Prepare a training: the coordinator checks the future process, and stores it under its name.
 
+    Args:
+        process: the configuration of the process, with its name.
     Raises:
         Conflict: the coordinator has a process or a training of that name (``process_exists``).
         InvalidInput and its subclasses: a part cannot be hosted; the message names it.
     """
-    kept = {_NOTES: msgspec.to_builtins(notes)}
-    request = DraftRequest({**client_config, "name": name, "version": VERSION}, dict(server_config), kept)
+    name = process.client_config["name"]
+    request = DraftRequest(process.client_config, process.server_config, {_NOTES: msgspec.to_builtins(notes)})
     parts = [FormPart("config", "application/json", BytesBody(msgspec.json.encode(request)))]
     parts += [FormPart("model", TENSORS, BytesBody(model)), FormPart(f"plan:{USUAL_PLAN}", PLAN, BytesBody(plan.data))]
     form = FormBody(parts)
