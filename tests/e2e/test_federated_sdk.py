@@ -136,7 +136,7 @@ def test_all_agree_and_the_history_tells_who_did_what(world: World, tmp_path: Pa
     with pytest.raises(Conflict, match="choose another name"):
         world.train("points", name="all")
     job = world.science["alice"].job(run.domains["alice"].job_id)
-    with pytest.raises(Conflict, match="where its model is"):
+    with pytest.raises(Conflict, match="which has the model"):
         job.result()
 
 
@@ -199,7 +199,7 @@ def test_another_notebook_goes_on_while_owners_of_exact_jobs_decide(
         patch.setattr(run_module.time, "sleep", close)
         with pytest.raises(NotebookClosed):
             world.train("exact", name="exact", epsilon=None, delta=None)
-    with pytest.raises(NotFound, match=r"those that you have: .*exact") as unknown:
+    with pytest.raises(NotFound, match=r"your trainings there: .*exact") as unknown:
         resume_federated(world.hub, "unknown")
     assert unknown.value.code == "federation_not_found"
     resuming, outcome = in_thread(

@@ -80,7 +80,7 @@ def test_mistakes_are_told_in_words(people: tuple[DomainClient, DomainClient, Do
     with pytest.raises(ShapeMismatch):
         model.predict({"x": X[:, :2]})
     mixing = owner.serve("centred", centred(), max_batch_size=8)
-    with pytest.raises(InvalidInput, match="can't be asked in parts"):
+    with pytest.raises(InvalidInput, match="cannot be split"):
         mixing.predict({"x": X})
     with pytest.raises(InvalidInput, match="no model file"):
         owner.serve("other", tmp_path / "nothing.onnx")
@@ -93,7 +93,7 @@ def test_mistakes_are_told_in_words(people: tuple[DomainClient, DomainClient, Do
         owner.serve("other", linear(17))
     assert caught.value.code == "plan_version_unsupported"
     for model_id in ("", "a/b", "a?b"):
-        with pytest.raises(InvalidInput, match="no id of a model"):
+        with pytest.raises(InvalidInput, match="not a valid id of a model"):
             owner.model(model_id)
 
 
