@@ -300,7 +300,7 @@ async def test_one_model_never_answers_for_another(site: Site, network: NetworkC
     await one.holder.delete("models/digits")
     await one.holder.serve("digits", linear(weight=WEIGHT + 2))
     error = await refused(Unavailable, "no_domain_answers", model.predict, {"x": X})
-    assert "another model is served" in str(error)
+    assert "another model is now served" in str(error)
     again = await asyncio.to_thread(network.model, "digits", domain="one")
     assert again.info.sha256 != model.info.sha256
 
