@@ -150,7 +150,7 @@ def test_statistics_are_printed_and_written(scientist: Run, folder: Path) -> Non
 def test_an_exact_job_is_looked_at_approved_and_let_out(owner: Run, scientist: Run) -> None:
     job = ask(scientist, *COUNT)
     wait_for(scientist, job, "waiting")
-    assert "until somebody who holds the data decides" in refused(scientist, "job", "result", job)
+    assert "waits for the decision of the data owner" in refused(scientist, "job", "result", job)
     assert job in said(owner, "request", "list")
     sheet = said(owner, "request", "show", job)
     for words in (

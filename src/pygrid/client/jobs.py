@@ -264,7 +264,7 @@ class Job:
         seen = self._seen.state
         if seen not in ("waiting", "held"):
             raise Conflict(
-                f"the job was {seen} when it was last read, so there is nothing to decide; read it again",
+                f"the job is {seen}, so there is nothing to decide; if it has changed since, read it again",
                 code=codes.JOB_DECIDED,
                 state=seen,
             )

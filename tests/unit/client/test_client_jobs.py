@@ -384,7 +384,7 @@ def test_what_was_waited_for_was_seen() -> None:
 def test_what_was_not_seen_waiting_is_not_decided_on() -> None:
     server = Scripted(info("running"), info("held"))
     job = job_of(server)
-    with pytest.raises(Conflict, match="the job was running when it was last read, so there is nothing to decide"):
+    with pytest.raises(Conflict, match="the job is running, so there is nothing to decide"):
         job.approve()
     assert server.sent == []
 
