@@ -6,6 +6,7 @@ import functools
 import gc
 import itertools
 import os
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from types import FunctionType
@@ -108,6 +109,14 @@ def _nothing_left_open() -> Iterator[None]:
     gc.freeze()  # the collector looks at what the test made only, which takes some milliseconds
     yield
     gc.collect()
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _no_folder_left() -> Iterator[None]:
+    """The processes of xdist end without ``atexit``."""
+    yield
+    if (jobs := sys.modules.get("support.jobs")) is not None:
+        jobs.remove_prepared()
 
 
 @pytest.fixture(scope="session")

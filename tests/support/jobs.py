@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import atexit
 import io
 import json
 import shutil
@@ -190,15 +189,24 @@ async def _sign_up(settings: DomainSettings, people: People) -> list[Headers]:
     return [owner, *[await people.with_role(role, owner, f"{name}@example.org") for name, role in others]]
 
 
+_folders: list[Path] = []
+
+
+def remove_prepared() -> None:
+    """Remove what `running_site` keeps for the next Domain; called when the session ends."""
+    _prepared.cache_clear()
+    while _folders:
+        shutil.rmtree(_folders.pop())
+
+
 @cache
 def _prepared() -> tuple[Path, list[Headers]]:
     """The data folder of a Domain that was stopped, without its identity, and sessions of the four.
 
     Passwords are slow to hash: without this, that is half of the time of a short test.
     """
-    temporary = tempfile.TemporaryDirectory(prefix="pygrid-prepared-")
-    atexit.register(temporary.cleanup)
-    folder = Path(temporary.name) / "data"
+    folder = Path(tempfile.mkdtemp(prefix="pygrid-prepared-")) / "data"
+    _folders.append(folder.parent)
     settings = load_settings({}, data_dir=folder)
 
     async def sign_up() -> list[Headers]:
