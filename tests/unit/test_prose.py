@@ -9,12 +9,9 @@ import pytest
 
 LIMITS = {
     "src/pygrid/cli": 62,
-    "src/pygrid/client": 115,
     "src/pygrid/deploy": 2,
-    "src/pygrid/edge": 21,
     "src/pygrid/plans": 1,
     "src/pygrid/settings": 11,
-    "src/pygrid/transport": 65,
 }
 """Hits of `scripts/prose --count` in each package.
 
