@@ -1,38 +1,40 @@
-"""SDK for model owners, data scientists and data owners.
+"""SDK for model owners, data scientists and data owners::
 
-import pygrid.client
+    import pygrid.client
 
-domain = pygrid.client.connect("https://domain.example").login("ann@example.org", password)
+    domain = pygrid.client.connect("https://domain.example").login("ann@example.org", password)
 
-Host a model, watch its training on devices, download the result:
+Host a model, follow its training on devices, and download the result::
 
-    process = domain.host("digits", "1.0", model=params, plans=plan, server_config={"num_cycles": 5, ...})
+    process = domain.host(
+        "digits", "1.0", model=params, plans={"training_plan": plan}, server_config={"num_cycles": 5}
+    )
     process.watch()
     params = process.download()
 
-Request a job on data that you cannot see:
+Request a job on data that you cannot see::
 
     job = domain.submit(plan, dataset="patients", model=params, epochs=10, epsilon=3.0, delta=1e-6, reason="...")
     params = job.wait().params()
 
-Serve a model, and predict with it:
+Serve a model, and request predictions::
 
-model = domain.serve("digits", "digits.onnx", allow_remote_inference=True)
-scores = model.predict({"x": images})["scores"]
+    model = domain.serve("digits", "digits.onnx", allow_remote_inference=True)
+    scores = model.predict({"x": images})["scores"]
 
-Search all Domains of a Network at once, and open the hits:
+Search all Domains of a Network, and open a result::
 
-network = pygrid.client.connect_network("https://network.example")
-found = network.search("age income", tags=["oncology"])
-dataset = found.datasets[0].open()
+    network = pygrid.client.connect_network("https://network.example")
+    found = network.search("age income", tags=["oncology"])
+    dataset = found.datasets[0].open()
 
-Train a model across the data of several owners:
+Train a model on the data of several owners::
 
-run = pygrid.client.federate(
-    plan, params, [alice.datasets["cells"], bob.datasets["cells"]],
-    coordinator=domain, rounds=20, epsilon=4.0, delta=1e-6, reason="...",
-)
-params = run.wait().model()
+    run = pygrid.client.federate(
+        plan, params, [alice.datasets["cells"], bob.datasets["cells"]],
+        coordinator=domain, rounds=20, epsilon=4.0, delta=1e-6, reason="...",
+    )
+    params = run.wait().model()
 """
 
 from pygrid.client.configuration import ClientConfig, ServerConfig

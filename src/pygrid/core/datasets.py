@@ -130,7 +130,7 @@ def can_see(principal: Principal | None, dataset: Holding) -> bool:
         return True
     if principal is None:
         return False
-    return dataset.visibility == "listed" or _is_holder(principal, dataset)
+    return dataset.visibility == "listed" or _is_owner(principal, dataset)
 
 
 def can_manage(principal: Principal | None, dataset: Holding) -> DatasetRefusal | None:
@@ -139,7 +139,7 @@ def can_manage(principal: Principal | None, dataset: Holding) -> DatasetRefusal 
         return DatasetRefusal.INVISIBLE
     if principal is None or not principal.may(Permission.UPLOAD_DATA):
         return DatasetRefusal.MISSING_PERMISSION
-    return None if _is_holder(principal, dataset) else DatasetRefusal.NOT_YOURS
+    return None if _is_owner(principal, dataset) else DatasetRefusal.NOT_YOURS
 
 
 def check_manage(principal: Principal | None, dataset: Holding, dataset_id: int) -> None:
@@ -165,15 +165,15 @@ def dataset_not_found(dataset_id: int) -> NotFound:
     return NotFound(f"there is no dataset {dataset_id}", code=codes.DATASET_NOT_FOUND, id=dataset_id)
 
 
-def _is_holder(principal: Principal, dataset: Holding) -> bool:
+def _is_owner(principal: Principal, dataset: Holding) -> bool:
     return principal.role.id == OWNER.id or principal.user_id == dataset.created_by
 
 
-def told_schema(schema: Schema, *, to_holder: bool) -> Schema:
+def told_schema(schema: Schema, *, to_owner: bool) -> Schema:
     """The part of the schema that the caller may see. Others do not see categories that come from the data, nor their
     number.
     """
-    if to_holder:
+    if to_owner:
         return schema
     columns = tuple(
         column

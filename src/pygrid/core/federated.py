@@ -104,7 +104,7 @@ class RoundAttempt:
     diff_hash: str | None = None
     """SHA-256 of the file of the diff."""
     facts: Mapping[str, Any] | None = None
-    """What the Worker saw; for the owner of the data only, as is:"""
+    """Facts of the Worker, for the data owner only."""
     private_detail: str = ""
 
     @property
@@ -121,7 +121,7 @@ class ParticipationResult:
     code: str = ""
     """Why it failed; empty: it did what it could."""
     private_detail: str = ""
-    """For the owner of the data only, as is:"""
+    """For the data owner only."""
     facts: Mapping[str, Any] = field(default_factory=dict)
 
 

@@ -287,7 +287,7 @@ def check_seen(job: JobRecord, state: str | None) -> None:
         )
 
 
-def sign_off(job: JobRecord, decided_by: int, request_hash: str, comment: str) -> JobRecord:
+def release(job: JobRecord, decided_by: int, request_hash: str, comment: str) -> JobRecord:
     """``held -> released``. Raises as `approve`."""
     return _decide(job, JobState.HELD, JobState.RELEASED, decided_by, request_hash, comment)
 
@@ -340,13 +340,13 @@ def cancel(job: JobRecord) -> JobRecord:
     return _move(job, {job.state}, JobState.CANCELLED, detail="cancelled by the requester")
 
 
-def is_abandoned(job: JobRecord, *, has_asker: bool) -> bool:
+def is_abandoned(job: JobRecord, *, has_requester: bool) -> bool:
     """Whether a job must end because the account of its requester was deleted.
 
     A running private job is already charged and ends by itself. A held job waits for the person who releases it.
     """
     ends_itself = job.state is JobState.RUNNING and job.is_private and not job.is_federated
-    return not has_asker and JobState.CANCELLED in TRANSITIONS[job.state] and not ends_itself
+    return not has_requester and JobState.CANCELLED in TRANSITIONS[job.state] and not ends_itself
 
 
 def abandon(job: JobRecord) -> JobRecord:

@@ -39,7 +39,7 @@ def draw_mock(schema: Schema, num_records: int, seed: int) -> tuple[Schema, dict
     """
     generator = np.random.Generator(np.random.PCG64(seed))
     num_records = min(num_records, max(1, num_mock_records(schema, num_records)))
-    told = told_schema(schema, to_holder=False)
+    told = told_schema(schema, to_owner=False)
     columns: list[Column] = []
     arrays: dict[str, npt.NDArray[Any]] = {}
     for column in told.columns:

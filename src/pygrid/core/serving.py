@@ -54,7 +54,7 @@ class Serving:
     allow_remote_inference: bool
 
 
-def is_holder(principal: Principal, model: Serving) -> bool:
+def is_owner(principal: Principal, model: Serving) -> bool:
     """Whether the caller served the model and still has the permission, or is an Owner of the Domain."""
     if principal.role.id == OWNER.id:
         return True
@@ -63,17 +63,17 @@ def is_holder(principal: Principal, model: Serving) -> bool:
 
 def can_download(principal: Principal, model: Serving) -> ServingRefusal | None:
     """Whether the caller may download the file."""
-    return None if model.allow_download or is_holder(principal, model) else ServingRefusal.DOWNLOAD
+    return None if model.allow_download or is_owner(principal, model) else ServingRefusal.DOWNLOAD
 
 
-def can_ask(principal: Principal, model: Serving) -> ServingRefusal | None:
+def can_predict(principal: Principal, model: Serving) -> ServingRefusal | None:
     """Whether the caller may request predictions."""
-    return None if model.allow_remote_inference or is_holder(principal, model) else ServingRefusal.INFERENCE
+    return None if model.allow_remote_inference or is_owner(principal, model) else ServingRefusal.INFERENCE
 
 
 def can_withdraw(principal: Principal, model: Serving) -> ServingRefusal | None:
     """Whether the caller may delete the model."""
-    return None if is_holder(principal, model) else ServingRefusal.NOT_YOURS
+    return None if is_owner(principal, model) else ServingRefusal.NOT_YOURS
 
 
 def is_model_id(text: str) -> bool:

@@ -24,7 +24,7 @@ from pygrid.messages.discovery import (
     FoundModel,
     SearchQuery,
 )
-from pygrid.transport.untrusted import fetch_from_stranger
+from pygrid.transport.untrusted import fetch_untrusted
 
 MODELS_PATH = "/data-centric/models/"
 TAGS_PATH = "/data-centric/dataset-tags"
@@ -85,9 +85,7 @@ class LegacyNode:
 
     async def _fetch(self, path: str, kind: Any, timeout_s: float) -> Any:
         try:
-            answer = await fetch_from_stranger(
-                self.address + path, allow_private=self._allow_private, timeout_s=timeout_s
-            )
+            answer = await fetch_untrusted(self.address + path, allow_private=self._allow_private, timeout_s=timeout_s)
         except Unavailable as error:
             raise Unavailable(error.detail, code=codes.CONNECTION_FAILED) from error
         try:

@@ -18,7 +18,7 @@ from pygrid.storage import associations as rows
 from pygrid.storage.associations import KnownDomain
 from pygrid.storage.idempotency import once
 from pygrid.storage.sql.database import Database
-from pygrid.transport.untrusted import check_stranger_address
+from pygrid.transport.untrusted import check_untrusted_address
 
 
 class LegacyNodes:
@@ -58,7 +58,7 @@ class LegacyNodes:
             )
             if found is None:
                 raise _not_invited()
-        address = await check_stranger_address(address, allow_private=self._allow_private)
+        address = await check_untrusted_address(address, allow_private=self._allow_private)
 
         def transaction(connection: sa.Connection) -> KnownDomain:
             if rows.find_holder(connection, name) is not None:

@@ -32,7 +32,7 @@ _LOCAL_NAT64 = ipaddress.IPv6Network("64:ff9b:1::/48")
 
 
 @dataclass(frozen=True, slots=True)
-class StrangerAnswer:
+class UntrustedAnswer:
     """The answer of an untrusted address; its content is arbitrary."""
 
     status: int
@@ -47,14 +47,14 @@ class _Target:
     path: str
 
 
-async def fetch_from_stranger(
+async def fetch_untrusted(
     url: str,
     *,
     json: Any = None,
     allow_private: bool = False,
     timeout_s: float = TIMEOUT_S,
     max_bytes: int = MAX_BYTES,
-) -> StrangerAnswer:
+) -> UntrustedAnswer:
     """GET an untrusted address, or POST ``json`` to it.
 
     Args:
@@ -79,11 +79,11 @@ async def fetch_from_stranger(
         raise _unreachable(url, str(error) or type(error).__name__) from error
 
 
-async def check_stranger_address(url: str, *, allow_private: bool = False, timeout_s: float = TIMEOUT_S) -> str:
-    """The address without a trailing slash, if `fetch_from_stranger` would call it now; nothing is sent.
+async def check_untrusted_address(url: str, *, allow_private: bool = False, timeout_s: float = TIMEOUT_S) -> str:
+    """The address without a trailing slash, if `fetch_untrusted` would call it now; nothing is sent.
 
     Raises:
-        InvalidInput, TooSlow, Unavailable: as `fetch_from_stranger`.
+        InvalidInput, TooSlow, Unavailable: as `fetch_untrusted`.
     """
     target = _parse(url)
     try:
@@ -194,7 +194,7 @@ class _PinnedBackend(httpcore.AsyncNetworkBackend):
         await self._inner.sleep(seconds)
 
 
-async def _exchange(target: _Target, address: str, json: Any, max_bytes: int) -> StrangerAnswer:
+async def _exchange(target: _Target, address: str, json: Any, max_bytes: int) -> UntrustedAnswer:
     host = f"[{target.host}]" if ":" in target.host else target.host
     headers = {
         "Host": f"{host}:{target.port}",
@@ -232,7 +232,7 @@ async def _exchange(target: _Target, address: str, json: Any, max_bytes: int) ->
                         code=codes.STRANGER_TOO_LARGE,
                         max_bytes=max_bytes,
                     )
-            return StrangerAnswer(answer.status, bytes(body))
+            return UntrustedAnswer(answer.status, bytes(body))
         finally:
             await answer.aclose()
 

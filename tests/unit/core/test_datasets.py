@@ -49,15 +49,15 @@ def holding(visibility) -> Holding:
 @pytest.mark.parametrize("user_id", [HOLDER, STRANGER])
 def test_who_may_see_and_change(visibility: str, role: Role, user_id: int) -> None:
     principal = Principal(user_id, role)
-    is_holder = user_id == HOLDER or role is OWNER
-    assert can_see(principal, holding(visibility)) == (visibility != "private" or is_holder)
+    is_owner = user_id == HOLDER or role is OWNER
+    assert can_see(principal, holding(visibility)) == (visibility != "private" or is_owner)
     refusal = can_manage(principal, holding(visibility))
-    if visibility == "private" and not is_holder:
+    if visibility == "private" and not is_owner:
         assert refusal is DatasetRefusal.INVISIBLE
     elif role is USER:
         assert refusal is DatasetRefusal.MISSING_PERMISSION
     else:
-        assert refusal is (None if is_holder else DatasetRefusal.NOT_YOURS)
+        assert refusal is (None if is_owner else DatasetRefusal.NOT_YOURS)
 
 
 def test_without_an_account_only_public_descriptions_are_seen() -> None:
@@ -70,8 +70,8 @@ def test_categories_found_in_the_data_are_told_to_the_holder_only() -> None:
     found = Column("disease", "text", categories=("rare", "common"), num_categories=2)
     declared = Column("sex", "text", categories=("f", "m"), num_categories=2, declared=True)
     schema = Schema((found, declared), 10)
-    assert told_schema(schema, to_holder=True) == schema
-    told = told_schema(schema, to_holder=False)
+    assert told_schema(schema, to_owner=True) == schema
+    told = told_schema(schema, to_owner=False)
     assert b"rare" not in msgspec.json.encode(told)
     assert (told.columns[0].categories, told.columns[0].num_categories) == (None, None)
     assert told.columns[1] == declared

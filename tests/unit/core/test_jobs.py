@@ -60,7 +60,7 @@ STEPS = {
     "admit": lambda j: rules.admit(j, {}),
     "reject": lambda j: rules.reject(j, "code", "why"),
     "approve": lambda j: rules.approve(j, DECIDER, j.request_hash, ""),
-    "sign_off": lambda j: rules.sign_off(j, DECIDER, j.request_hash, ""),
+    "release": lambda j: rules.release(j, DECIDER, j.request_hash, ""),
     "deny": lambda j: rules.deny(j, DECIDER, j.request_hash, ""),
     "revoke": lambda j: rules.revoke(j, DECIDER),
     "cancel": rules.cancel,
@@ -89,7 +89,7 @@ def test_every_walk_follows_the_diagram(steps: list[str], is_private: bool) -> N
         now = after
     assert done.count("start") <= (1 if is_private else rules.MAX_ATTEMPTS)
     if now.state is JobState.RELEASED:
-        assert is_private or "sign_off" in done, "an exact result leaves by a person's hand alone"
+        assert is_private or "release" in done, "an exact result leaves by a person's hand alone"
         assert is_private or "approve" in done
         assert now.result is not None
     if now.state in (JobState.DENIED, JobState.FAILED, JobState.CANCELLED):
@@ -119,9 +119,9 @@ def test_an_exact_job_is_never_admitted_by_a_policy() -> None:
         rules.admit(job(), {})
 
 
-@pytest.mark.parametrize("decide", [rules.approve, rules.deny, rules.sign_off])
+@pytest.mark.parametrize("decide", [rules.approve, rules.deny, rules.release])
 def test_a_changed_request_is_not_decided_on(decide: Any) -> None:
-    state = JobState.HELD if decide is rules.sign_off else JobState.WAITING
+    state = JobState.HELD if decide is rules.release else JobState.WAITING
     with pytest.raises(Conflict) as caught:
         decide(job(state), DECIDER, "0" * 64, "")
     assert caught.value.code == "request_changed"

@@ -18,7 +18,7 @@ import pytest
 
 from pygrid.errors import InvalidInput, PayloadTooLarge, PygridError, TooSlow, Unavailable
 from pygrid.transport import untrusted
-from pygrid.transport.untrusted import check_stranger_address, fetch_from_stranger, find_fault
+from pygrid.transport.untrusted import check_untrusted_address, fetch_untrusted, find_fault
 
 PUBLIC = [
     "8.8.8.8",
@@ -106,7 +106,7 @@ SPELLINGS = [
 
 @pytest.mark.parametrize("url", SPELLINGS)
 async def test_every_spelling_of_an_inner_address_is_refused(url: str) -> None:
-    for call in (fetch_from_stranger(url), check_stranger_address(url)):
+    for call in (fetch_untrusted(url), check_untrusted_address(url)):
         with pytest.raises(PygridError) as refused:
             await call
         # A spelling that the resolver does not take for an address is no way in either.
@@ -144,7 +144,7 @@ async def test_every_spelling_of_an_inner_address_is_refused(url: str) -> None:
 )
 async def test_what_is_no_plain_address_is_refused(url: str) -> None:
     with pytest.raises(InvalidInput) as refused:
-        await fetch_from_stranger(url, allow_private=True)
+        await fetch_untrusted(url, allow_private=True)
     assert refused.value.code == "address_refused"
 
 
@@ -184,7 +184,7 @@ async def test_a_good_answer_comes_back() -> None:
         await writer.drain()
 
     async with server(answer) as port:
-        found = await fetch_from_stranger(f"http://127.0.0.1:{port}/identity?nonce=a", allow_private=True)
+        found = await fetch_untrusted(f"http://127.0.0.1:{port}/identity?nonce=a", allow_private=True)
     assert (found.status, found.body) == (200, b"hi")
     assert heard[0].startswith(b"GET /identity?nonce=a HTTP/1.1\r\n")
     assert b"authorization" not in heard[0].lower()
@@ -199,7 +199,7 @@ async def test_a_question_may_have_a_body() -> None:
         await writer.drain()
 
     async with server(answer) as port:
-        found = await fetch_from_stranger(f"http://127.0.0.1:{port}/search", json={"a": [1]}, allow_private=True)
+        found = await fetch_untrusted(f"http://127.0.0.1:{port}/search", json={"a": [1]}, allow_private=True)
     assert (found.status, found.body) == (404, b"")
     assert heard[0].startswith(b"POST /search ")
     assert heard[0].endswith(b'{"a":[1]}')
@@ -215,7 +215,7 @@ async def test_a_redirect_is_not_followed() -> None:
         moved = b"HTTP/1.1 302 Found\r\nLocation: http://127.0.0.1:%d/\r\nContent-Length: 0\r\n\r\n" % target
         async with server(say(moved)) as port:
             with pytest.raises(Unavailable, match="redirect"):
-                await fetch_from_stranger(f"http://127.0.0.1:{port}/", allow_private=True)
+                await fetch_untrusted(f"http://127.0.0.1:{port}/", allow_private=True)
     assert hits == []
 
 
@@ -225,7 +225,7 @@ async def test_a_redirect_is_not_followed() -> None:
 async def test_a_long_answer_is_cut_off(head: bytes) -> None:
     async with server(say(head + b"x" * 100_000)) as port:
         with pytest.raises(PayloadTooLarge) as refused:
-            await fetch_from_stranger(f"http://127.0.0.1:{port}/", allow_private=True)
+            await fetch_untrusted(f"http://127.0.0.1:{port}/", allow_private=True)
     assert refused.value.code == "stranger_too_large"
 
 
@@ -246,7 +246,7 @@ async def silence(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) ->
 async def test_a_slow_answer_is_given_up(slow: Any) -> None:
     async with server(slow) as port:
         with pytest.raises(TooSlow) as refused:
-            await fetch_from_stranger(f"http://127.0.0.1:{port}/", allow_private=True, timeout_s=0.3)
+            await fetch_untrusted(f"http://127.0.0.1:{port}/", allow_private=True, timeout_s=0.3)
     assert refused.value.code == "stranger_too_slow"
 
 
@@ -256,7 +256,7 @@ async def test_a_slow_answer_is_given_up(slow: Any) -> None:
 async def test_what_speaks_no_http_is_told(text: bytes) -> None:
     async with server(say(text)) as port:
         with pytest.raises(Unavailable) as refused:
-            await fetch_from_stranger(f"http://127.0.0.1:{port}/", allow_private=True)
+            await fetch_untrusted(f"http://127.0.0.1:{port}/", allow_private=True)
     assert refused.value.code == "stranger_unreachable"
 
 
@@ -264,7 +264,7 @@ async def test_nobody_there_is_told() -> None:
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = free.getsockname()[1]
     with pytest.raises(Unavailable) as refused:
-        await fetch_from_stranger(f"http://127.0.0.1:{port}/", allow_private=True)
+        await fetch_untrusted(f"http://127.0.0.1:{port}/", allow_private=True)
     assert refused.value.code == "stranger_unreachable"
 
 
@@ -273,7 +273,7 @@ async def test_no_proxy_of_the_environment_is_used(monkeypatch: pytest.MonkeyPat
         monkeypatch.setenv(name, "http://127.0.0.1:1")
     monkeypatch.delenv("NO_PROXY", raising=False)
     async with server(say(b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n")) as port:
-        assert (await fetch_from_stranger(f"http://127.0.0.1:{port}/", allow_private=True)).status == 200
+        assert (await fetch_untrusted(f"http://127.0.0.1:{port}/", allow_private=True)).status == 200
 
 
 async def test_a_name_that_resolves_anew_changes_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -294,7 +294,7 @@ async def test_a_name_that_resolves_anew_changes_nothing(monkeypatch: pytest.Mon
     monkeypatch.setattr(loop, "getaddrinfo", resolve, raising=False)
     monkeypatch.setattr("httpcore.AnyIOBackend.connect_tcp", connect_tcp)
     with pytest.raises(Unavailable):
-        await fetch_from_stranger("http://rebinding.example/")
+        await fetch_untrusted("http://rebinding.example/")
     assert (asked, dialled) == (["rebinding.example"], ["93.184.216.34"])
 
 
@@ -305,9 +305,9 @@ async def test_a_name_with_one_inner_address_among_others_is_refused(monkeypatch
 
     monkeypatch.setattr(asyncio.get_running_loop(), "getaddrinfo", resolve, raising=False)
     with pytest.raises(InvalidInput, match=r"127\.0\.0\.1"):
-        await fetch_from_stranger("http://mixed.example/")
+        await fetch_untrusted("http://mixed.example/")
 
 
 async def test_checking_sends_nothing_and_drops_the_slash() -> None:
-    assert await check_stranger_address("http://127.0.0.1:1/", allow_private=True) == "http://127.0.0.1:1"
+    assert await check_untrusted_address("http://127.0.0.1:1/", allow_private=True) == "http://127.0.0.1:1"
     assert untrusted.MAX_BYTES == 64 * 1024

@@ -133,7 +133,7 @@ def _find_datasets(connection: sa.Connection, query: SearchQuery) -> list[FoundD
 def _describe_dataset(
     dataset: DatasetRow, version: DatasetVersion, schema: Schema, tags: tuple[str, ...]
 ) -> FoundDataset:
-    told = told_schema(schema, to_holder=False).columns[:MAX_COLUMNS]
+    told = told_schema(schema, to_owner=False).columns[:MAX_COLUMNS]
     return FoundDataset(
         id=dataset.id,
         name=dataset.name,

@@ -7,7 +7,7 @@ import asyncio
 from pygrid import codes
 from pygrid.core.process_config import Authentication
 from pygrid.errors import PygridError, Unauthenticated, Unavailable
-from pygrid.transport.untrusted import fetch_from_stranger
+from pygrid.transport.untrusted import fetch_untrusted
 
 ENDPOINT_TIMEOUT_S = 3.0
 """Timeout of one request, without the wait for other requests to end."""
@@ -51,7 +51,7 @@ class Endpoints:
         finally:
             self._num_waiting -= 1
         try:
-            answer = await fetch_from_stranger(
+            answer = await fetch_untrusted(
                 endpoint,
                 json={"auth_token": auth_token},
                 allow_private=self._allow_private,

@@ -451,7 +451,7 @@ class DatasetsService:
         summary = _summary(principal, dataset, version, rows.list_tags(connection, [dataset.id])[dataset.id])
         return DatasetInfo(
             **msgspec.structs.asdict(summary),
-            schema=told_schema(schema, to_holder=summary.mine),
+            schema=told_schema(schema, to_owner=summary.mine),
             versions=[
                 VersionInfo(one.number, one.note, one.num_records, one.size_bytes, one.mock, one.created_at)
                 for one in rows.list_versions(connection, dataset.id)

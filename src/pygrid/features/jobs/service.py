@@ -287,7 +287,7 @@ class JobsService:
             rules.check_seen(job, decision.state)
             rules.check_deletion(job, is_deleted=rows.get_job_dataset(connection, job).is_deleted)
             if job.state is JobState.HELD:
-                moved = rules.sign_off(job, principal.user_id, decision.request_hash, decision.comment)
+                moved = rules.release(job, principal.user_id, decision.request_hash, decision.comment)
                 return moved, "job_released"
             approved = rules.approve(job, principal.user_id, decision.request_hash, decision.comment)
             check_fits(connection, job)

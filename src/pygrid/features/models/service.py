@@ -18,10 +18,10 @@ from pygrid.core.serving import (
     HEADER_BYTES,
     ServableModel,
     ServingRefusal,
-    can_ask,
     can_download,
+    can_predict,
     can_withdraw,
-    is_holder,
+    is_owner,
 )
 from pygrid.errors import Conflict, Forbidden, InvalidInput, PayloadTooLarge, ShapeMismatch, Unavailable
 from pygrid.messages.models import PortInfo, ServedModelInfo, ServeRequest
@@ -266,7 +266,7 @@ class ModelsService:
 
 
 def _check_may_predict(principal: Principal, model: StoredModel) -> None:
-    if refusal := can_ask(principal, model.serving):
+    if refusal := can_predict(principal, model.serving):
         raise _forbidden(refusal, model.model_id)
 
 
@@ -343,6 +343,6 @@ def _describe(principal: Principal, model: StoredModel) -> ServedModelInfo:
         flops_per_example=report.flops_per_example,
         rows_independent=report.rows_independent,
         created_at=model.created_at,
-        mine=is_holder(principal, model.serving),
+        mine=is_owner(principal, model.serving),
         visibility=model.visibility,
     )

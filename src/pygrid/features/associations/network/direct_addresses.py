@@ -18,7 +18,7 @@ from pygrid.messages.identity import NONCE_BYTES, SIGNATURE_BYTES, IdentityInfo,
 from pygrid.storage import associations as rows
 from pygrid.storage.sql.database import Database
 from pygrid.transport.identity import IdentityKey
-from pygrid.transport.untrusted import fetch_from_stranger
+from pygrid.transport.untrusted import fetch_untrusted
 
 logger = logging.getLogger(__name__)
 
@@ -33,11 +33,11 @@ async def check_address(url: str, name: str, identity: str, *, allow_private: bo
     """Return if the Domain of this name and key answers at this address.
 
     Raises:
-        PygridError: the address is refused (`fetch_from_stranger`), does not answer, or another app answers there
+        PygridError: the address is refused (`fetch_untrusted`), does not answer, or another app answers there
             (``wrong_identity``).
     """
     nonce = secrets.token_bytes(NONCE_BYTES)
-    answer = await fetch_from_stranger(
+    answer = await fetch_untrusted(
         f"{url.rstrip('/')}/identity?nonce={to_base64url(nonce)}", allow_private=allow_private
     )
     try:

@@ -19,7 +19,7 @@ from pygrid.transport.identity import Identity, IdentityKey
 from pygrid.transport.known_domains import KnownDomains
 from pygrid.transport.relayed import RelayedTransport
 from pygrid.transport.tickets import make_ticket
-from pygrid.transport.untrusted import check_stranger_address, find_fault
+from pygrid.transport.untrusted import check_untrusted_address, find_fault
 
 
 class CoordinatorConnections:
@@ -54,7 +54,7 @@ class CoordinatorConnections:
             return True
         url = address.network_url if isinstance(address, RelayedAddress) else address
         try:
-            await check_stranger_address(url, allow_private=self._allows_private(networks))
+            await check_untrusted_address(url, allow_private=self._allows_private(networks))
         except PygridError:
             return False
         return True

@@ -68,7 +68,7 @@ class JobUpkeep:
         def transaction(connection: sa.Connection) -> JobRecord | None:
             now = self._clock.now()
             job = rows.get_job(connection, job_id, lock=True)
-            if not rules.is_abandoned(job, has_asker=rows.has_account(connection, job.requested_by)):
+            if not rules.is_abandoned(job, has_requester=rows.has_account(connection, job.requested_by)):
                 return None
             rows.update_job(connection, rules.abandon(job), now)
             if job.state is JobState.RUNNING and job.is_private:
