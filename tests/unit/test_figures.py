@@ -9,9 +9,9 @@ LIMITS = {
     # figure                                  limit   asked
     "lines in src": (66_800, 55_800),
     "lines in features": (14_500, 12_500),
-    "files > 500 lines": (6, 2),
+    "files > 500 lines": (5, 2),
     "functions > 60 lines": (4, 4),
-    "functions with > 6 arguments": (70, 50),
+    "functions with > 6 arguments": (69, 50),
     "homonym classes": (0, 0),
     "strings that name a module": (0, 0),
     "modules of features that import web": (0, 0),
@@ -21,7 +21,7 @@ LIMITS = {
     "module cycles": (0, 0),
     "sleep in tests": (20, 20),
     "patches of private names": (26, 0),
-    "prose hits": (810, 0),
+    "prose hits": (0, 0),
     "Python lines > 120": (5, 0),
 }
 """The limit that holds, and the one that is aimed at. Lower the first one with the figure.

@@ -40,7 +40,7 @@ _CHILD_LIMITS = ChildLimits(memory_bytes=6 * 1024**3, cpu_s=60, wall_s=90.0, max
 
 
 class ServingLimits(msgspec.Struct, frozen=True):
-    """Limits for a model. All but the first two are for one call with the largest batch."""
+    """Limits for a model. Except the first two, they are for one call with the largest batch."""
 
     max_model_bytes: int = MAX_SERVED_BYTES
     """Size of the file."""
