@@ -95,7 +95,7 @@ def check_third_part(output: str) -> None:
         "east       joins the Network, reached only through the relay",
         "scientist  searches the Network:",
         "asks all three to train together for 20 cycles with epsilon 8 each",
-        "20     completed",
+        "20  completed",
         "was charged epsilon 7.0",
         "of 10, once, for all cycles",
     ):
