@@ -39,7 +39,7 @@ from support.plans.attacks import (
 )
 
 N = 128
-NUM_JOBS = 200
+NUM_JOBS = 400
 """On each of two neighboring datasets."""
 PLANS = {"fallback": fallback_plan, "position": position_plan, "honest": honest_plan}
 
