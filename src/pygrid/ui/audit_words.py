@@ -1,0 +1,85 @@
+"""Entries of the audit log in words."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+ACTIONS = {
+    "app_started": "The app started",
+    "budget_changed": "changed the budget of dataset {dataset_id}",
+    "budget_granted": "gave account {user_id} a share of the budget of dataset {dataset_id}",
+    "budget_opened": "opened a budget of dataset {dataset_id}",
+    "budget_reserved": "A job reserved its privacy cost",
+    "budgets_repriced": "An update of pygrid computed all privacy costs again",
+    "checkpoint_evaluated": "A checkpoint was evaluated",
+    "checkpoint_restored": "restored a checkpoint",
+    "dataset_deleted": "deleted dataset {dataset_id}",
+    "dataset_renamed": "renamed dataset {dataset_id}",
+    "dataset_uploaded": "stored dataset {dataset_id}",
+    "dataset_version_added": "added a version to dataset {dataset_id}",
+    "email_changed": "changed the e-mail of account {user_id}",
+    "federated_diff_kept": "A cycle of a federated job was stored",
+    "federated_training_begun": "A federated job began to train",
+    "federated_training_moved": "A federated job went on with the next cycle",
+    "invitation_withdrawn": "withdrew an invitation",
+    "job_approved": "approved a job on dataset {dataset_id}",
+    "job_cancelled": "cancelled a job",
+    "job_denied": "denied a job on dataset {dataset_id}",
+    "job_failed": "A job failed",
+    "job_held": "A result waits for its release",
+    "job_presented": "A job waits for a decision",
+    "job_put_back": "A job waits again, because no Worker began it",
+    "job_rejected": "A job failed on the mock dataset",
+    "job_released": "released a result",
+    "job_revoked": "revoked an approval",
+    "job_started": "A job started",
+    "job_submitted": "asked for a job on dataset {dataset_id}",
+    "logins_failed": "Log-ins failed",
+    "network_joined": "joined a Network",
+    "password_changed": "changed the password of account {user_id}",
+    "password_reset": "chose a new password by a reset",
+    "password_reset_made": "made a password reset for account {user_id}",
+    "policy_changed": "set the policy of dataset {dataset_id}",
+    "private_key_revoked": "revoked a private key",
+    "private_key_rotated": "made a new private key",
+    "process_deleted": "deleted a process",
+    "process_finished": "finished a process",
+    "result_deleted": "A result was deleted after its time",
+    "role_changed": "changed the role of account {user_id} from {before} to {role}",
+    "role_created": "made the role {name}",
+    "role_deleted": "deleted the role {name}",
+    "role_edited": "changed the role {name}",
+    "token_made": "made an API token",
+    "token_revoked": "revoked an API token",
+    "user_connected": "connected account {user_id} with a sign-in provider",
+    "user_deleted": "deleted account {user_id}",
+    "user_invited": "invited a person with the role {role}",
+    "user_logged_in": "signed in",
+    "user_logged_out": "signed out",
+    "user_signed_up": "got account {user_id} with the role {role}",
+    "worker_let_in": "authorized a Worker",
+    "worker_revoked": "revoked a Worker",
+}
+"""Words of each action, after the e-mail of the actor; a sentence if the app itself acted."""
+_PATHS = {"dataset_id": "/admin/datasets/", "job_id": "/admin/jobs/", "process_id": "/admin/processes/"}
+
+
+class _Known(dict[str, Any]):
+    def __missing__(self, key: str) -> str:
+        return "?"
+
+
+def say_action(action: str, data: Mapping[str, Any]) -> str:
+    """Return an action in words; its own name if it has none."""
+    words = ACTIONS.get(action, action.replace("_", " "))
+    return words.format_map(_Known(data))
+
+
+def path_of(data: Mapping[str, Any]) -> str:
+    """Return the address of the object of an entry; empty: it has none."""
+    for key in ("job_id", "dataset_id", "process_id"):
+        value = data.get(key)
+        if isinstance(value, int) or (isinstance(value, str) and value.isalnum()):
+            return f"{_PATHS[key]}{value}"
+    return ""

@@ -1,0 +1,117 @@
+"""The start page of a Domain: what waits for the caller, running trainings, budgets."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from litestar import Response, get
+from litestar.datastructures import State
+
+from pygrid.core.access import Permission, Principal
+from pygrid.features.audit.service import AuditService
+from pygrid.features.datasets.service import DatasetsService
+from pygrid.features.jobs.spending import SpendingService
+from pygrid.ui.access import signed_in
+from pygrid.ui.audit_words import say_action
+from pygrid.ui.console import console_of
+from pygrid.ui.pages.processes import ProcessLine, list_lines
+from pygrid.ui.pages.requests import list_requests
+from pygrid.ui.request_words import ask_in_words
+from pygrid.web.requests import AppRequest
+from pygrid.web.services import service
+
+MAX_SHOWN = 10
+
+
+@dataclass(frozen=True, slots=True)
+class Need:
+    """Something that waits for the caller."""
+
+    path: str
+    words: str
+
+
+@dataclass(frozen=True, slots=True)
+class BudgetBar:
+    path: str
+    name: str
+    spent: float
+    cap: float
+
+
+@dataclass(frozen=True, slots=True)
+class FirstStep:
+    """Something to begin with."""
+
+    title: str
+    words: str
+    path: str
+    button: str
+
+
+@dataclass(frozen=True, slots=True)
+class DashboardView:
+    needs: list[Need]
+    processes: list[ProcessLine]
+    budgets: list[BudgetBar]
+    steps: tuple[FirstStep, ...] = ()
+    """What a new Domain lacks."""
+    unbudgeted: tuple[Need, ...] = ()
+    """Own datasets without a budget."""
+    log: tuple[str, ...] = ()
+    """The newest entries of the audit log, for who may see it."""
+
+
+@get("/", guards=[signed_in()])
+async def domain_dashboard(request: AppRequest, state: State) -> Response[bytes]:
+    """Show the start page of a Domain."""
+    principal = request.user
+    running = await list_lines(state, principal, MAX_SHOWN)
+    bars, unbudgeted = await _budgets(state, principal)
+    steps = _first_steps(principal, has_data=bool(bars or unbudgeted), has_models=bool(running))
+    log = await _log(state, principal)
+    view = DashboardView(await _requests(state, principal), running, bars, steps, unbudgeted, log)
+    return await console_of(request).page(request, "dashboard.html", "Dashboard", view)
+
+
+async def _requests(state: State, principal: Principal) -> list[Need]:
+    waiting = await list_requests(state, principal)
+    return [Need(f"/admin/jobs/{job.id}", ask_in_words(job)) for job in waiting[:MAX_SHOWN]]
+
+
+def _first_steps(principal: Principal, *, has_data: bool, has_models: bool) -> tuple[FirstStep, ...]:
+    steps = []
+    if not has_data and principal.may(Permission.UPLOAD_DATA):
+        steps.append(FirstStep("Load data", "A file, or the sample.", "/admin/datasets/new", "Choose a file"))
+    if not has_models and principal.may(Permission.HOST_MODELS):
+        steps.append(FirstStep("Host a model", "Devices train it together.", "/admin/processes/new", "Choose a plan"))
+    if principal.may(Permission.CREATE_USERS) and not (has_data and has_models):
+        steps.append(FirstStep("Invite somebody", "By a link, with a role.", "/admin/people", "Make a link"))
+    return tuple(steps)
+
+
+async def _log(state: State, principal: Principal) -> tuple[str, ...]:
+    if not principal.may(Permission.TRIAGE_REQUESTS):
+        return ()
+    lines = await service(state, AuditService).list_entries(principal, limit=MAX_SHOWN)
+    return tuple(f"{one.actor} {say_action(one.entry.action, one.entry.data)}".strip() for one in lines)
+
+
+async def _budgets(state: State, principal: Principal) -> tuple[list[BudgetBar], tuple[Need, ...]]:
+    found = (await service(state, DatasetsService).list_datasets(principal, limit=MAX_SHOWN))[:MAX_SHOWN]
+    levels = await service(state, SpendingService).levels(principal, [one.id for one in found])
+    bars, unbudgeted = [], []
+    for dataset in found:
+        level = levels.get(dataset.id)
+        if level is not None:
+            name = dataset.name if level.is_whole else f"{dataset.name}, your share"
+            bars.append(BudgetBar(f"/admin/budgets/{dataset.id}", name, level.spent, level.cap))
+        elif dataset.mine:
+            unbudgeted.append(Need(f"/admin/datasets/{dataset.id}?tab=budget", dataset.name))
+    return bars, tuple(unbudgeted)
+
+
+def routes() -> list[Any]:
+    """Return the route of the start page."""
+    return [domain_dashboard]

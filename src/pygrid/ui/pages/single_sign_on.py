@@ -1,0 +1,138 @@
+"""Sign-in by an OpenID Connect provider: to its page, and back."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+from urllib.parse import urlsplit
+
+import msgspec
+from litestar import Response, get, post
+from litestar.datastructures import Cookie, State
+from litestar.params import FromQuery
+
+from pygrid import codes
+from pygrid.errors import Forbidden, PygridError
+from pygrid.features.accounts.oidc.service import NeedsPassword, OidcService
+from pygrid.settings import AppSettings
+from pygrid.ui.access import (
+    START,
+    check_confidential,
+    is_confidential,
+    maybe_signed_in,
+    next_path,
+    session_cookie,
+)
+from pygrid.ui.console import Console, console_of, see_other
+from pygrid.ui.forms import MAX_FORM_BYTES, read_form
+from pygrid.ui.pages.sign_in import show_login
+from pygrid.web.addresses import client_address
+from pygrid.web.requests import AppRequest
+from pygrid.web.services import service
+
+CALLBACK = "/admin/oidc/callback"
+_MAX_AGE_S = 600
+
+
+class ConfirmForm(msgspec.Struct):
+    secret: str = ""
+    email: str = ""
+    password: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class ConfirmView:
+    problem: dict[str, Any] | None
+    email: str
+    secret: str
+    provider: str
+
+
+@get("/oidc/start", guards=[maybe_signed_in])
+async def begin(request: AppRequest, state: State, next: FromQuery[str] = "") -> Response[bytes]:
+    """Lead the browser to the provider."""
+    if request.headers.get("sec-fetch-site") in ("cross-site", "same-site"):
+        raise Forbidden(
+            "a page of another site cannot begin a sign-in: open the console and begin there",
+            code=codes.CROSS_ORIGIN_REFUSED,
+        )
+    check_confidential(request)
+    request.scope["user"] = None
+    try:
+        url, secret = await service(state, OidcService).begin(
+            _callback(request), next_path(next), client_address(request)
+        )
+    except PygridError as error:
+        return await show_login(request, error, next_path(next))
+    return see_other(url, [_cookie(request, secret)])
+
+
+@get("/oidc/callback", guards=[maybe_signed_in])
+async def finish(
+    request: AppRequest,
+    code: FromQuery[str] = "",
+    iss: FromQuery[str | None] = None,
+) -> Response[bytes]:
+    """Take the provider's answer, and begin the session."""
+    request.scope["user"] = None
+    oidc, browser = service(request.app.state, OidcService), request.cookies.get(_cookie_name(request), "")
+    given = request.query_params.get("state", "")
+    try:
+        found = await oidc.finish(given, code, iss, browser, client_address(request))
+    except PygridError as error:
+        return await show_login(request, error, START)
+    if isinstance(found, NeedsPassword):
+        return await _ask(request, None, found.email, found.secret)
+    return see_other(found.next_path, [session_cookie(request, found.session.token), _cookie(request, "")])
+
+
+@post("/oidc/confirm", guards=[maybe_signed_in], request_max_body_size=MAX_FORM_BYTES)
+async def confirm(request: AppRequest, state: State) -> Response[bytes]:
+    """Connect an account by its password."""
+    check_confidential(request)
+    form = await read_form(request, ConfirmForm)
+    request.scope["user"] = None
+    try:
+        found = await service(state, OidcService).confirm(form.secret, form.password, client_address(request))
+    except PygridError as error:
+        if error.code == codes.OIDC_STATE_INVALID:
+            return await show_login(request, error, START)
+        return await _ask(request, error, form.email, form.secret)
+    return see_other(found.next_path, [session_cookie(request, found.session.token), _cookie(request, "")])
+
+
+async def _ask(request: AppRequest, error: PygridError | None, email: str, secret: str) -> Response[bytes]:
+    provider = service(request.app.state, AppSettings).oidc_shown_name
+    view = ConfirmView(error.to_problem() if error else None, email, secret, provider)
+    status = error.status if error else 200
+    return await console_of(request).page(request, "confirm.html", "Confirm your account", view, status=status)
+
+
+def _callback(request: AppRequest) -> str:
+    """Return the address that the provider leads back to: that of the app, or of this machine."""
+    own = service(request.app.state, AppSettings).address.rstrip("/")
+    if own and urlsplit(own).netloc != request.headers.get("host", ""):
+        raise Forbidden(f"the sign-in provider leads to {own}: begin at {own}/admin/", code=codes.OIDC_STATE_INVALID)
+    return f"{own or 'http://' + request.headers.get('host', '')}{CALLBACK}"
+
+
+def _cookie_name(request: AppRequest) -> str:
+    return f"{service(request.app.state, Console).cookie}_oidc"
+
+
+def _cookie(request: AppRequest, secret: str) -> Cookie:
+    """Return the cookie that binds a sign-in to the browser; an empty secret removes it."""
+    return Cookie(
+        key=_cookie_name(request),
+        value=secret,
+        path="/admin/oidc",
+        max_age=_MAX_AGE_S if secret else 0,
+        httponly=True,
+        samesite="lax",
+        secure=is_confidential(request),
+    )
+
+
+def routes() -> list[Any]:
+    """Return the routes of these pages."""
+    return [begin, finish, confirm]

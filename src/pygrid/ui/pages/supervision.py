@@ -1,0 +1,203 @@
+"""Supervision of the app: the audit log, the settings, and its health."""
+
+from __future__ import annotations
+
+import dataclasses
+import datetime as dt
+import os
+import platform
+import shutil
+from dataclasses import dataclass
+from typing import Any
+
+from litestar import Response, get, post
+from litestar.datastructures import State
+from litestar.params import FromQuery
+
+from pygrid import __version__
+from pygrid.core.access import Permission
+from pygrid.errors import PygridError
+from pygrid.features.audit.service import AuditCheck, AuditService
+from pygrid.settings import PANELS, AppSettings
+from pygrid.ui.access import signed_in
+from pygrid.ui.audit_words import ACTIONS, path_of, say_action
+from pygrid.ui.console import console_of
+from pygrid.ui.pages.paging import PAGE_ROWS, Paging, make_paging
+from pygrid.ui.tables import answer_rows, find_format
+from pygrid.web.health import Readiness
+from pygrid.web.requests import AppRequest
+from pygrid.web.services import service
+
+_AUDIT = signed_in(Permission.TRIAGE_REQUESTS, Permission.EDIT_SETTINGS)
+_SETTINGS = signed_in(Permission.EDIT_SETTINGS)
+
+
+@dataclass(frozen=True, slots=True)
+class AuditEntryRow:
+    number: int
+    at: dt.datetime
+    actor: str
+    words: str
+    path: str
+    action: str
+
+
+@dataclass(frozen=True, slots=True)
+class AuditView:
+    problem: dict[str, Any] | None
+    rows: list[AuditEntryRow]
+    action: str
+    actions: list[str]
+    paging: Paging
+    check: AuditCheck | None
+
+
+@dataclass(frozen=True, slots=True)
+class SettingRow:
+    name: str
+    value: str
+    source: str
+    flag: str
+    meaning: str
+
+
+@dataclass(frozen=True, slots=True)
+class SettingsView:
+    panels: list[tuple[str, list[SettingRow]]]
+    env_file: str
+
+
+@dataclass(frozen=True, slots=True)
+class HealthView:
+    is_ready: bool
+    trouble: str
+    facts: list[tuple[str, str]]
+    free_bytes: int
+    total_bytes: int
+    tasks: list[str]
+
+
+@get("/audit", guards=[_AUDIT])
+async def audit_page(
+    request: AppRequest, state: State, action: FromQuery[str] = "", before: FromQuery[int | None] = None
+) -> Response[bytes]:
+    """Show the audit log, newest entries first."""
+    return await _audit(request, state, action=action[:64], before=before)
+
+
+@post("/audit/verify", guards=[_AUDIT])
+async def verify_audit(request: AppRequest, state: State) -> Response[bytes]:
+    """Verify the whole log."""
+    try:
+        check = await service(state, AuditService).verify(request.user)
+    except PygridError as error:
+        return await _audit(request, state, error)
+    return await _audit(request, state, check=check)
+
+
+async def _audit(
+    request: AppRequest,
+    state: State,
+    error: PygridError | None = None,
+    *,
+    action: str = "",
+    before: int | None = None,
+    check: AuditCheck | None = None,
+) -> Response[bytes]:
+    wanted = find_format(request)
+    found = await service(state, AuditService).list_entries(
+        request.user, before=before, limit=PAGE_ROWS + 1, action=action
+    )
+    rows = [
+        AuditEntryRow(
+            one.entry.number,
+            one.entry.at,
+            one.actor,
+            say_action(one.entry.action, one.entry.data),
+            path_of(one.entry.data),
+            one.entry.action,
+        )
+        for one in found[:PAGE_ROWS]
+    ]
+    if wanted:
+        return answer_rows(wanted, "audit", rows, ("number", "at", "actor", "words", "action"))
+    view = AuditView(
+        None if error is None else error.to_problem(),
+        rows,
+        action,
+        sorted(ACTIONS),
+        make_paging(
+            request, rows[-1].number if len(found) > PAGE_ROWS else None, has_files=bool(rows), path="/admin/audit"
+        ),
+        check,
+    )
+    status = 200 if error is None else error.status
+    return await console_of(request).page(request, "audit.html", "Audit log", view, status=status)
+
+
+@get("/settings", guards=[_SETTINGS])
+async def settings_page(request: AppRequest, state: State) -> Response[bytes]:
+    """Show each setting, where its value comes from, and what it means."""
+    settings = service(state, AppSettings)
+    by_panel: dict[str, list[SettingRow]] = {panel: [] for panel in PANELS}
+    lines = []
+    for field in dataclasses.fields(settings):
+        row = _setting(settings, field)
+        by_panel[field.metadata["panel"]].append(row)
+        if field.repr and row.source != "default":
+            lines.append(f"{row.name}={row.value}")
+    view = SettingsView([(panel, rows) for panel, rows in by_panel.items() if rows], "\n".join(lines))
+    return await console_of(request).page(request, "settings.html", "Settings", view)
+
+
+def _setting(settings: AppSettings, field: dataclasses.Field[Any]) -> SettingRow:
+    """Return a setting; of a secret, only whether it is set."""
+    value, meta = getattr(settings, field.name), field.metadata
+    source = "flag or file"
+    if value == field.default or (field.default is None and not os.environ.get(meta["env"])):
+        source = "default"
+    elif os.environ.get(meta["env"]) or (meta["also"] and os.environ.get(meta["also"])):
+        source = "variable"
+    shown = ("set" if value else "not set") if not field.repr else _shown(value)
+    if "://" in shown and "@" in shown:
+        shown = f"{shown.partition('://')[0]}://...@{shown.rpartition('@')[2]}"  # without the password
+    return SettingRow(meta["env"], shown, source, meta["flag"] or "", meta["help"])
+
+
+def _shown(value: object) -> str:
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    return str(value) if value not in (None, "") else "-"
+
+
+@get("/health", guards=[_SETTINGS])
+async def health_page(request: AppRequest, state: State) -> Response[bytes]:
+    """Show whether the app is ready, and what fails."""
+    trouble = ""
+    try:
+        await service(state, Readiness).check()
+    except PygridError as error:
+        trouble = error.detail
+    settings = service(state, AppSettings)
+    disk = shutil.disk_usage(settings.data_dir)
+    failing = list(state.tasks.failing)
+    view = HealthView(
+        not trouble and not failing,
+        trouble,
+        [
+            ("pygrid", __version__),
+            ("Python", platform.python_version()),
+            ("System", f"{platform.system()} {platform.machine()}"),
+            ("Database", settings.database_url.partition(":")[0]),
+            ("Data folder", str(settings.data_dir)),
+        ],
+        disk.free,
+        disk.total,
+        failing,
+    )
+    return await console_of(request).page(request, "health.html", "Health", view)
+
+
+def routes() -> list[Any]:
+    """Return the routes of these pages."""
+    return [audit_page, verify_audit, settings_page, health_page]

@@ -1,0 +1,142 @@
+"""Templates, and how values are shown in them."""
+
+from __future__ import annotations
+
+import datetime as dt
+import math
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from jinja2 import Environment, FunctionLoader, StrictUndefined
+from markupsafe import Markup, escape
+
+from pygrid import codes
+from pygrid.errors import NotFound
+from pygrid.plans.text import printable
+
+FOLDER = Path(__file__).parent / "templates"
+_MACROS = ("one_time_link", "badge", "field", "error", "bar", "snippet", "pages", "figure")
+MAX_SHOWN = 500
+"""Characters of a foreign text that are shown before it is folded."""
+
+_Source = tuple[str, str, Callable[[], bool]]
+
+
+def _read_all() -> dict[str, _Source]:
+    """The text and the path of each template by its name. They stay as they are when a later version is installed."""
+    paths = {path.relative_to(FOLDER).as_posix(): path for path in FOLDER.rglob("*.html")}
+    return {name: (path.read_text(encoding="utf-8"), str(path), lambda: True) for name, path in paths.items()}
+
+
+class Renderer:
+    """The templates of the console: all files are read here, and each is compiled when it is first rendered.
+
+    Args:
+        url_of: the address of a static file by its name.
+    """
+
+    def __init__(self, url_of: Callable[[str], str]) -> None:
+        self._templates = Environment(
+            loader=FunctionLoader(_read_all().get),
+            autoescape=True,
+            undefined=StrictUndefined,
+            trim_blocks=True,
+            lstrip_blocks=True,
+            auto_reload=False,
+        )
+        self._templates.globals.update(static=url_of)
+        self._templates.filters.update(
+            text=show_text,
+            plain=printable,
+            number=show_number,
+            when=show_time,
+            moment=show_moment,
+            size=show_size,
+            percent=show_percent,
+            slug=slug,
+        )
+        # Global, as a block that is rendered alone runs no imports of its template.
+        macros = self._templates.get_template("macros.html").module
+        self._templates.globals.update({name: getattr(macros, name) for name in _MACROS})
+        evidence = self._templates.get_template("evidence.html").module
+        for name in ("preview", "facts", "plan"):
+            self._templates.globals[f"evidence_{name}"] = getattr(evidence, name)
+
+    def render(self, template: str, part: str = "", **values: Any) -> str:
+        """Return the HTML of a template, or of one block of it.
+
+        Raises:
+            NotFound: ``page_part_not_found``: the template has no such block.
+        """
+        found = self._templates.get_template(template)
+        if not part:
+            return found.render(**values)
+        if part not in found.blocks:
+            raise NotFound("the page has no such part", code=codes.PAGE_PART_NOT_FOUND)
+        return "".join(found.blocks[part](found.new_context(values)))
+
+
+def show_text(text: object) -> Markup:
+    """Return a text that somebody else wrote: printable, isolated from the direction of its neighbours, folded."""
+    shown = printable(str(text))
+    if len(shown) <= MAX_SHOWN:
+        return Markup("<bdi>{}</bdi>").format(shown)
+    return Markup("<details><summary><bdi>{}</bdi> ...</summary><bdi>{}</bdi></details>").format(
+        shown[:MAX_SHOWN], shown
+    )
+
+
+def show_number(value: float | None, digits: int = 3) -> str:
+    """Return a number with separators and this number of significant digits; whole numbers are shown whole."""
+    if value is None:
+        return "-"
+    if not math.isfinite(value):
+        return str(value)
+    if float(value).is_integer() and abs(value) < 1e15:
+        return f"{int(value):,}"
+    return f"{value:,.{digits}g}" if 1e-4 <= abs(value) < 1e6 else f"{value:.{digits}g}"
+
+
+def show_percent(value: float) -> str:
+    """Return a share as a percentage."""
+    return f"{100 * value:.3g}%"
+
+
+def slug(text: str) -> str:
+    """Return a text as a part of an id: letters, digits and dashes."""
+    return "".join(character if character.isalnum() else "-" for character in text)
+
+
+def show_size(num_bytes: float | None) -> str:
+    """Return a number of bytes in a unit of its magnitude."""
+    if num_bytes is None:
+        return "-"
+    for unit in ("B", "kB", "MB", "GB"):
+        if num_bytes < 1000 or unit == "GB":
+            return f"{num_bytes:.3g} {unit}" if unit != "B" else f"{num_bytes:.0f} B"
+        num_bytes /= 1000
+    raise AssertionError
+
+
+def show_time(moment: dt.datetime | None, now: dt.datetime | None = None) -> Markup:
+    """Return a time as the time since then; the UTC time is in the title."""
+    if moment is None:
+        return Markup("-")
+    since_s = ((now or dt.datetime.now(dt.UTC)) - moment).total_seconds()
+    words = _ago(abs(since_s))
+    shown = "now" if words == "0 s" else f"{words} ago" if since_s >= 0 else f"in {words}"
+    stamp = escape(moment.astimezone(dt.UTC).strftime("%Y-%m-%dT%H:%M:%SZ"))
+    return Markup('<time datetime="{0}" title="{0}">{1}</time>').format(stamp, shown)
+
+
+def show_moment(seconds: float) -> str:
+    """Return a time, in seconds since 1970, as a UTC date and time."""
+    return dt.datetime.fromtimestamp(seconds, dt.UTC).strftime("%Y-%m-%d %H:%M:%S")
+
+
+def _ago(seconds: float) -> str:
+    for unit, length in (("d", 86400), ("h", 3600), ("min", 60)):
+        if seconds >= length:
+            return f"{seconds / length:.0f} {unit}"
+    return f"{seconds:.0f} s"

@@ -1,0 +1,358 @@
+// Live pages, charts, keyboard, dialogs. Everything here adds to pages that work without it.
+"use strict";
+(() => {
+  const MAX_STREAMS = 3;
+  const POLL_MS = 2000;
+  const MAX_ROWS = 2000; // of a list in the page; then its next page is a page of its own
+  const status = document.getElementById("live-status");
+  const mayFetch = new Map(); // topic -> time of the next fetch
+  const pending = new Set();
+  let source = null;
+  let release = null;
+  let timer = 0;
+  let retryMs = 1000;
+
+  const say = (text) => {
+    if (status && status.textContent !== text) status.textContent = text;
+  };
+  const parts = () => [...document.querySelectorAll("[data-topic]")];
+  const topics = () => [...new Set(parts().map((part) => part.dataset.topic))];
+
+  // A part of the page is fetched again and merged into the page: focus and scroll stay. The slower the answer, the
+  // longer the pause, so that many open pages do not keep a busy server from its work.
+  async function refresh(topic) {
+    if (pending.has(topic)) return;
+    pending.add(topic);
+    await new Promise((done) => setTimeout(done, Math.max(0, (mayFetch.get(topic) || 0) - Date.now())));
+    pending.delete(topic);
+    const began = Date.now();
+    for (const part of parts().filter((one) => one.dataset.topic === topic)) {
+      if (part.dataset.grown) {
+        offer(part);
+        continue;
+      }
+      const url = new URL(location.href);
+      url.searchParams.set("part", part.dataset.part);
+      let answer;
+      try {
+        answer = await fetch(url, { headers: { "HX-Request": "true" }, credentials: "same-origin" });
+      } catch {
+        continue; // the connection is lost: the stream says so, and fetches again
+      }
+      if (answer.status === 401) return signedOut();
+      if (!answer.ok) continue;
+      const text = await answer.text();
+      const open = new Map([...part.querySelectorAll("details[id]")].map((one) => [one.id, one.open]));
+      await window.htmx.swap({ target: part, text, swap: "outerMorph" });
+      const now = parts().find((one) => one.dataset.part === part.dataset.part);
+      for (const one of now ? now.querySelectorAll("details[id]") : []) if (open.has(one.id)) one.open = open.get(one.id);
+      draw();
+      countdown();
+      watchEnd();
+    }
+    mayFetch.set(topic, Date.now() + Math.max(250, 10 * (Date.now() - began)));
+  }
+
+  // A list with added pages stays as it is; the user decides when to see it from its beginning.
+  function offer(part) {
+    if (part.querySelector("[data-offer]")) return;
+    const line = document.createElement("p");
+    line.dataset.offer = "";
+    line.className = "flag busy";
+    const link = document.createElement("a");
+    link.href = location.href;
+    link.textContent = "Show it from its beginning";
+    line.append("This list changed while you were reading. ", link);
+    part.prepend(line);
+  }
+
+  // The next page of a list is added to it.
+  async function more(link) {
+    const part = link.closest("[data-part]");
+    const rows = part.querySelector("tbody");
+    if (link.dataset.busy || !rows) return;
+    link.dataset.busy = "1";
+    const url = new URL(link.href);
+    url.searchParams.set("part", part.dataset.part);
+    const answer = await fetch(url, { headers: { "HX-Request": "true" }, credentials: "same-origin" }).catch(() => null);
+    if (answer && answer.status === 401) return signedOut();
+    if (!answer || !answer.ok) return location.assign(link.href);
+    const box = document.createElement("div");
+    box.hidden = true;
+    part.append(box);
+    await window.htmx.swap({ target: box, text: await answer.text(), swap: "innerHTML" });
+    part.dataset.grown = "1";
+    const first = rows.rows.length;
+    const hadFocus = document.activeElement === link;
+    rows.append(...box.querySelectorAll("tbody > tr"));
+    const next = box.querySelector("[data-pages]");
+    if (next) link.closest("[data-pages]").replaceWith(next);
+    else link.remove();
+    box.remove();
+    if (hadFocus) rows.rows[first]?.querySelector("a")?.focus();
+    watchEnd();
+  }
+  const end = new IntersectionObserver((seen) => {
+    for (const one of seen) if (one.isIntersecting) more(one.target);
+  });
+  function watchEnd() {
+    end.disconnect();
+    for (const link of document.querySelectorAll("[data-part] a[data-more]")) {
+      if (link.closest("[data-part]").querySelectorAll("tbody > tr").length >= MAX_ROWS) continue;
+      link.textContent = "Load more";
+      end.observe(link);
+    }
+  }
+
+  // Texts, rows and points of a training, as they come.
+  function show(data) {
+    const part = parts().find((one) => one.dataset.topic === data.topic);
+    if (!part) return;
+    const cycle = part.querySelector("[data-field=cycle]");
+    if (!cycle || cycle.textContent !== data.fields.cycle) return refresh(data.topic);
+    if (data.now) part.dataset.now = data.now;
+    clock();
+    for (const [name, text] of Object.entries(data.fields)) {
+      for (const one of part.querySelectorAll(`[data-field="${CSS.escape(name)}"]`)) one.textContent = text;
+    }
+    for (const [name, value] of Object.entries(data.meters)) {
+      for (const one of part.querySelectorAll(`[data-meter="${CSS.escape(name)}"]`)) one.value = value;
+    }
+    for (const [name, rows] of Object.entries(data.rows)) {
+      const body = part.querySelector(`[data-rows="${CSS.escape(name)}"]`);
+      if (!body && rows.length) return refresh(data.topic);
+      if (body) body.replaceChildren(...rows.map((cells) => tableRow(cells, body)));
+    }
+    for (const box of part.querySelectorAll("[data-chart]")) {
+      const point = data.points[box.dataset.chart];
+      if (data.charts[box.dataset.chart]) box.dataset.series = data.charts[box.dataset.chart];
+      else if (point) addPoint(box, point);
+    }
+    if (Object.keys(data.points).some((name) => !part.querySelector(`[data-chart="${CSS.escape(name)}"]`))) {
+      refresh(data.topic); // the first value of a metric: its chart is new
+    }
+    draw();
+  }
+
+  function tableRow(cells, body) {
+    const labels = [...body.closest("table").querySelectorAll("th")].map((one) => one.textContent);
+    const row = document.createElement("tr");
+    cells.forEach((text, at) => {
+      const cell = row.insertCell();
+      cell.dataset.label = labels[at] || "";
+      cell.textContent = text;
+    });
+    return row;
+  }
+
+  function addPoint(box, [x, value]) {
+    const chart = JSON.parse(box.dataset.series);
+    let at = chart.x.indexOf(x);
+    if (at < 0) {
+      at = chart.x.push(x) - 1;
+      for (const one of chart.series) one.values.push(null);
+    }
+    const running = chart.series.find((one) => one.kind === "dashed");
+    if (running) running.values[at] = value;
+    box.dataset.series = JSON.stringify(chart);
+  }
+
+  function signedOut() {
+    stop();
+    say("Signed out: sign in again.");
+  }
+
+  function stop() {
+    if (source) source.close();
+    if (release) release();
+    clearTimeout(timer);
+    source = release = null;
+  }
+
+  async function start() {
+    if (!topics().length || document.hidden || source || release) return;
+    for (let slot = 1; slot <= MAX_STREAMS && navigator.locks; slot += 1) {
+      const taken = await new Promise((answer) => {
+        navigator.locks.request(`pygrid-live-${slot}-${location.port}`, { ifAvailable: true }, (lock) => {
+          if (!lock) return answer(false);
+          return new Promise((free) => {
+            release = free;
+            answer(true);
+          });
+        });
+      });
+      if (taken) return stream();
+    }
+    poll();
+  }
+
+  function stream() {
+    source = new EventSource(`/admin/live?topics=${encodeURIComponent(topics().join(","))}`);
+    source.onopen = () => {
+      retryMs = 1000;
+      say("Live");
+      topics().forEach(refresh);
+    };
+    source.addEventListener("changed", (event) => refresh(JSON.parse(event.data).topic));
+    source.addEventListener("data", (event) => show(JSON.parse(event.data)));
+    source.onerror = () => {
+      source.close();
+      source = null;
+      say("Reconnecting");
+      const wait = retryMs * (0.5 + Math.random());
+      retryMs = Math.min(30000, 2 * retryMs);
+      timer = setTimeout(() => {
+        if (release && !document.hidden) stream();
+      }, wait);
+    };
+  }
+
+  function poll() {
+    say("Live, every 2 seconds");
+    topics().forEach(refresh);
+    timer = setTimeout(() => {
+      if (!document.hidden) poll();
+    }, POLL_MS);
+  }
+
+  const charts = new Map();
+  const KINDS = {
+    line: (color) => ({ stroke: color, width: 2 }),
+    dashed: (color) => ({ stroke: color, width: 2, dash: [6, 4] }),
+    band: (color) => ({ stroke: color, width: 1, dash: [2, 3], points: { show: false } }),
+    dots: (color) => ({ stroke: color, paths: () => null, points: { show: true, size: 6, fill: color } }),
+    steps: (color) => ({ stroke: color, width: 2, paths: window.uPlot.paths.stepped({ align: 1 }) }),
+    rings: (color) => ({ stroke: color, paths: () => null, points: { show: true, size: 9 } }),
+  };
+  function draw() {
+    const token = (name) => getComputedStyle(document.documentElement).getPropertyValue(name).trim();
+    const colors = [token("--accent"), token("--accent"), token("--quiet"), token("--quiet"), token("--good")];
+    for (const box of document.querySelectorAll("[data-chart]")) {
+      const chart = JSON.parse(box.dataset.series);
+      const data = [chart.x, ...chart.series.map((one) => one.values)];
+      const known = charts.get(box.dataset.chart);
+      if (known && known.series.length === data.length) {
+        if (known.root.parentNode !== box) box.replaceChildren(known.root);
+        if (known.shown !== box.dataset.series) known.setData(data);
+        known.shown = box.dataset.series;
+        continue;
+      }
+      box.replaceChildren();
+      const axis = { stroke: token("--text"), grid: { stroke: "rgba(128,128,128,0.25)" } };
+      const color = (one, at) => (one.label === "held-out data" || one.kind === "rings" ? colors[4] : colors[at % 5]);
+      const made = new window.uPlot(
+        {
+          width: Math.max(240, box.clientWidth),
+          height: 200,
+          scales: { x: { time: Boolean(chart.time) } },
+          legend: { live: false },
+          axes: [chart.time ? axis : { ...axis, incrs: [1, 2, 5, 10, 20, 50, 100, 200, 500, 1000] }, { ...axis, size: 70 }],
+          series: [
+            { label: chart.time ? "time" : "cycle" },
+            ...chart.series.map((one, at) => ({ label: one.label, spanGaps: true, ...KINDS[one.kind](color(one, at)) })),
+          ],
+        },
+        data,
+        box,
+      );
+      made.shown = box.dataset.series;
+      charts.set(box.dataset.chart, made);
+    }
+  }
+  addEventListener("resize", () => {
+    for (const made of charts.values()) {
+      const box = made.root.parentNode;
+      if (box) made.setSize({ width: Math.max(240, box.clientWidth), height: 200 });
+    }
+  });
+
+  let ahead = 0; // milliseconds that the clock of this browser is ahead of the server's
+  function clock() {
+    const part = document.querySelector("[data-now]");
+    if (part && part.dataset.now !== clock.seen) {
+      clock.seen = part.dataset.now;
+      ahead = Date.now() - Date.parse(part.dataset.now);
+    }
+  }
+  function countdown() {
+    clock();
+    for (const one of document.querySelectorAll("[data-countdown]")) {
+      const left = Math.round((Date.parse(one.dataset.countdown) - Date.now() + ahead) / 1000);
+      one.textContent = left > 0 ? `in ${left} s` : "now";
+    }
+  }
+
+  let row = -1;
+  let awaitsSection = false;
+  document.addEventListener("keydown", (event) => {
+    if (event.ctrlKey || event.metaKey || event.altKey) return;
+    if (event.target.closest("input, textarea, select, [contenteditable]")) return;
+    const links = [...document.querySelectorAll("[data-list] tbody a")].filter((link) => link.closest("td") === link.closest("tr").firstElementChild);
+    if (awaitsSection) {
+      awaitsSection = false;
+      const entry = document.querySelector(`[data-key="${CSS.escape(event.key)}"]`);
+      if (entry) entry.click();
+    } else if (event.key === "?") {
+      document.getElementById("keys").showModal();
+    } else if (event.key === "g") {
+      awaitsSection = true;
+    } else if ((event.key === "j" || event.key === "k") && links.length) {
+      row = Math.min(links.length - 1, Math.max(0, row + (event.key === "j" ? 1 : -1)));
+      links[row].focus();
+    }
+  });
+
+  document.addEventListener("click", (event) => {
+    const following = event.target.closest("[data-part] a[data-more]");
+    if (following && following.textContent === "Load more") {
+      event.preventDefault();
+      more(following);
+    }
+    const opener = event.target.closest("[data-dialog]");
+    if (opener) document.getElementById(opener.dataset.dialog).showModal();
+    if (event.target.closest("[data-theme-switch]")) {
+      const root = document.documentElement;
+      const dark = root.dataset.theme ? root.dataset.theme === "dark" : matchMedia("(prefers-color-scheme: dark)").matches;
+      root.dataset.theme = dark ? "light" : "dark";
+      localStorage.setItem("pygrid-theme", root.dataset.theme);
+      charts.clear();
+      draw();
+    }
+    const asks = event.target.closest("[data-confirm]");
+    if (asks && !window.confirm(asks.dataset.confirm)) event.preventDefault();
+  });
+
+  document.addEventListener("visibilitychange", () => {
+    clearTimeout(timer);
+    if (document.hidden) timer = setTimeout(stop, 1000);
+    else start();
+  });
+  addEventListener("pagehide", stop);
+  addEventListener("pageshow", (event) => {
+    if (event.persisted) start();
+  });
+  // The price of a form, while it is filled in.
+  let pricing = 0;
+  document.addEventListener("input", (event) => {
+    const form = event.target.closest("[data-price]");
+    if (!form) return;
+    clearTimeout(pricing);
+    pricing = setTimeout(async () => {
+      const url = new URL(location.pathname, location.href);
+      for (const [name, text] of new FormData(form)) url.searchParams.append(name, text);
+      url.searchParams.set("part", "price");
+      const answer = await fetch(url, { headers: { "HX-Request": "true" }, credentials: "same-origin" });
+      if (answer.ok) await window.htmx.swap({ target: form.querySelector("#price"), text: await answer.text(), swap: "outerMorph" });
+    }, 500);
+  });
+
+  addEventListener("DOMContentLoaded", () => {
+    const focus = document.querySelector("[data-focus]");
+    if (focus) focus.focus();
+    draw();
+    countdown();
+    watchEnd();
+    setInterval(countdown, 1000);
+    start();
+  });
+})();
