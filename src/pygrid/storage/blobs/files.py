@@ -20,6 +20,7 @@ from pygrid import codes
 from pygrid.durable import Bytes, CheckedFiles, has_digest, sync_directory, write_all
 from pygrid.errors import NotFound
 from pygrid.storage.blobs.checked import damaged
+from pygrid.storage.blobs.protocol import BlobWriter
 from pygrid.storage.sql.failures import may_be_done
 
 logger = logging.getLogger(__name__)
@@ -71,7 +72,7 @@ class BlobFolder:
                 target.unlink()
 
 
-class BlobWriter:
+class FileWriter:
     """A blob that is being written. It is not visible before `commit`."""
 
     def __init__(
@@ -135,15 +136,16 @@ class BlobWriter:
         self._descriptor = -1
 
 
-class BlobBatch:
+class FileBatch:
     """Blobs that one row refers to."""
 
     def __init__(self, files: BlobFiles) -> None:
         self._files = files
-        self._writers: list[BlobWriter] = []
+        self._writers: list[FileWriter] = []
 
     def commit(self, writer: BlobWriter) -> str:
-        """As `BlobWriter.commit`."""
+        """As `FileWriter.commit`."""
+        assert isinstance(writer, FileWriter)
         self._writers.append(writer)
         return writer.commit()
 
@@ -178,22 +180,22 @@ class BlobFiles:
         self._places = [BlobFolder(place) for place in (folder, *self._copies)]
 
     @contextlib.contextmanager
-    def writer(self) -> Iterator[BlobWriter]:
+    def writer(self) -> Iterator[FileWriter]:
         """A new blob; what is not committed in the block is discarded."""
-        writer = BlobWriter(self._places[0], self._places[1:], self._checked)
+        writer = FileWriter(self._places[0], self._places[1:], self._checked)
         try:
             yield writer
         finally:
             writer.discard()
 
     @contextlib.contextmanager
-    def batch(self) -> Iterator[BlobBatch]:
+    def batch(self) -> Iterator[FileBatch]:
         """Blobs that go with the row that the block writes. If the block fails, those that are new are removed.
 
         They stay if the caller is cancelled or the outcome is unknown, because a row may name them. If none does, the
         next start removes them.
         """
-        batch = BlobBatch(self)
+        batch = FileBatch(self)
         try:
             yield batch
         except Exception as error:
@@ -207,12 +209,26 @@ class BlobFiles:
             writer.write(data)
             return writer.commit()
 
-    def path(self, name: str) -> Path:
-        """An undamaged file of a blob: the first one, or a copy. Reads it, so call it in a thread.
+    @contextlib.contextmanager
+    def local(self, name: str) -> Iterator[Path]:
+        """An undamaged file of a blob itself, without a copy: the first one, or one of its copies.
 
         Raises:
             NotFound: ``blob_not_found``: there is no file. Unavailable: ``blob_damaged``: every file is damaged.
         """
+        yield self._find(name)
+
+    def read(self, name: str, start: int = 0, length: int | None = None) -> bytes:
+        """Bytes of a blob from an offset; None: up to the end. Raises as `local`."""
+        with self._find(name).open("rb") as file:
+            file.seek(start)
+            return file.read(length)
+
+    def size(self, name: str) -> int:
+        """Number of bytes of a blob. Raises as `local`."""
+        return self._find(name).stat().st_size
+
+    def _find(self, name: str) -> Path:
         is_damaged = False
         for place in (self._folder, *self._copies):
             path = place / name
@@ -226,18 +242,22 @@ class BlobFiles:
             raise damaged("a stored file", name)
         raise NotFound("a stored file is missing", code=codes.BLOB_NOT_FOUND, name=name)
 
-    def first_path(self, name: str) -> Path:
-        """Path of the first file of a blob, unchecked, for callers that forget it."""
-        return self._folder / name
-
     def drop(self, name: str) -> None:
         """Remove a blob and its copies for good. A reader that has it open can go on."""
         for place in (self._folder, *self._copies):
             (place / name).unlink(missing_ok=True)
 
-    def sweep(self, referenced: Collection[str]) -> None:
-        """Remove every blob that is not in ``referenced``: what a crash left behind. Call it before the first `put`."""
-        for place in (self._folder, *self._copies):
-            for path in place.iterdir():
-                if path.is_file() and path.name not in referenced:
-                    path.unlink()
+    def sweep(self, referenced: Collection[str], before: float | None = None) -> None:
+        """Remove every blob that is not in ``referenced``: what a crash or a deletion left behind.
+
+        Args:
+            before: keep files that got their name at this time (of ``time.time``) or later, because the row that refers
+                to them can be on its way. None: there are none; call it before the first `put`.
+        """
+        for place in self._places:
+            for path in place.path.iterdir():
+                if path.name in referenced or path.name.startswith(".") or not path.is_file():
+                    continue
+                found = path.stat()
+                if before is None or found.st_ctime < before:
+                    place.remove(path.name, found.st_ino)
