@@ -1,12 +1,10 @@
 """One database behind two calls: `Database.write` and `Database.read`.
 
-All writes of the process go through one thread, which runs the waiting units of work in one transaction (group
-commit). Each caller gets its own answer after the commit, so what `write` returned is durable. If a unit raises, only
-its changes are undone, and its caller gets the error. Then the other units of the batch run a second time, each in a
-savepoint, so a unit may change only the database. Reads run at the same time on connections of their own.
+Writes go through lanes (`pygrid.storage.sql.lanes`), each of which runs what waits in one transaction. Reads run at the
+same time on connections of their own.
 
-    caller --write(fn)--> queue --+
-    caller --write(fn)--> queue --+--> BEGIN; fn x n; COMMIT --> n answers
+    caller --write(fn)--------> queue --+
+    caller --write_all(kind)--> queue --+--> BEGIN; fn x n; kind.run(items); COMMIT --> n answers
 """
 
 from __future__ import annotations
@@ -14,28 +12,24 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-import queue
+import secrets
 import sqlite3
-import threading
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
-from typing import Any, Protocol, TypeVar
+from typing import Any, TypeVar
 
 import sqlalchemy as sa
 
 from pygrid import codes
-from pygrid.errors import InvalidConfig, Unavailable
-from pygrid.storage.sql import failures
+from pygrid.errors import InvalidConfig
+from pygrid.storage.sql.lanes import Batch, ByteLog, Bytes, Lane, LaneWriter, Unit, explained
 
 logger = logging.getLogger(__name__)
 
 T = TypeVar("T")
-Bytes = bytes | bytearray | memoryview
-
-MAX_BATCH = 128
-"""Largest number of units of work in one transaction; limits the wait of the first one."""
+Item = TypeVar("Item")
 SQLITE_PATIENCE_S = 30.0
 NUM_READERS = 4
 _POSTGRES_PATIENCE = {
@@ -47,34 +41,10 @@ _POSTGRES_PATIENCE = {
 """Time until a silent server counts as unreachable: seconds, the last one milliseconds. ``DATABASE_URL`` prevails."""
 
 
-_Outcome = tuple[Any, BaseException | None]
-_Waiter = asyncio.Future[Any] | Future[Any]
-_Answer = tuple[_Waiter, Any, BaseException | None]
-
-
-class ByteLog(Protocol):
-    """A log for the bytes that a row refers to; they are durable before the row."""
-
-    def append(self, data: Bytes) -> int:
-        """Write at the end; returns the offset of the first byte. Not durable before `sync`."""
-        ...
-
-    def sync(self) -> None:
-        """Make everything that was appended durable."""
-        ...
-
-
-class _Unit:
-    """One call of `Database.write`: the function, the bytes to append before it, and the future of the caller."""
-
-    __slots__ = ("args", "data", "fn", "log", "waiter")
-
-    def __init__(self, fn: Callable[..., Any], waiter: _Waiter, log: ByteLog | None = None, data: Bytes = b"") -> None:
-        self.fn = fn
-        self.waiter = waiter
-        self.log = log
-        self.data = data
-        self.args: tuple[int, ...] = ()
+_INSTANCE = "pygrid_instance"
+_LOCK_AUDIT_LOG = "LOCK TABLE {table} {mode}".format(table="audit_head", mode="IN EXCLUSIVE MODE")
+_POOL_SIZE = NUM_READERS + len(Lane) + 2
+"""Connections that stay open: readers, lanes, the lock of the database, and one for a transaction that runs again."""
 
 
 class Database:
@@ -89,41 +59,70 @@ class Database:
     def __init__(self, url: str) -> None:
         self.url = sa.engine.make_url(_with_driver(url))
         self.engine = _make_engine(self.url)
-        self._writing = self.engine.execution_options(pygrid_writes=True)
-        self._queue: queue.SimpleQueue[_Unit | None] = queue.SimpleQueue()
+        self.instance = secrets.token_hex(16)
+        """Names this opening of the database as the holder of leases."""
+        self._writing = self.engine.execution_options(pygrid_writes=True, **{_INSTANCE: self.instance})
+        self.num_unknown = 0
+        """Commits whose outcome is unknown. What is known of the rows from before such a commit may be wrong."""
         self._readers = ThreadPoolExecutor(NUM_READERS, thread_name_prefix="database-read")
         self._lookups: sa.Connection | None = None
-        self._write_connection: sa.Connection | None = None
         self._closed = False
         self._guard: Callable[[sa.Connection], None] | None = None
-        self._writer = threading.Thread(target=self._write_loop, name="database-write", daemon=True)
-        self._writer.start()
+        self._lanes = self._make_lanes()
 
     @property
     def dialect(self) -> str:
         """``sqlite`` or ``postgresql``."""
         return self.engine.dialect.name
 
-    async def write(self, fn: Callable[[sa.Connection], T]) -> T:
+    def _make_lanes(self) -> dict[Lane, LaneWriter]:
+        """A writer for each lane; on SQLite one for all, because it has one writer at a time."""
+        if self.dialect == "sqlite":
+            only = LaneWriter("write", self._writing, self._check_guard, self._count_unknown)
+            return dict.fromkeys(Lane, only)
+        committed = self._writing.execution_options(isolation_level="READ COMMITTED")
+        serializable = self._writing.execution_options(isolation_level="SERIALIZABLE")
+        return {
+            Lane.REPORTS: LaneWriter("reports", committed, self._check_guard, self._count_unknown),
+            Lane.ADMISSIONS: LaneWriter("admissions", committed, self._check_guard, self._count_unknown),
+            Lane.AUDITED: LaneWriter("audited", serializable, self._begin_audited, self._count_unknown),
+            Lane.REST: LaneWriter("rest", serializable, self._check_guard, self._count_unknown),
+        }
+
+    async def write(self, fn: Callable[[sa.Connection], T], lane: Lane = Lane.REST) -> T:
         """Run ``fn`` in a transaction; returns its result when it is durable.
+
+        ``fn`` runs again if its transaction conflicts with another one, or if another unit of it fails.
 
         Raises:
             What ``fn`` raised, after its changes were undone.
             StorageFull, InvalidInput: see `pygrid.storage.sql.failures`.
-            Unavailable: ``database_unavailable``, ``storage_failed``: the commit failed; ``shutting_down``: the
-                database is closed.
+            Unavailable: ``database_unavailable``, ``storage_failed``: the commit failed; ``storage_busy``: each attempt
+                conflicted with other transactions; ``shutting_down``: the database is closed.
         """
         waiter: asyncio.Future[T] = asyncio.get_running_loop().create_future()
-        self._put(_Unit(fn, waiter))
+        self._put(Unit(fn, waiter), lane)
         return await waiter
 
-    async def write_with_bytes(self, fn: Callable[[sa.Connection, int], T], log: ByteLog, data: Bytes) -> T:
-        """Append ``data`` to ``log``, make it durable, then run ``fn(connection, offset)`` as `write` does.
+    async def write_all(self, kind: Batch[Item, T], item: Item) -> T:
+        """Store an item together with the other items of its kind that wait; returns its answer when it is durable.
 
-        If ``fn`` raises, the bytes stay in the log with no row that refers to them.
+        Raises:
+            The refusal of the item. Others as `write`.
         """
         waiter: asyncio.Future[T] = asyncio.get_running_loop().create_future()
-        self._put(_Unit(fn, waiter, log, data))
+        self._put(Unit(lambda: item, waiter, kind=kind), kind.lane)
+        return await waiter
+
+    async def write_all_with_bytes(
+        self, kind: Batch[Item, T], make: Callable[[int], Item], log: ByteLog, data: Bytes
+    ) -> T:
+        """Append ``data`` to ``log``, make it durable, then store the item ``make(offset)`` as `write_all` does.
+
+        If the item is refused, the bytes stay in the log with no row that refers to them.
+        """
+        waiter: asyncio.Future[T] = asyncio.get_running_loop().create_future()
+        self._put(Unit(make, waiter, log, data, kind), kind.lane)
         return await waiter
 
     async def look_up(self, fn: Callable[[sa.Connection], T]) -> T:
@@ -150,18 +149,41 @@ class Database:
     def write_now(self, fn: Callable[[sa.Connection], T]) -> T:
         """`write` for code outside the event loop; blocks until the commit."""
         waiter: Future[T] = Future()
-        self._put(_Unit(fn, waiter))
+        self._put(Unit(fn, waiter), Lane.REST)
         return waiter.result()
 
-    def write_later(self, fn: Callable[[sa.Connection], object]) -> None:
-        """`write` without waiting. A failure is only logged, so use it for writes that may be lost."""
+    def write_apart(self, fn: Callable[[sa.Connection], T]) -> T:
+        """Run ``fn`` in a transaction of no lane, READ COMMITTED, so each statement sees what others have committed.
+
+        For code that waits for a lock of its own, such as a migration; blocks until the commit.
+        """
+        with _explained(), self._writing.begin() as connection:
+            return fn(connection)
+
+    def write_later(
+        self, fn: Callable[[sa.Connection], object], lane: Lane = Lane.REST, *, is_alone: bool = False
+    ) -> None:
+        """`write` without waiting. A failure is only logged, so use it for writes that may be lost.
+
+        Args:
+            is_alone: in a transaction of its own, so that bytes that are queued later are also appended later.
+        """
         waiter: Future[Any] = Future()
         waiter.add_done_callback(_log_failure)
-        self._put(_Unit(fn, waiter))
+        self._put(Unit(fn, waiter, is_alone=is_alone), lane)
 
     def read_now(self, fn: Callable[[sa.Connection], T]) -> T:
         """`read` for code outside the event loop."""
         with _explained(), self.engine.connect() as connection:
+            return fn(connection)
+
+    def transact_now(self, fn: Callable[[sa.Connection], T]) -> T:
+        """Run ``fn`` in a transaction of its own, outside of the writer, because it waits for something else.
+
+        Only for tables whose rows no other write locks, on PostgreSQL. Raises as `read`.
+        """
+        with _explained(), self._writing.connect() as connection, connection.begin():
+            self._check_guard(connection)
             return fn(connection)
 
     def guard_writes(self, guard: Callable[[sa.Connection], None]) -> None:
@@ -173,165 +195,33 @@ class Database:
         if self._closed:
             return
         self._closed = True
-        self._queue.put(None)
-        self._writer.join()
+        for writer in set(self._lanes.values()):
+            writer.close()
         self._readers.shutdown()
         if self._lookups is not None:
             self._lookups.close()
         self.engine.dispose()
 
-    def _put(self, unit: _Unit) -> None:
-        if self._closed:
-            raise Unavailable("the database is closed", code=codes.SHUTTING_DOWN)
-        self._queue.put(unit)
-
-    def _write_loop(self) -> None:
-        while (first := self._queue.get()) is not None:
-            batch = [first]
-            stop = False
-            while len(batch) < MAX_BATCH:
-                try:
-                    unit = self._queue.get_nowait()
-                except queue.Empty:
-                    break
-                if unit is None:
-                    stop = True
-                    break
-                batch.append(unit)
-            self._commit(batch)
-            if stop:
-                break
-        if self._write_connection is not None:
-            self._write_connection.close()
-
-    def _commit(self, batch: list[_Unit]) -> None:
-        """Run a batch in one transaction and answer each caller. Only this method commits."""
-        try:
-            self._append_bytes(batch)
-            try:
-                outcomes = self._run_together(batch)
-            except _CommitLost:
-                raise
-            except Exception:
-                # A unit or the commit failed. Units may run twice, so run them again, each in a savepoint.
-                outcomes = self._run_apart(batch)
-        except Exception as error:
-            logger.exception("commit failed", extra={"num_units": len(batch)})
-            refusal = failures.outcome_unknown() if isinstance(error, _CommitLost) else failures.explain(error)
-            if refusal is None:
-                refusal = Unavailable(
-                    "the database could not store this; nothing was changed", code=codes.STORAGE_FAILED
-                )
-            refusal.__cause__ = error
-            outcomes = [(None, refusal) for _ in batch]
-        self._answer([(unit.waiter, *outcome) for unit, outcome in zip(batch, outcomes, strict=True)])
-
-    def _answer(self, answers: list[_Answer]) -> None:
-        """Wake all callers; those of the same event loop by one call."""
-        by_loop: dict[asyncio.AbstractEventLoop, list[_Answer]] = {}
-        for answer in answers:
-            waiter = answer[0]
-            if isinstance(waiter, asyncio.Future):
-                by_loop.setdefault(waiter.get_loop(), []).append(answer)
-            else:
-                _resolve([answer])
-        for loop, its_answers in by_loop.items():
-            # In a closed loop, no caller waits.
-            with contextlib.suppress(RuntimeError):
-                loop.call_soon_threadsafe(_resolve, its_answers)
-
-    def _append_bytes(self, batch: list[_Unit]) -> None:
-        logs: set[ByteLog] = set()
-        for unit in batch:
-            if unit.log is not None:
-                unit.args = (unit.log.append(unit.data),)
-                logs.add(unit.log)
-        for log in logs:
-            log.sync()
-
-    def _run_together(self, batch: list[_Unit]) -> list[_Outcome]:
-        """Run all units without savepoints, which is faster; enough unless one fails."""
-        connection = self._write_connection = self._write_connection or self._writing.connect()
-        try:
-            with connection.begin() as transaction:
-                self._check_guard(connection)
-                outcomes: list[_Outcome] = [(unit.fn(connection, *unit.args), None) for unit in batch]
-                _commit(transaction)
-                return outcomes
-        except BaseException:
-            # The connection may be broken; the pool provides another.
-            self._write_connection = None
-            connection.close()
-            raise
+    def _put(self, unit: Unit, lane: Lane) -> None:
+        self._lanes[lane].put(unit)
 
     def _check_guard(self, connection: sa.Connection) -> None:
         if self._guard is not None:
             self._guard(connection)
 
-    def _run_apart(self, batch: list[_Unit]) -> list[_Outcome]:
-        """Run each unit in a savepoint, so that it fails alone.
+    def _count_unknown(self) -> None:
+        self.num_unknown += 1
 
-        If SQLite undoes the whole transaction because of a unit, the others run again without it.
-        """
-        failed: dict[_Unit, _Outcome] = {}
-        while True:
-            left = [unit for unit in batch if unit not in failed]
-            try:
-                done = dict(zip(left, self._run_in_savepoints(left), strict=True))
-            except _Undone as undone:
-                failed[undone.unit] = None, _explain(undone.error)
-            else:
-                return [failed.get(unit) or done[unit] for unit in batch]
-
-    def _run_in_savepoints(self, units: list[_Unit]) -> list[_Outcome]:
-        """Raises _Undone: the transaction has ended. Also what broken connections raise."""
-        outcomes: list[_Outcome] = []
-        with self._writing.connect() as connection, connection.begin() as transaction:
-            self._check_guard(connection)
-            for unit in units:
-                savepoint = connection.begin_nested()
-                try:
-                    result = unit.fn(connection, *unit.args)
-                    savepoint.commit()
-                except Exception as error:
-                    if connection.invalidated:
-                        raise
-                    if _is_undone(connection):
-                        raise _Undone(unit, error) from error
-                    savepoint.rollback()
-                    outcomes.append((None, _explain(error)))
-                else:
-                    outcomes.append((result, None))
-            _commit(transaction)
-        return outcomes
+    def _begin_audited(self, connection: sa.Connection) -> None:
+        # The lock comes before the first query, so the snapshot has all entries of other writers. A row lock would come
+        # after it, and each entry of another writer would be a conflict.
+        connection.exec_driver_sql(_LOCK_AUDIT_LOG)
+        self._check_guard(connection)
 
 
-class _Undone(Exception):
-    """SQLite undid a whole transaction because of a unit, as it does for a full disk and for I/O errors."""
-
-    def __init__(self, unit: _Unit, error: Exception) -> None:
-        super().__init__(str(error))
-        self.unit, self.error = unit, error
-
-
-def _is_undone(connection: sa.Connection) -> bool:
-    """Whether SQLite has ended the transaction; then a commit would silently do nothing."""
-    raw = connection.connection.dbapi_connection
-    return isinstance(raw, sqlite3.Connection) and not raw.in_transaction
-
-
-class _CommitLost(Exception):
-    """The connection broke during a commit, whose outcome is unknown."""
-
-
-def _commit(transaction: sa.RootTransaction) -> None:
-    """Raises _CommitLost: the transaction may be committed, so a repetition could have its effect twice."""
-    try:
-        transaction.commit()
-    except Exception as error:
-        if failures.is_lost(error):
-            raise _CommitLost from error
-        raise
+def instance_of(connection: sa.Connection) -> str:
+    """`Database.instance` of the transaction of a write."""
+    return str(connection.get_execution_options()[_INSTANCE])
 
 
 @contextlib.contextmanager
@@ -340,30 +230,10 @@ def _explained() -> Iterator[None]:
     try:
         yield
     except Exception as error:
-        explained = _explain(error)
-        if explained is error:
+        found = explained(error)
+        if found is error:
             raise
-        raise explained from error
-
-
-def _explain(error: Exception) -> Exception:
-    explained = failures.explain(error)
-    if explained is None:
-        return error
-    if explained.status >= 500:
-        logger.error("database failed", extra={"code": explained.code, "reason": str(error)[:500]})
-    explained.__cause__ = error
-    return explained
-
-
-def _resolve(answers: list[_Answer]) -> None:
-    for waiter, result, failure in answers:
-        if waiter.done():
-            continue  # the caller was cancelled; its write is committed
-        if failure is None:
-            waiter.set_result(result)
-        else:
-            waiter.set_exception(failure)
+        raise found from error
 
 
 def _log_failure(answer: Future[Any]) -> None:
@@ -399,7 +269,7 @@ def _make_engine(url: sa.URL) -> sa.Engine:
         return engine
     try:
         patience = {name: value for name, value in _POSTGRES_PATIENCE.items() if name not in url.query}
-        engine = sa.create_engine(url, pool_size=NUM_READERS + 2, pool_pre_ping=True, connect_args=patience)
+        engine = sa.create_engine(url, pool_size=_POOL_SIZE, pool_pre_ping=True, connect_args=patience)
     except ModuleNotFoundError as error:
         raise InvalidConfig(
             "PostgreSQL needs its driver: pip install 'pygrid[postgres]'", code=codes.DRIVER_MISSING

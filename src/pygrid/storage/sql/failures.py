@@ -3,6 +3,7 @@
     disk full                                         StorageFull    ``storage_full``
     I/O error in a file that a row names              as `pygrid.errors.explain_os_error` says
     stopped, restarting, unreachable, locked, I/O     Unavailable    ``database_unavailable``, with ``retry_after_s``
+    conflicts with other transactions, each attempt   Unavailable    ``storage_busy``, with ``retry_after_s``
     connection broke during a commit                  Unavailable    ``outcome_unknown``
     a text that it cannot store                       InvalidInput   ``invalid_text``
 
@@ -33,8 +34,11 @@ _SQLITE_AWAY = frozenset(
 _PRIMARY = 0xFF
 """Bits of the primary code in a SQLite result code."""
 _DISK_FULL = "53100"
-_POSTGRES_AWAY = ("08", "53", "57P", "58", "40001", "40P01", "25006", "55P03")
-"""Prefixes of SQLSTATE: connection, resources, operators, system; conflicts of transactions, read-only, a lock."""
+_POSTGRES_AWAY = ("08", "53", "57P", "58", "25006", "55P03")
+"""Prefixes of SQLSTATE: connection, resources, operators, system; read-only, a lock."""
+_CONFLICT = ("40001", "40P01")
+"""SQLSTATE of a failed serialization and of a deadlock: the transaction was undone, and can be run again."""
+BUSY_RETRY_AFTER_S = 1
 
 
 def explain(error: BaseException) -> PygridError | None:
@@ -45,6 +49,9 @@ def explain(error: BaseException) -> PygridError | None:
         return _invalid_text("half of a surrogate pair")
     if isinstance(error, sa.exc.TimeoutError):
         return unavailable()
+    if is_conflict(error):
+        detail = "too many requests change the same data now, so nothing was changed; send the request again"
+        return Unavailable(detail, code=codes.STORAGE_BUSY, retry_after_s=BUSY_RETRY_AFTER_S)
     if not isinstance(error, sa.exc.DBAPIError):
         return None
     original = error.orig
@@ -61,6 +68,13 @@ def explain(error: BaseException) -> PygridError | None:
         else isinstance(error, sa.exc.OperationalError | sa.exc.InterfaceError)
     )
     return unavailable() if is_away else None
+
+
+def is_conflict(error: BaseException) -> bool:
+    """Whether PostgreSQL undid a transaction that conflicts with another one, so that it can be run again."""
+    # Prepared statements raise the errors of the driver.
+    original = error.orig if isinstance(error, sa.exc.DBAPIError) else error
+    return getattr(original, "sqlstate", None) in _CONFLICT
 
 
 def is_lost(error: BaseException) -> bool:

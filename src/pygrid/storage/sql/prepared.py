@@ -6,14 +6,48 @@ In exchange, errors are those of the driver, and results are plain tuples.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import json
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import sqlalchemy as sa
+from sqlalchemy.ext.compiler import compiles
 
 Row = tuple[Any, ...]
 _VALUE = "v_"
 _Convert = Callable[[Any], Any] | None
+
+
+class _ListParameter(sa.types.UserDefinedType[list[Any]]):
+    """A list of any length as one value: an array on PostgreSQL, JSON on SQLite."""
+
+    cache_ok = True
+
+    def bind_processor(self, dialect: sa.Dialect) -> _Convert:
+        return json.dumps if dialect.name == "sqlite" else None
+
+
+class AnyOf(sa.ColumnElement[bool]):
+    """Whether a column has one of the values of the parameter ``name``, a list. One text for lists of any length."""
+
+    inherit_cache = False
+    type = sa.Boolean()
+
+    def __init__(self, column: sa.ColumnElement[Any], name: str) -> None:
+        self.column = column
+        self.values = sa.bindparam(name, type_=_ListParameter())
+
+    def self_group(self, against: Any = None) -> AnyOf:
+        """Itself: SQLAlchemy would compare it with 1, and SQLite would then read the whole table."""
+        return self
+
+
+@compiles(AnyOf)
+def _compile_any_of(element: AnyOf, compiler: sa.sql.compiler.SQLCompiler, **options: Any) -> str:
+    column, values = (compiler.process(one, **options) for one in (element.column, element.values))
+    if compiler.dialect.name == "sqlite":
+        return f"{column} IN (SELECT value FROM json_each({values}))"
+    return f"{column} = ANY({values})"
 
 
 class _Compiled:
@@ -73,15 +107,33 @@ class Prepared:
 
     def run(self, connection: sa.Connection, values: dict[str, Any]) -> Row | None:
         """Execute it in the connection's transaction; returns the first row, or None."""
-        dialect = connection.dialect
-        compiled = self._compiled.get(dialect.name)
-        if compiled is None:
-            compiled = self._compiled[dialect.name] = _Compiled(self._statement, dialect)
-        driver: Any = connection.connection.driver_connection
-        if self._prefix:
-            values = {self._prefix + name: value for name, value in values.items()}
-        cursor = driver.execute(compiled.text, compiled.bind(values))
+        compiled, driver = self._prepare(connection)
+        cursor = driver.execute(compiled.text, compiled.bind(self._prefixed(values)))
         if cursor.description is None:
             return None
         row = cursor.fetchone()
         return None if row is None else compiled.read(row)
+
+    def all(self, connection: sa.Connection, values: dict[str, Any]) -> list[Row]:
+        """Execute a select in the connection's transaction; returns all rows."""
+        compiled, driver = self._prepare(connection)
+        return [compiled.read(row) for row in driver.execute(compiled.text, compiled.bind(values)).fetchall()]
+
+    def run_many(self, connection: sa.Connection, rows: Sequence[dict[str, Any]]) -> None:
+        """Execute an insert or update once for each row of values."""
+        if len(rows) < 2:  # a cursor costs more than the statement
+            for row in rows:
+                self.run(connection, row)
+            return
+        compiled, driver = self._prepare(connection)
+        driver.cursor().executemany(compiled.text, [compiled.bind(self._prefixed(row)) for row in rows])
+
+    def _prepare(self, connection: sa.Connection) -> tuple[_Compiled, Any]:
+        dialect = connection.dialect
+        compiled = self._compiled.get(dialect.name)
+        if compiled is None:
+            compiled = self._compiled[dialect.name] = _Compiled(self._statement, dialect)
+        return compiled, connection.connection.driver_connection
+
+    def _prefixed(self, values: dict[str, Any]) -> dict[str, Any]:
+        return {self._prefix + name: value for name, value in values.items()} if self._prefix else values

@@ -35,7 +35,7 @@ def migrate(database: Database) -> str:
         raise Unavailable(f"the database {shown} cannot be used: {reason}", code=error.code) from error
     if present == newest:
         return newest
-    database.write_now(_upgrade)
+    database.write_apart(_upgrade)
     return newest
 
 

@@ -1,0 +1,246 @@
+"""Rows of accepted reports: a batch beside one after the other, and two writing processes beside one.
+
+    python benchmarks/writes.py [--reports 4096] [--folder .pygrid/bench] [--repeat 3]
+
+Claim 1, on SQLite: accepting reports in batches of 128 takes at most 0.65 of the CPU of one unit each in the same
+transaction. "Before" are the four statements a report of version 0.1. "One by one" is a batch of one item each.
+Claim 2, on PostgreSQL: two processes that accept reports into the same eight cycles store at least 1.5 times as many
+rows a second as one, without a deadlock. Only rows are written, so no file is synced.
+
+All sides run in turn, in one run; the medians of their ratios are printed. PostgreSQL comes with the tests' extra.
+"""
+
+from __future__ import annotations
+
+import argparse
+import datetime as dt
+import os
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import sqlalchemy as sa
+
+TESTS = Path(__file__).parents[1] / "tests"
+sys.path.insert(0, str(TESTS))
+
+from pygrid.configuration import read_server_config  # noqa: E402
+from pygrid.core import cycles as rules  # noqa: E402
+from pygrid.core.cycles import AssignmentState, Cycle  # noqa: E402
+from pygrid.storage import cycles as rows  # noqa: E402
+from pygrid.storage import reports  # noqa: E402
+from pygrid.storage.report_batches import AcceptReports, OfferedReport  # noqa: E402
+from pygrid.storage.sql.database import Database  # noqa: E402
+from pygrid.storage.sql.migrations import migrate  # noqa: E402
+from pygrid.storage.sql.prepared import Prepared  # noqa: E402
+from support.cycle_rows import NOW, offer, put_process  # noqa: E402
+from support.postgres import PostgresServer  # noqa: E402
+
+BATCH = 128
+NUM_CYCLES = 8
+FIELDS = {"cycle_length": None, "max_workers": 10**6}
+MAX_RATIO, MIN_GAIN = 0.65, 1.5
+_MARK = Prepared(
+    reports.assignments.update()
+    .where(reports.assignments.c.id == sa.bindparam("assignment_id"))
+    .values(state=AssignmentState.REPORTED.value)
+)
+_COUNT = Prepared(
+    rows.cycles.update()
+    .where(rows.cycles.c.id == sa.bindparam("of_cycle"))
+    .values(num_reports=rows.cycles.c.num_reports + 1)
+)
+_PUT = Prepared.insert(reports.reports, "received_at", *reports.Report.__dataclass_fields__)
+
+Accept = Callable[[sa.Connection, Sequence[OfferedReport]], None]
+
+
+def fill(connection: sa.Connection, num_cycles: int, num_each: int) -> list[OfferedReport]:
+    """Cycles of processes of their own, with clients that have not reported; returns a report of each, in turn."""
+    offered = []
+    for number in range(num_cycles):
+        config, cycle = put_process(connection, f"process {number}", FIELDS)
+        names = [f"{cycle.id}-{client}" for client in range(num_each)]
+        client_rows = [{"id": name, "process_id": cycle.process_id, "created_at": NOW} for name in names]
+        connection.execute(rows.clients.insert(), client_rows)
+        fields = {"cycle_id": cycle.id, "state": "assigned", "created_at": NOW}
+        assigned = [{**fields, "client_id": name, "key_hash": f"{name:0>64}"} for name in names]
+        connection.execute(reports.assignments.insert(), assigned)
+        connection.execute(rows.cycles.update().where(rows.cycles.c.id == cycle.id).values(num_assigned=num_each))
+        known = reports.find_assignments(connection, [row["key_hash"] for row in assigned])
+        offered.append([offer(config, cycle, one.id, key) for key, one in known.items()])
+    return [one for together in zip(*offered, strict=True) for one in together]
+
+
+def in_batches(connection: sa.Connection, items: Sequence[OfferedReport]) -> None:
+    AcceptReports(lambda: NOW).run(connection, items)
+
+
+def one_by_one(connection: sa.Connection, items: Sequence[OfferedReport]) -> None:
+    accepting = AcceptReports(lambda: NOW)
+    for item in items:
+        accepting.run(connection, [item])
+
+
+def as_before(connection: sa.Connection, items: Sequence[OfferedReport]) -> None:
+    """The statements of version 0.1: find, insert, mark, count."""
+    for item in items:
+        found = reports.find_by_key(connection, item.key_hash)
+        assert found is not None
+        assignment, cycle = found
+        redeemed = rules.redeem(cycle, item.config, assignment, NOW, item.report.fingerprint)
+        assert redeemed == rules.Redeemed(repeated=False)
+        _PUT.run(connection, {"received_at": NOW, **asdict(item.report)})
+        _MARK.run(connection, {"assignment_id": item.report.id})
+        _COUNT.run(connection, {"of_cycle": cycle.id})
+        counted: Cycle = rules.count_report(cycle)
+        rules.due(counted, item.config, NOW)
+
+
+def cpu_of(folder: Path, accept: Accept, num_reports: int) -> float:
+    """Milliseconds of CPU a report, commits included, on a new SQLite file."""
+    with tempfile.TemporaryDirectory(dir=folder) as place:
+        database = Database(f"sqlite:///{place}/rows.db")
+        migrate(database)
+        items = database.write_now(lambda connection: fill(connection, 1, num_reports))
+        began = time.process_time()
+        for start in range(0, num_reports, BATCH):
+            batch = items[start : start + BATCH]
+            database.write_now(lambda connection, batch=batch: accept(connection, batch))  # type: ignore[misc]
+        took = time.process_time() - began
+        database.close()
+    return 1000 * took / num_reports
+
+
+def compare_on_sqlite(folder: Path, num_reports: int, repeat: int) -> float:
+    """Print the CPU of the three ways; returns the median of batch over before."""
+    took: dict[str, list[float]] = {}
+    ways: dict[str, Accept] = {"before": as_before, "one by one": one_by_one, "batch": in_batches}
+    for _ in range(repeat):
+        for name, accept in ways.items():
+            took.setdefault(name, []).append(cpu_of(folder, accept, num_reports))
+    for name, values in took.items():
+        print(f"  {name:11} {statistics.median(values):.4f} ms CPU a report")
+    ratios = {
+        name: statistics.median(b / a for a, b in zip(took[name], took["batch"], strict=True))
+        for name in ("before", "one by one")
+    }
+    print(f"  batch / before      {ratios['before']:.2f}   (at most {MAX_RATIO})")
+    print(f"  batch / one by one  {ratios['one by one']:.2f}")
+    return ratios["before"]
+
+
+# -- PostgreSQL --------------------------------------------------------------------------------------------------------
+
+
+def write_share(url: str, share: int, num_shares: int) -> None:
+    """Accept every ``num_shares``-th report, in batches; waits for a line on stdin, and prints the seconds it took."""
+    database = Database(url)
+
+    def load(connection: sa.Connection) -> list[OfferedReport]:
+        found = connection.execute(
+            sa.select(reports.assignments.c.id, reports.assignments.c.key_hash, *rows.CYCLE_COLUMNS)
+            .join(rows.cycles, rows.cycles.c.id == reports.assignments.c.cycle_id)
+            .order_by(reports.assignments.c.client_id)
+        ).all()
+        config = read_server_config(FIELDS)
+        return [offer(config, rows.read_cycle(row[2:]), row[0], row[1]) for row in found]
+
+    items = database.read_now(load)[share::num_shares]
+    print("ready", flush=True)
+    sys.stdin.readline()
+    began = time.perf_counter()
+    accepting: Any = AcceptReports(lambda: NOW)
+    with database.engine.execution_options(pygrid_instance=database.instance).connect() as connection:
+        for start in range(0, len(items), BATCH):
+            with connection.begin():
+                accepting.run(connection, items[start : start + BATCH])
+    print(time.perf_counter() - began, flush=True)
+    database.close()
+
+
+def rate_of(server: PostgresServer, name: str, num_reports: int, num_writers: int) -> tuple[float, int]:
+    """Reports a second by processes that write to one new database, and the number of deadlocks."""
+    import psycopg
+
+    with psycopg.connect(server.url, autocommit=True) as connection:
+        connection.execute(f"CREATE DATABASE {name}".encode())
+    url = server.url.replace("/postgres?", f"/{name}?")
+    database = Database(url)
+    migrate(database)
+    database.write_now(lambda connection: fill(connection, NUM_CYCLES, num_reports // NUM_CYCLES))
+    command = [sys.executable, __file__, "--url", url]
+    writers = [
+        subprocess.Popen(
+            [*command, "--share", str(share), "--shares", str(num_writers)],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+        for share in range(num_writers)
+    ]
+    for writer in writers:
+        assert writer.stdout is not None
+        assert writer.stdout.readline() == "ready\n"
+    for writer in writers:
+        assert writer.stdin is not None
+        writer.stdin.write("go\n")
+        writer.stdin.flush()
+    took = max(float(writer.communicate()[0]) for writer in writers)
+
+    def check(connection: sa.Connection) -> int:
+        stored = connection.execute(sa.select(sa.func.count()).select_from(reports.reports)).scalar_one()
+        counted = connection.execute(sa.select(sa.func.sum(rows.cycles.c.num_reports))).scalar_one()
+        assert stored == counted == num_reports, (stored, counted)
+        deadlocks = sa.text("SELECT deadlocks FROM pg_stat_database WHERE datname = current_database()")
+        return int(connection.execute(deadlocks).scalar_one())
+
+    num_deadlocks = database.read_now(check)
+    database.close()
+    return num_reports / took, num_deadlocks
+
+
+def compare_on_postgresql(num_reports: int, repeat: int) -> tuple[float, int]:
+    """Print the rates of one and of two writers; returns the median of their ratios, and the deadlocks."""
+    gains, rates, num_deadlocks = [], [], 0
+    with PostgresServer() as server:
+        for turn in range(repeat):
+            one, _ = rate_of(server, f"one_{turn}", num_reports, 1)
+            two, deadlocks = rate_of(server, f"two_{turn}", num_reports, 2)
+            gains.append(two / one)
+            rates.append((one, two))
+            num_deadlocks += deadlocks
+    for one, two in rates:
+        print(f"  one writer {one:,.0f}/s   two writers {two:,.0f}/s")
+    gain = statistics.median(gains)
+    print(f"  two / one           {gain:.2f}   (at least {MIN_GAIN}); {num_deadlocks} deadlocks (0)")
+    return gain, num_deadlocks
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--reports", type=int, default=4096)
+    parser.add_argument("--repeat", type=int, default=3)
+    parser.add_argument("--folder", type=Path, default=Path(tempfile.gettempdir()))
+    for name, kind in (("--url", str), ("--share", int), ("--shares", int)):
+        parser.add_argument(name, type=kind, help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    if options.url:
+        write_share(options.url, options.share, options.shares)
+        return 0
+    options.folder.mkdir(parents=True, exist_ok=True)
+    print(f"accepting {options.reports} reports on SQLite, {os.cpu_count()} cores, load {os.getloadavg()[0]:.1f}")
+    ratio = compare_on_sqlite(options.folder, options.reports, options.repeat)
+    print(f"eight hot cycles on PostgreSQL, {dt.datetime.now(dt.UTC):%Y-%m-%d %H:%M}")
+    gain, num_deadlocks = compare_on_postgresql(4 * options.reports, options.repeat)
+    return 0 if ratio <= MAX_RATIO and gain >= MIN_GAIN and not num_deadlocks else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())
