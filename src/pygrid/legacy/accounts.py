@@ -1,14 +1,93 @@
-"""Logins over the WebSocket of clients of 2020: after ``authentication``, its messages are those of the account."""
+"""Messages about accounts over the WebSocket of clients of 2020, at a Domain and at a Network.
+
+The messages of users, roles and groups have the fields of the REST bodies at the top level; ``id`` is the target. They
+need ``token`` and ``private-key``, in the published order of checks. The answers are those of the routes.
+``authentication`` is for served models: later messages of the WebSocket need no token, and no private key.
+"""
 
 from __future__ import annotations
 
-from pygrid.errors import InvalidCredentials
+from collections.abc import Awaitable, Callable, Mapping
+from typing import TypeAlias, TypeVar
+
+import msgspec
+
+from pygrid.core.access import Permission, Principal
+from pygrid.errors import InvalidCredentials, PygridError
+from pygrid.features.accounts.forms import private_key_missing
+from pygrid.features.accounts.presenter import AccountPresenter
 from pygrid.features.accounts.service import AccountService
-from pygrid.legacy.websocket import Answer, Handler, LegacyCaller, Message, text_field
+from pygrid.legacy.websocket import Answer, Handler, LegacyCaller, Message, read_fields, refusal, text_field
+from pygrid.messages.accounts import (
+    EmailChange,
+    GroupRequest,
+    GroupResponse,
+    GroupsChange,
+    GroupsResponse,
+    Id,
+    LoginRequest,
+    LoginResponse,
+    PasswordChange,
+    RoleChange,
+    RoleDeleted,
+    RoleEdit,
+    RoleRequest,
+    RoleResponse,
+    RolesResponse,
+    SignUpRequest,
+    UserResponse,
+    UserSearch,
+    UsersResponse,
+)
+from pygrid.web.published import Area
+
+T = TypeVar("T", bound=msgspec.Struct)
+UseCase: TypeAlias = Callable[[Principal, T], Awaitable[msgspec.Struct]]
+
+GROUP_TYPES = frozenset({"create-group", "get-group", "get-all-groups", "put-group", "delete-group"})
+"""Their answers are JSON texts in a JSON text, as published."""
 
 
-def account_messages(accounts: AccountService, app_id: str) -> dict[str, Handler]:
-    """Return the handlers of messages about accounts."""
+class Nothing(msgspec.Struct):
+    """No fields."""
+
+
+class _AccountId(msgspec.Struct):
+    """The user, role or group of a message."""
+
+    id: Id
+
+
+class _EmailOf(EmailChange, kw_only=True):
+    id: Id
+
+
+class _PasswordOf(PasswordChange, kw_only=True):
+    id: Id
+
+
+class _RoleOf(RoleChange, kw_only=True):
+    id: Id
+
+
+class _GroupsOf(GroupsChange, kw_only=True):
+    id: Id
+
+
+class _NameOf(GroupRequest, kw_only=True):
+    id: Id
+
+
+class _NewRole(msgspec.Struct):
+    role: RoleRequest
+
+
+class _EditedRole(_AccountId, kw_only=True):
+    role: RoleEdit
+
+
+def authentication_messages(accounts: AccountService, app_id: str) -> dict[str, Handler]:
+    """Return the handler of logins that last as long as the WebSocket."""
 
     async def authentication(caller: LegacyCaller, message: Message) -> Answer:
         try:
@@ -21,3 +100,187 @@ def account_messages(accounts: AccountService, app_id: str) -> dict[str, Handler
         return {"success": "True", "id": app_id, "token": session.token}
 
     return {"authentication": authentication}
+
+
+class AccountMessages:
+    """Makes the handlers of messages about the accounts of an app."""
+
+    def __init__(self, accounts: AccountService) -> None:
+        self._accounts = accounts
+        self._present = AccountPresenter(accounts.access, is_published=True)
+
+    def of_domain(self) -> dict[str, Handler]:
+        """Return the handlers of a Domain. ``put-role`` changes a role, or the role of a user if ``role`` is an id."""
+        edit_role, change_role = self._roles()["put-role"], self._users()["update-user-role"]
+
+        async def put_role(caller: LegacyCaller, message: Message) -> Answer:
+            return await (edit_role if isinstance(message.get("role"), Mapping) else change_role)(caller, message)
+
+        users = self._users()
+        del users["update-user-role"]
+        roles = {
+            {"list-role": "get-role", "list-roles": "get-all-roles"}.get(name, name): handler
+            for name, handler in self._roles().items()
+        }
+        return {**users, **roles, **self._groups(), "put-role": put_role}
+
+    def of_network(self) -> dict[str, Handler]:
+        """Return the handlers of a Network, which has no groups."""
+        return {**self._users(), **self._roles()}
+
+    def _users(self) -> dict[str, Handler]:
+        accounts, present = self._accounts, self._present
+
+        async def sign_up(caller: LegacyCaller, message: Message) -> Answer:
+            request, key = read_fields(message, SignUpRequest), _private_key(message)
+            principal = await caller.principal(message) if key and message.get("token") else None
+            new = await accounts.sign_up_by_key(principal, key, request, caller.address)
+            return _body(UserResponse(True, present.user(new.user, new.private_key)))
+
+        async def log_in(caller: LegacyCaller, message: Message) -> Answer:
+            request, key = read_fields(message, LoginRequest), _private_key(message)
+            if key is None:
+                raise private_key_missing()
+            session = await accounts.log_in(request.email, request.password, caller.address, key)
+            return _body(LoginResponse(True, session.token, session.expires_in_s))
+
+        async def list_users(by: Principal, _: Nothing) -> UsersResponse:
+            return UsersResponse(True, [present.user(user) for user in await accounts.list_users(by)])
+
+        async def get_user(by: Principal, one: _AccountId) -> UserResponse:
+            return UserResponse(True, present.user(await accounts.get_user(by, one.id)))
+
+        async def search(by: Principal, wanted: UserSearch) -> UsersResponse:
+            found = await accounts.search_users(by, wanted.email, wanted.role, wanted.group)
+            return UsersResponse(True, [present.user(user) for user in found])
+
+        async def put_email(by: Principal, change: _EmailOf) -> UserResponse:
+            return UserResponse(True, present.user(await accounts.change_email(by, change.id, change.email)))
+
+        async def put_password(by: Principal, change: _PasswordOf) -> UserResponse:
+            keyed = await accounts.change_password(by, change.id, change.password)
+            return UserResponse(True, present.user(keyed.user, keyed.private_key))
+
+        async def put_role(by: Principal, change: _RoleOf) -> UserResponse:
+            return UserResponse(True, present.user(await accounts.change_role(by, change.id, change.role)))
+
+        async def put_groups(by: Principal, change: _GroupsOf) -> UserResponse:
+            return UserResponse(True, present.user(await accounts.change_groups(by, change.id, change.groups)))
+
+        async def delete_user(by: Principal, one: _AccountId) -> UserResponse:
+            return UserResponse(True, present.user(await accounts.delete_user(by, one.id)))
+
+        handlers = {
+            "signup-user": _published(sign_up),
+            "login-user": _published(log_in),
+            "list-users": self._handler(Nothing, list_users, reads=True),
+            "list-user": self._handler(_AccountId, get_user, reads=True),
+            "search-users": self._handler(UserSearch, search, reads=True),
+            "put-email": self._handler(_EmailOf, put_email),
+            "put-password": self._handler(_PasswordOf, put_password),
+            "update-user-role": self._handler(_RoleOf, put_role),
+            "put-groups": self._handler(_GroupsOf, put_groups),
+            "delete-user": self._handler(_AccountId, delete_user),
+        }
+        if Permission.CREATE_GROUPS not in accounts.access.permissions:
+            del handlers["put-groups"]
+        return handlers
+
+    def _roles(self) -> dict[str, Handler]:
+        accounts, present = self._accounts, self._present
+
+        async def create(by: Principal, new: _NewRole) -> RoleResponse:
+            role = await accounts.create_role(by, new.role.name, present.new_flags(new.role))
+            return RoleResponse(True, present.role(role))
+
+        async def get(by: Principal, one: _AccountId) -> RoleResponse:
+            return RoleResponse(True, present.role(await accounts.get_role(by, one.id)))
+
+        async def list_all(by: Principal, _: Nothing) -> RolesResponse:
+            return RolesResponse(True, [present.role(role) for role in await accounts.list_roles(by)])
+
+        async def edit(by: Principal, change: _EditedRole) -> RoleResponse:
+            name = None if change.role.name is msgspec.UNSET else change.role.name
+            role = await accounts.edit_role(by, change.id, name, present.flags(change.role))
+            return RoleResponse(True, present.role(role))
+
+        async def delete(by: Principal, one: _AccountId) -> RoleDeleted:
+            info = present.role(await accounts.delete_role(by, one.id))
+            return RoleDeleted(True, info, info)
+
+        return {
+            "create-role": self._handler(_NewRole, create, lambda new: present.new_flags(new.role)),
+            "list-role": self._handler(_AccountId, get, reads=True),
+            "list-roles": self._handler(Nothing, list_all, reads=True),
+            "put-role": self._handler(_EditedRole, edit),
+            "delete-role": self._handler(_AccountId, delete),
+        }
+
+    def _groups(self) -> dict[str, Handler]:
+        accounts, present = self._accounts, self._present
+
+        async def create(by: Principal, new: GroupRequest) -> GroupResponse:
+            return GroupResponse(True, present.group(await accounts.create_group(by, new.name)))
+
+        async def get(by: Principal, one: _AccountId) -> GroupResponse:
+            return GroupResponse(True, present.group(await accounts.get_group(by, one.id)))
+
+        async def list_all(by: Principal, _: Nothing) -> GroupsResponse:
+            return GroupsResponse(True, [present.group(group) for group in await accounts.list_groups(by)])
+
+        async def rename(by: Principal, change: _NameOf) -> GroupResponse:
+            return GroupResponse(True, present.group(await accounts.rename_group(by, change.id, change.name)))
+
+        async def delete(by: Principal, one: _AccountId) -> GroupResponse:
+            return GroupResponse(True, present.group(await accounts.delete_group(by, one.id)))
+
+        return {
+            "create-group": self._handler(GroupRequest, create),
+            "get-group": self._handler(_AccountId, get, reads=True),
+            "get-all-groups": self._handler(Nothing, list_all, reads=True),
+            "put-group": self._handler(_NameOf, rename),
+            "delete-group": self._handler(_AccountId, delete),
+        }
+
+    def _handler(
+        self, kind: type[T], use_case: UseCase[T], check: Callable[[T], object] | None = None, *, reads: bool = False
+    ) -> Handler:
+        """Return a handler that makes the published checks in their order, and then calls the use case."""
+
+        async def handle(caller: LegacyCaller, message: Message) -> Answer:
+            principal = await caller.principal(message, reads=reads)
+            if not reads:
+                caller.check_session(message)
+            request = read_fields(message, kind)
+            if check is not None:
+                check(request)
+            if message.get("token"):
+                key = _private_key(message)
+                if key is None:
+                    raise private_key_missing()
+                await self._accounts.check_private_key(principal, key, caller.address)
+            return _body(await use_case(principal, request))
+
+        return _published(handle)
+
+
+def _published(handler: Handler) -> Handler:
+    """Return the handler with refusals in the published texts of accounts."""
+
+    async def handle(caller: LegacyCaller, message: Message) -> Answer:
+        try:
+            return await handler(caller, message)
+        except PygridError as error:
+            return refusal(error, Area.ACCOUNTS)
+
+    return handle
+
+
+def _private_key(message: Message) -> str | None:
+    key = message.get("private-key") or message.get("private_key")
+    return key if isinstance(key, str) else None
+
+
+def _body(answer: msgspec.Struct) -> Answer:
+    found: Answer = msgspec.to_builtins(answer)
+    return found

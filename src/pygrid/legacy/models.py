@@ -38,7 +38,7 @@ def model_messages(models: ModelsService) -> dict[str, Handler]:
         return {"success": True, "models": await models.list_ids(principal)}
 
     async def host_model(caller: LegacyCaller, message: Message) -> Answer:
-        principal = await caller.principal(message, Permission.UPLOAD_DATA)
+        principal = await caller.principal(message, Permission.HOST_MODELS)
         fields = {name: str(value) for name, value in message.items() if isinstance(value, str | bool | int)}
         request, data = read_published_fields(fields), _bytes(message, "model")
         check_serve_request(request)

@@ -7,16 +7,15 @@ from __future__ import annotations
 
 from typing import Annotated, Any
 
-from litestar import Request, Response, Router, delete, get, post
+from litestar import Router, delete, get, post
 from litestar.datastructures import State
 from litestar.enums import MediaType
-from litestar.exceptions import HTTPException
 from litestar.params import JSONBody, PathParameter
 
 from pygrid import codes
 from pygrid.core.access import Permission
 from pygrid.core.associations import Act, DomainHealth
-from pygrid.errors import InvalidInput, NotFound, PygridError
+from pygrid.errors import InvalidInput, NotFound
 from pygrid.features.associations.network.service import NetworkAssociations
 from pygrid.legacy.messages import (
     INVITATION_HEADER,
@@ -31,7 +30,8 @@ from pygrid.legacy.nodes import LegacyNodes
 from pygrid.storage.associations import KnownDomain
 from pygrid.web.auth import anyone, find_principal, require
 from pygrid.web.idempotency import repeatable
-from pygrid.web.problems import answer_unexpected, describe_problems, problem_response, to_problem
+from pygrid.web.problems import describe_problems
+from pygrid.web.published import Area, exception_handlers
 from pygrid.web.requests import AppRequest
 from pygrid.web.services import service
 
@@ -39,15 +39,6 @@ RequestId = Annotated[int, PathParameter(ge=1, le=2**31 - 1)]
 
 _may = require(Permission.MANAGE_NODES)
 _SESSION: list[dict[str, list[str]]] = [{"session": []}]
-_INVALID = "Invalid JSON format."
-_PUBLISHED: dict[str, tuple[int, str]] = {
-    "invalid_json": (400, _INVALID),
-    "invalid_input": (400, _INVALID),
-    "missing_field": (400, _INVALID),
-    "node_exists": (409, "This ID has already been registered"),
-    "domain_not_found": (409, "This ID was not found in connected nodes"),
-}
-"""Published status and text of a code. Other codes keep theirs."""
 
 
 @get("/", media_type=MediaType.TEXT, sync_to_thread=False)
@@ -82,19 +73,6 @@ async def delete_node(request: AppRequest, state: State, data: JSONBody[NodeRequ
     nodes = service(state, LegacyNodes)
     await nodes.leave(find_principal(request), data.node_id, data.node_address)
     return NodeAnswer("Successfully Deleted!")
-
-
-def _published_problem(problem: dict[str, Any]) -> Response[bytes]:
-    status, text = _PUBLISHED.get(problem["code"], (problem["status"], problem["detail"]))
-    return problem_response({**problem, "status": status, "message": text})
-
-
-def _answer_error(request: Request[Any, Any, Any], error: PygridError) -> Response[bytes]:
-    return answer_unexpected(request, error) if error.status == 500 else _published_problem(error.to_problem())
-
-
-def _answer_http_error(_request: Request[Any, Any, Any], error: HTTPException) -> Response[bytes]:
-    return _published_problem(to_problem(error))
 
 
 # Routes of 2021
@@ -177,11 +155,12 @@ def _request(known: KnownDomain) -> AssociationRequest:
     )
 
 
-_ON_ERROR: dict[Any, Any] = {PygridError: _answer_error, HTTPException: _answer_http_error}
-
 published_node_routes: list[Any] = [
     Router(
-        "/", route_handlers=[welcome, join, list_connected, delete_node], tags=["nodes"], exception_handlers=_ON_ERROR
+        "/",
+        route_handlers=[welcome, join, list_connected, delete_node],
+        tags=["nodes"],
+        exception_handlers=exception_handlers(Area.NODES),
     ),
     Router("/", route_handlers=[list_requests, get_request, respond, delete_request], tags=["association-requests"]),
 ]

@@ -8,23 +8,22 @@ from __future__ import annotations
 from typing import Annotated, Any
 
 import msgspec
-from litestar import Request, Response, Router, get, post
+from litestar import Response, Router, get, post
 from litestar.datastructures import State
-from litestar.exceptions import HTTPException
 from litestar.openapi.datastructures import ResponseSpec
-from litestar.params import JSONBody, QueryParameter
+from litestar.params import JSONBody, PathParameter, QueryParameter
 from msgspec import Meta
 
-from pygrid.errors import PygridError
 from pygrid.features.discovery.registry import SearchTarget
 from pygrid.features.discovery.routes import count_search, network_url
 from pygrid.features.discovery.service import address_of
 from pygrid.messages.discovery import DEFAULT_TIMEOUT_S, SearchQuery
 from pygrid.web.auth import anyone
-from pygrid.web.problems import answer_unexpected, describe_problems, problem_response, to_problem
+from pygrid.web.problems import describe_problems
+from pygrid.web.published import Area, exception_handlers
 from pygrid.web.requests import AppRequest
 
-_INVALID = "Invalid JSON format."
+_STATUSES = {"online": "online", "degraded": "busy"}
 
 Nodes = list[list[str]]
 """Pairs of name and address."""
@@ -41,6 +40,17 @@ class NodeTagQuery(msgspec.Struct):
 
 class ModelNames(msgspec.Struct):
     models: list[str]
+
+
+class NodeInfo(msgspec.Struct):
+    """A node as clients of 2020 know it. ``status``: online, busy or offline."""
+
+    id: str
+    address: str
+    status: str
+    models: list[str]
+    datasets: list[str]
+    """Tags of its public data."""
 
 
 class DatasetNames(msgspec.Struct):
@@ -116,24 +126,26 @@ async def list_models(request: AppRequest, state: State) -> ModelNames:
     return ModelNames(sorted({model for _, summary in asked.answers for model in summary.models}))
 
 
+@get("/node/{name:str}", guards=[anyone], responses=describe_problems(400, 401, 404, 429))
+async def get_node(
+    request: AppRequest, state: State, name: Annotated[str, PathParameter(min_length=1, max_length=100)]
+) -> NodeInfo:
+    """Show a node with its public content."""
+    search = count_search(request, state)
+    member = search.get_member(name)
+    answered = await search.summarize(member)
+    tags = sorted({tag for _, summary in answered.answers for tag in summary.tags})
+    models = sorted({model for _, summary in answered.answers for model in summary.models})
+    status = _STATUSES.get(member.state, "offline")
+    return NodeInfo(member.name, address_of(member, network_url(request, state)), status, models, tags)
+
+
 @get("/datasets", guards=[anyone], responses=describe_problems(401, 429))
 async def list_datasets(request: AppRequest, state: State) -> DatasetNames:
     """List the names of public datasets."""
     service = count_search(request, state)
     answer = await service.search(SearchQuery(kinds=("dataset",)), DEFAULT_TIMEOUT_S, network_url(request, state))
     return DatasetNames(sorted({hit.name for hit in answer.datasets}))
-
-
-def _answer_error(request: Request[Any, Any, Any], error: PygridError) -> Response[bytes]:
-    return answer_unexpected(request, error) if error.status == 500 else _published_problem(error.to_problem())
-
-
-def _answer_http_error(_request: Request[Any, Any, Any], error: HTTPException) -> Response[bytes]:
-    return _published_problem(to_problem(error))
-
-
-def _published_problem(problem: dict[str, Any]) -> Response[bytes]:
-    return problem_response({**problem, "message": _INVALID if problem["status"] == 400 else problem["detail"]})
 
 
 router = Router(
@@ -148,7 +160,8 @@ router = Router(
         search_tags,
         list_models,
         list_datasets,
+        get_node,
     ],
-    exception_handlers={PygridError: _answer_error, HTTPException: _answer_http_error},
+    exception_handlers=exception_handlers(Area.NODES),
     tags=["discovery"],
 )
