@@ -5,40 +5,16 @@ A code is part of the public interface: clients compare it. The name of a consta
 
 from __future__ import annotations
 
-
-class Code(str):
-    """An error code.
-
-    Attributes:
-        statuses: HTTP statuses of the errors that are raised with it; empty for a code that is only a field.
-        meaning: one sentence for people.
-    """
-
-    statuses: tuple[int, ...]
-    meaning: str
-
-    def __new__(cls, code: str, statuses: int | tuple[int, ...], meaning: str) -> Code:
-        made = super().__new__(cls, code)
-        made.statuses = statuses if isinstance(statuses, tuple) else (statuses,)
-        made.meaning = meaning
-        return made
-
-    def __reduce__(self) -> tuple[type[Code], tuple[str, tuple[int, ...], str]]:
-        return Code, (str(self), self.statuses, self.meaning)
-
+from pygrid.error_code import Code as Code
 
 ADDRESS_IN_USE = Code("address_in_use", 400, "The app cannot listen, because another program uses this port.")
-ADDRESS_NOT_SIGNED = Code(
-    "address_not_signed", 403, "The Network shows an address of a Domain without the Domain's signature on it."
-)
+ADDRESS_NOT_SIGNED = Code("address_not_signed", 403, "The Network shows a Domain's address without its signature.")
 ADDRESS_REFUSED = Code("address_refused", 400, "The address is malformed, or of a machine that the app must not call.")
 ALREADY_ASSIGNED = Code("already_assigned", (), "The client already takes part in the current cycle.")
 ALREADY_REPORTED = Code("already_reported", 409, "The request key was already used for another report.")
 ALREADY_RUNNING = Code("already_running", 400, "Another app uses the same data folder or database.")
 ALREADY_SETTLED = Code("already_settled", (), "The charge of this job has ended; a second run needs a new job.")
-AMBIGUOUS_CREDENTIALS = Code(
-    "ambiguous_credentials", 401, "The request has more than one credential; send one header Authorization or token."
-)
+AMBIGUOUS_CREDENTIALS = Code("ambiguous_credentials", 401, "Send one credential: the header Authorization, or token.")
 AMBIGUOUS_ID = Code("ambiguous_id", 400, "Several objects have an id with this prefix; use a longer one.")
 ANSWER_TOO_LARGE = Code("answer_too_large", 500, "The answer of the server is longer than the SDK reads.")
 ASSOCIATION_NOT_FOUND = Code("association_not_found", 404, "There is no association or request with this id.")
@@ -69,6 +45,8 @@ BUDGET_TOO_SMALL = Code("budget_too_small", 400, "The requested budget is too sm
 BUILT_IN = Code("built_in", (), "The roles User and Owner cannot be changed.")
 BUILT_IN_ROLE = Code("built_in_role", 403, "The built-in roles User and Owner cannot be edited or deleted.")
 BUSY = Code("busy", 429, "Too many logins or handshakes are in progress; try again in a moment.")
+CACHE_FULL = Code("cache_full", 503, "The copies of stored files that are in use leave no room for another one.")
+CA_FILE_INVALID = Code("ca_file_invalid", 400, "The file of certificate authorities cannot be read.")
 CACHE_TOO_SMALL = Code("cache_too_small", 413, "The download does not fit into the device's cache; enlarge it.")
 CANCELLED = Code("cancelled", (), "The job was cancelled.")
 CHARGE_NOT_FOUND = Code("charge_not_found", 404, "The privacy budget has no charge for this job.")
@@ -76,6 +54,7 @@ CHARGE_STATE = Code("charge_state", 409, "The charge of this job is in a state t
 CHECKPOINT_NOT_FOUND = Code("checkpoint_not_found", 404, "The process has no checkpoint with this number or alias.")
 CHUNKS_TOO_SMALL = Code("chunks_too_small", 400, "The chunk headers of the request are too long for its body.")
 COMPOSE_NOT_READ = Code("compose_not_read", 400, "The command pygrid up reads no compose file; use docker compose up.")
+CODE_NOT_VALID = Code("code_not_valid", 403, "The invitation or reset code is wrong, was used, or has expired.")
 CONFLICT = Code("conflict", 409, "The object exists already, or another request changed it first.")
 CONNECTION_FAILED = Code("connection_failed", 503, "No connection to the server could be made; nothing was sent.")
 CONNECTION_LOST = Code(
@@ -93,6 +72,7 @@ COORDINATOR_UNREACHABLE = Code("coordinator_unreachable", (), "The coordinator w
 CRASHED = Code("crashed", (), "The process of the job ended without a usable result.")
 CREDENTIALS_DAMAGED = Code("credentials_damaged", 400, "The file of logins cannot be read; delete it and log in again.")
 CROSS_SITE_REFUSED = Code("cross_site_refused", 403, "A web page of another site may not change this server.")
+CROSS_ORIGIN_REFUSED = Code("cross_origin_refused", 403, "Only a page of the web console may send this request.")
 CYCLE_CHANGED = Code("cycle_changed", 503, "The cycle changed while the report arrived; send the report again.")
 CYCLE_CLOSED = Code("cycle_closed", 410, "The cycle has ended, so nothing can be reported to it.")
 CYCLE_FULL = Code("cycle_full", (), "The cycle has as many clients as it admits.")
@@ -106,12 +86,15 @@ DATASET_COLUMNS_DIFFER = Code(
     "dataset_columns_differ", 400, "A column is missing, or differs from the declaration or from the earlier versions."
 )
 DATASET_DELETED = Code("dataset_deleted", 409, "The dataset was deleted; nothing of it is run or released.")
+DATASET_DELIMITER = Code("dataset_delimiter", 400, "The fields of a CSV file are separated by an unusual character.")
 DATASET_DTYPE = Code("dataset_dtype", 400, "A column has values that are not stored, or not of the declared dtype.")
 DATASET_DUPLICATE_COLUMN = Code("dataset_duplicate_column", 400, "The file has two columns of the same name.")
 DATASET_EMPTY = Code("dataset_empty", 400, "The file has no records, or no column to store.")
 DATASET_ENCODING = Code("dataset_encoding", 400, "The text of the file is not UTF-8.")
 DATASET_EXISTS = Code("dataset_exists", 409, "The caller already has a dataset of this name.")
 DATASET_FORMAT_MISMATCH = Code("dataset_format_mismatch", 400, "The file does not have the format that was named.")
+DATASET_FORMAT_NOT_READ = Code("dataset_format_not_read", 400, "The file is of a kind that is not read as a table.")
+DATASET_HEADER_UNCLEAR = Code("dataset_header_unclear", 400, "The first line of the file can be a record; pass header.")
 DATASET_MALFORMED = Code("dataset_malformed", 400, "The file is not valid in its format.")
 DATASET_MEMBER_REFUSED = Code("dataset_member_refused", 400, "The NPZ archive has an encrypted or unexpected member.")
 DATASET_MISSING_VALUES = Code("dataset_missing_values", 400, "A column has missing values that it is declared not to.")
@@ -139,15 +122,15 @@ DRIVER_MISSING = Code("driver_missing", 400, "The package for PostgreSQL is not 
 DUPLICATE_KEY = Code("duplicate_key", 400, "A JSON object in the request has two members of the same name.")
 EMAIL_TAKEN = Code("email_taken", 409, "An account with this e-mail address exists already.")
 ENDPOINTS_BUSY = Code("endpoints_busy", 503, "Too many device tokens are being checked; try again.")
+ENGINE_UNAVAILABLE = Code("engine_unavailable", 503, "The engine of a pool started no Worker; the job stays approved.")
 ERROR = Code("error", (), "The Domain answered a search with an error or with an invalid answer.")
 FEDERATION_DAMAGED = Code("federation_damaged", 400, "The saved state of the training cannot be continued.")
 FEDERATION_EXISTS = Code("federation_exists", 409, "The caller's dataset already takes part in this training.")
 FEDERATION_NOT_FOUND = Code("federation_not_found", 404, "The caller has not started a training of this name.")
 FILE_DAMAGED = Code("file_damaged", 400, "The local data file is not a valid NPZ or safetensors file.")
 FILE_ERROR = Code("file_error", 400, "A local file or folder could not be read or written.")
-FILE_NOT_FOUND = Code(
-    "file_not_found", (400, 404), "The local file, or the requested part of an object, does not exist."
-)
+EVALUATION_NOT_FOUND = Code("evaluation_not_found", 404, "No checkpoint of the process was evaluated by this metric.")
+FILE_NOT_FOUND = Code("file_not_found", (400, 404), "The local file, or the part of an object, does not exist.")
 FILE_UNKNOWN = Code("file_unknown", 400, "The local data file has a format that the device does not read.")
 FOLDER_IN_USE = Code("folder_in_use", 409, "Another Worker uses this cache folder.")
 FORBIDDEN = Code("forbidden", 403, "The caller is known, but may not do this.")
@@ -174,6 +157,7 @@ INFERENCE_INPUTS = Code("inference_inputs", 400, "The names, shapes or dtypes of
 INFERENCE_LOST = Code("inference_lost", 503, "The process of the served model ended before it answered; ask again.")
 INFERENCE_NOT_ALLOWED = Code("inference_not_allowed", 403, "The owner of this served model does not allow predictions.")
 INFERENCE_TOO_SLOW = Code("inference_too_slow", 503, "The served model took longer than the time limit.")
+INSECURE_CONNECTION = Code("insecure_connection", 403, "The console takes passwords over TLS, or on its own machine.")
 INTERNAL = Code("internal", 500, "The server failed for a reason that only its log shows.")
 INVALID_ADDRESS = Code("invalid_address", 400, "The address to listen on is not valid on this machine.")
 INVALID_ANSWER = Code("invalid_answer", 400, "The answer of a Domain or Network to another app is not valid.")
@@ -183,6 +167,7 @@ INVALID_BASE64URL = Code("invalid_base64url", 400, "A field is not base64url of 
 INVALID_BASIC_PART = Code("invalid_basic_part", 400, "The basic part of a budget must be smaller than the budget.")
 INVALID_BINDING = Code("invalid_binding", 400, "The binding of plan ports to columns of the dataset is not valid.")
 INVALID_CERTIFICATE = Code("invalid_certificate", 400, "The TLS certificate is malformed, or its key is not Ed25519.")
+INVALID_CHALLENGE = Code("invalid_challenge", 400, "The address of a log-in in the browser is incomplete.")
 INVALID_CLIP = Code("invalid_clip", 400, "The clipping bound is out of range.")
 INVALID_COLUMN_NAME = Code("invalid_column_name", 400, "The name of a column is empty, too long, or not printable.")
 INVALID_CONFIG = Code("invalid_config", 400, "A configuration value is missing, malformed or out of range.")
@@ -196,6 +181,7 @@ INVALID_DTYPE = Code("invalid_dtype", 400, "Integer noise was requested for valu
 INVALID_EMAIL = Code("invalid_email", 400, "The e-mail address does not look like name@host, or is too long.")
 INVALID_EPSILON = Code("invalid_epsilon", 400, "Epsilon is out of range.")
 INVALID_EVENT = Code("invalid_event", 400, "The stored privacy events cannot be decoded.")
+INVALID_EXPIRY = Code("invalid_expiry", 400, "The lifetime of a code or token is out of range.")
 INVALID_FEDERATION = Code("invalid_federation", 400, "The parameters of a federated training are not valid.")
 INVALID_FORM = Code("invalid_form", 400, "The multipart form lacks a part, or a part is not valid.")
 INVALID_FRAME = Code("invalid_frame", 400, "A frame of the control connection is not valid.")
@@ -204,6 +190,7 @@ INVALID_HELLO = Code("invalid_hello", 400, "The hello with which a Domain opens 
 INVALID_HTTP = Code("invalid_http", 400, "The request is not valid HTTP/1.1.")
 INVALID_IDEMPOTENCY_KEY = Code("invalid_idempotency_key", 400, "The Idempotency-Key is empty, too long or not ASCII.")
 INVALID_IDENTITY = Code("invalid_identity", 400, "The text or key is not a valid Ed25519 identity.")
+INVALID_IMAGES = Code("invalid_images", 400, "A folder of images, or one of them, is not valid.")
 INVALID_INPUT = Code("invalid_input", 400, "The input is malformed or out of range.")
 INVALID_INVITATION = Code("invalid_invitation", 403, "The invitation is used up, has expired, or is for another name.")
 INVALID_JOB = Code("invalid_job", 400, "The request for a job is not valid.")
@@ -215,6 +202,8 @@ INVALID_NOTES = Code("invalid_notes", 400, "The notes of a draft cannot be writt
 INVALID_PIPE_TOKEN = Code("invalid_pipe_token", 410, "The token of a relayed connection is unknown, used or expired.")
 INVALID_PLAN = Code("invalid_plan", 400, "The plan is not valid.")
 INVALID_POLICY = Code("invalid_policy", 400, "The privacy policy of the dataset is not valid.")
+INVALID_POOLS = Code("invalid_pools", 400, "The file of pools is not valid; the error names the line and the key.")
+INVALID_PREPARATION = Code("invalid_preparation", 400, "A prepared column, or one of its steps, is not valid.")
 INVALID_PRIVACY = Code("invalid_privacy", 400, "The privacy parameters of the job are incomplete.")
 INVALID_PRIVACY_TERMS = Code(
     "invalid_privacy_terms", 400, "The privacy parameters of the job contradict each other, the plan or the dataset."
@@ -228,7 +217,10 @@ INVALID_SETTING = Code("invalid_setting", 400, "A setting has a value that is no
 INVALID_SIGMA = Code("invalid_sigma", 400, "The standard deviation of the noise is out of range.")
 INVALID_SIZE = Code("invalid_size", 400, "The number of entries of a vector is out of range.")
 INVALID_STATE = Code("invalid_state", 400, "The state of an association that the Network sent is not valid.")
+INVALID_SQL_SOURCE = Code("invalid_sql_source", 400, "A database or a query for a dataset is not valid.")
 INVALID_STATISTIC = Code("invalid_statistic", 400, "The requested statistic is not valid for the dataset.")
+INVALID_PROTOBUF = Code("invalid_protobuf", 400, "The bytes are not a valid State or Plan of PySyft 0.2.")
+INVALID_STORE = Code("invalid_store", 400, "PYGRID_STORE is malformed, or does not go with the other settings.")
 INVALID_TENSORS = Code("invalid_tensors", 400, "The bytes are not a valid file of named arrays.")
 INVALID_TEXT = Code("invalid_text", 400, "A text holds a character that cannot be stored, such as NUL.")
 INVALID_TICKET = Code("invalid_ticket", 401, "The relay ticket is not valid for this Domain.")
@@ -273,6 +265,7 @@ MODEL_CHANGED = Code("model_changed", 409, "Another model is now served under th
 MODEL_EXISTS = Code("model_exists", 409, "A served model with this id exists already.")
 MODEL_NOT_FOUND = Code("model_not_found", 404, "No such model exists, or the caller may not see it.")
 MODEL_NOT_PER_RECORD = Code("model_not_per_record", 400, "The first axis of a model port is not the record.")
+MODEL_TOO_LARGE = Code("model_too_large", 400, "The weights are too large for an ONNX file.")
 MODEL_OUTPUT = Code("model_output", 400, "The model returned an output of an unexpected dtype or shape.")
 NAME_TAKEN = Code("name_taken", 409, "Another Domain has this name on the Network.")
 NETWORK_LOGIN_NEEDED = Code("network_login_needed", 401, "The Network relays only for callers with an account.")
@@ -298,27 +291,35 @@ NOT_PERMITTED = Code("not_permitted", 403, "The caller's role lacks the required
 NOT_SERVING = Code("not_serving", 503, "The app of this Domain does not serve requests at present.")
 NOT_YOUR_DATASET = Code("not_your_dataset", 403, "Only the data owner or an Owner may do this to the dataset.")
 NOT_YOUR_MODEL = Code("not_your_model", 403, "Only the user who serves this model, or an Owner, may change it.")
-NOT_YOUR_PROCESS = Code(
-    "not_your_process", 403, "Only the creator of the process or an Owner may finish it or list its contributions."
-)
+NOT_YOUR_PROCESS = Code("not_your_process", 403, "Only the creator of a process or an Owner may change it.")
 NOTES_TOO_LONG = Code("notes_too_long", 400, "The notes of a draft are longer than the limit.")
 OFFLINE = Code("offline", (), "The Domain is not connected, so the search did not reach it.")
+OIDC_ANSWER_INVALID = Code(
+    "oidc_answer_invalid", 403, "The answer of the sign-in provider fails a check, for example of issuer or signature."
+)
+OIDC_EMAIL_UNVERIFIED = Code("oidc_email_unverified", 403, "The sign-in provider has not checked the e-mail.")
+OIDC_EXTRA_MISSING = Code("oidc_extra_missing", 400, "A sign-in provider needs the extra oidc to be installed.")
+OIDC_NOT_CONFIGURED = Code("oidc_not_configured", 404, "The app has no sign-in provider.")
+OIDC_NO_ACCOUNT = Code("oidc_no_account", 403, "The person has no account here, and no role for a new one.")
+OIDC_REFUSED = Code("oidc_refused", 403, "The sign-in provider did not sign the person in.")
+OIDC_STATE_INVALID = Code("oidc_state_invalid", 403, "The sign-in began in another browser, took too long, or is over.")
+OIDC_UNREACHABLE = Code("oidc_unreachable", 503, "The sign-in provider does not answer as the protocol says.")
 OTHER_IDENTITY = Code("other_identity", 409, "The Domain of this name has another identity than the one named.")
 OUT_OF_CPU = Code("out_of_cpu", (), "The job used more CPU time than it may.")
 OUT_OF_MEMORY = Code("out_of_memory", 503, "The computation needs more memory than it may use, or than is free.")
 OUT_OF_TIME = Code("out_of_time", (), "The job took longer than it may.")
-OUTCOME_UNKNOWN = Code(
-    "outcome_unknown", 503, "The database connection broke during a commit, so the change may or may not be stored."
-)
+OUTCOME_UNKNOWN = Code("outcome_unknown", 503, "The connection broke during a commit; the change may be stored.")
 OWN_REQUEST = Code("own_request", 403, "Nobody may decide on their own request.")
+PAGE_NOT_FOUND = Code("page_not_found", 404, "The web console has no such page, or no longer has it.")
+PAGE_PART_NOT_FOUND = Code("page_part_not_found", 404, "The page of the web console has no such part.")
 PAYLOAD_TOO_LARGE = Code("payload_too_large", 413, "The request has more bytes than the limit.")
 PIPE_FAILED = Code("pipe_failed", 503, "The Network did not accept a relayed connection of this Domain.")
+PLACES_KEPT = Code("places_kept", (), "The last places of the cycle are kept for clients that were late.")
 PLAN_AVERAGE = Code("plan_average", 500, "The averaging rule does not return the arrays of its model.")
 PLAN_BATCH_BAKED = Code("plan_batch_baked", 500, "The traced code depends on a fixed batch size.")
+PLAN_BUILD_FAILED = Code("plan_build_failed", 500, "The plan cannot be built; the reason has no code of its own.")
 PLAN_CHECK_FAILED = Code("plan_check_failed", 400, "The plan could not be checked within the time or memory limit.")
-PLAN_CONSTANT_TOO_LARGE = Code(
-    "plan_constant_too_large", 500, "A constant is too large; make it a buffer of the model."
-)
+PLAN_CONSTANT_TOO_LARGE = Code("plan_constant_too_large", 500, "A constant is too large; make it a buffer.")
 PLAN_CONSTANTS_TOO_LARGE = Code("plan_constants_too_large", 400, "The constants of the plan are together too large.")
 PLAN_DATA_DEPENDENT = Code("plan_data_dependent", 500, "The source of the plan branches on data.")
 PLAN_DATA_DEPENDENT_SIZE = Code("plan_data_dependent_size", 500, "The size of a tensor in the source depends on data.")
@@ -350,9 +351,10 @@ PLAN_OPERATOR_UNSUPPORTED = Code(
     "plan_operator_unsupported", 500, "The source of the plan uses a PyTorch operator that plans do not support."
 )
 PLAN_OPTIMIZER = Code("plan_optimizer", 500, "The optimizer of the plan or one of its options is not known.")
-PLAN_OPTIONS = Code("plan_options", 500, "The options are only for plans that are made of a loss function.")
+PLAN_OPTIONS = Code("plan_options", 500, "An option of the plan is missing, not known, or for another kind of plan.")
 PLAN_PORT = Code("plan_port", 500, "A declared input of the plan has an unsupported type or shape.")
 PLAN_PORTS_INVALID = Code("plan_ports_invalid", 400, "The inputs or outputs of a graph do not match the manifest.")
+PLAN_PREDICT = Code("plan_predict", 500, "The function for predictions returns no row for each example.")
 PLAN_RANDOM = Code("plan_random", 500, "The source of the plan draws random numbers that plans do not support.")
 PLAN_RECURRENT = Code("plan_recurrent", 500, "The source of the plan uses a recurrent layer in an unsupported way.")
 PLAN_RUN_FAILED = Code("plan_run_failed", 400, "A graph of the plan failed while it ran.")
@@ -361,6 +363,7 @@ PLAN_SHAPE_REFUSED = Code("plan_shape_refused", 400, "The shapes in a graph are 
 PLAN_SIGNATURE = Code("plan_signature", 500, "The function of the plan's source has unsupported parameters.")
 PLAN_SOURCE = Code("plan_source", 500, "The source of the plan was not found, or is not decorated.")
 PLAN_SOURCE_FAILS = Code("plan_source_fails", 500, "The function of the plan's source raised an error.")
+PLAN_STATE = Code("plan_state", 500, "The model changes a value in forward that a plan would not keep.")
 PLAN_STEP = Code("plan_step", 500, "The train step does not return the expected values.")
 PLAN_TENSOR_TOO_LARGE = Code("plan_tensor_too_large", 400, "A tensor of the plan is too large at the largest batch.")
 PLAN_TIME_UNBOUNDED = Code(
@@ -369,19 +372,28 @@ PLAN_TIME_UNBOUNDED = Code(
 PLAN_TOO_LARGE = Code("plan_too_large", 400, "The plan file has more bytes than the limit.")
 PLAN_TOO_MANY_NODES = Code("plan_too_many_nodes", 400, "The graphs of the plan have more nodes than the limit.")
 PLAN_TRACE_FAILED = Code("plan_trace_failed", 500, "PyTorch could not trace the function of the plan's source.")
-PLAN_VARIANT_UNAVAILABLE = Code("plan_variant_unavailable", 400, "The plan has no such variant; ask for onnx.")
+PLAN_UNTRANSLATABLE = Code("plan_untranslatable", 400, "A plan of 2020 has an operation that pygrid does not know.")
+PLAN_VARIANT_DEVIATES = Code("plan_variant_deviates", 400, "A variant computes something else than its plan.")
+PLAN_VARIANT_INVALID = Code("plan_variant_invalid", 400, "The file or part with a variant of a plan is not valid.")
+PLAN_VARIANT_UNAVAILABLE = Code("plan_variant_unavailable", (400, 500), "The plan or process has no such variant.")
 PLAN_VERSION_UNSUPPORTED = Code(
     "plan_version_unsupported", 400, "The plan is written for an operator set that this version does not support."
 )
 POLICY_NOT_FOUND = Code("policy_not_found", 404, "The dataset has no privacy policy.")
+POOL_NOT_ALLOWED = Code("pool_not_allowed", 409, "The data owner does not allow the pool for this dataset.")
+POOL_UNKNOWN = Code("pool_unknown", 400, "The Domain has no pool of this name.")
 PRECONDITION_FAILED = Code("precondition_failed", 412, "The object changed after the caller read it.")
 PREDICT_NOT_PRIVATE = Code("predict_not_private", 400, "A prediction for each record cannot be private.")
 PRIVACY_EXTRA_MISSING = Code("privacy_extra_missing", 503, "This figure needs the extra privacy to be installed.")
+PROCESS_ACTIVE = Code("process_active", 409, "A process must be finished before it is deleted.")
 PROCESS_EXISTS = Code("process_exists", 409, "A process of this name and version exists already.")
 PROCESS_FINISHED = Code("process_finished", 409, "The training of this process is over.")
 PROCESS_NOT_FOUND = Code("process_not_found", 404, "No such process exists, or the caller may not see it.")
+PROCESS_NOT_NATIVE = Code("process_not_native", 409, "The plans of this process are of 2020 and have no ONNX graph.")
+PROCESS_PAUSED = Code("process_paused", (), "The training is paused; ask again after the timeout.")
 PROTOCOL_NOT_FOUND = Code("protocol_not_found", 404, "The process has no protocol with this id.")
 PROXY_UNSUPPORTED = Code("proxy_unsupported", 400, "The environment names a proxy that is not an HTTP proxy.")
+RANGE_NOT_SATISFIABLE = Code("range_not_satisfiable", 416, "The file ends before the requested range begins.")
 RATE_LIMITED = Code("rate_limited", 429, "The address of the caller sends more requests a minute than the limit.")
 RECORDS_NOT_FOUND = Code("records_not_found", 404, "The stored records are missing or damaged on this machine.")
 REFUSED = Code("refused", (), "The Worker refused the job before it ran.")
@@ -403,6 +415,8 @@ SECRET_KEY_MISSING = Code("secret_key_missing", 400, "A server that other machin
 SECRET_KEY_SHORT = Code("secret_key_short", 400, "SECRET_KEY is too short or publicly known.")
 SELFTEST_FAILED = Code("selftest_failed", 503, "This machine computes a wrong result for the plan's self-test.")
 SERVER_BUSY = Code("server_busy", 503, "The server has too many open connections or waiting messages; try again later.")
+SESSION_NEEDED = Code("session_needed", 403, "An API token cannot change accounts, roles or credentials.")
+SESSION_NOT_FOUND = Code("session_not_found", 404, "The caller has no session with this id; it has ended.")
 SETUP_CODE_DAMAGED = Code("setup_code_damaged", 400, "The stored setup code is not valid; delete its file.")
 SETUP_CODE_NEEDED = Code("setup_code_needed", 403, "The first account needs the setup code of the server.")
 SETUP_CODE_SHORT = Code("setup_code_short", 400, "The setup code in the settings is too short or too long.")
@@ -412,10 +426,14 @@ SHAPE_MISMATCH = Code("shape_mismatch", 400, "Names, shapes or dtypes of arrays 
 SHUTTING_DOWN = Code("shutting_down", 503, "The app is stopping.")
 SIGNUP_CLOSED = Code("signup_closed", 403, "Only users with the permission to create accounts can add one here.")
 SPEED_MISSING = Code("speed_missing", 400, "The process has a speed floor, and the device sent no measured speed.")
+STAGED_NOT_FOUND = Code("staged_not_found", 404, "The staged upload was stored, discarded, or removed after a day.")
+START_TOKEN_USED = Code("start_token_used", 410, "The start token was used, has expired, or is of a job that is over.")
 STATE_CHANGED = Code("state_changed", 409, "The job is in another state than the decision expects; load the job again.")
-STORAGE_FAILED = Code("storage_failed", 503, "The database could not store the change; nothing was changed.")
+STORAGE_BUSY = Code("storage_busy", 503, "Too many requests change the same data at once; try again.")
+STORAGE_FAILED = Code("storage_failed", 503, "The database or the store of files could not store it.")
 STORAGE_FULL = Code("storage_full", 507, "The disk of the server is full; nothing was stored.")
 STORAGE_UNAVAILABLE = Code("storage_unavailable", 503, "The disk of the server cannot be read or written at present.")
+STORE_UNFIT = Code("store_unfit", 400, "The store of files does not answer, or lacks a function that pygrid needs.")
 STRANGER_TOO_LARGE = Code("stranger_too_large", 413, "The answer of an external server is longer than the limit.")
 STRANGER_TOO_SLOW = Code("stranger_too_slow", 408, "An external server did not answer within the time limit.")
 STRANGER_UNREACHABLE = Code("stranger_unreachable", 503, "An external server cannot be reached.")
@@ -424,6 +442,9 @@ TARGET_OUTRANKS = Code("target_outranks", (), "The target user has a permission 
 TASKS_FAILING = Code("tasks_failing", 503, "A background task of the app fails repeatedly, so the app is not ready.")
 TIMEOUT = Code("timeout", (), "The Domain did not answer the search in time.")
 TOO_FEW_DOMAINS = Code("too_few_domains", (409, 503), "Fewer Domains take part than the request needs.")
+TOKEN_EXISTS = Code("token_exists", 409, "The caller has an API token of this name.")
+TOKEN_NOT_FOUND = Code("token_not_found", 404, "The caller has no such API token.")
+TOKEN_READS_ONLY = Code("token_reads_only", 403, "An API token of the scope read allows GET requests only.")
 TOO_MANY_ATTEMPTS = Code("too_many_attempts", 429, "There were too many failed attempts; try again later.")
 TOO_MANY_CLIENTS = Code("too_many_clients", 429, "The caller's address has too many clients of this process.")
 TOO_MANY_CONNECTIONS = Code("too_many_connections", 429, "The caller's address has too many open connections.")
@@ -434,9 +455,9 @@ TOO_MANY_JOBS = Code("too_many_jobs", 429, "The caller has too many jobs that ha
 TOO_MANY_NETWORKS = Code("too_many_networks", 409, "The Domain has joined as many Networks as it can.")
 TOO_MANY_PIPES = Code("too_many_pipes", 429, "Too many relayed connections are open; try again in a moment.")
 TOO_MANY_REQUESTS = Code("too_many_requests", 429, "The caller sends too many requests; try again later.")
-TOO_SLOW = Code(
-    "too_slow", 408, "The peer sends too slowly, or the measured speed of a device is below the floor of the process."
-)
+TOO_MANY_STAGED = Code("too_many_staged", 429, "The caller has three staged uploads: store or discard one first.")
+TOO_MANY_TOKENS = Code("too_many_tokens", 429, "The caller has too many API tokens.")
+TOO_SLOW = Code("too_slow", 408, "The peer sends too slowly, or a device is below the speed floor of the process.")
 TORCH_MISSING = Code("torch_missing", 500, "Writing plans needs PyTorch, which is not installed.")
 TRAINING_FINISHED = Code("training_finished", (), "The training of the process is over for this client.")
 UNAUTHENTICATED = Code("unauthenticated", 401, "The credentials are missing, not valid, or expired.")
@@ -454,9 +475,13 @@ UNKNOWN_PERMISSION = Code("unknown_permission", 400, "The app has no permission 
 UNKNOWN_SETTING = Code("unknown_setting", 400, "There is no setting of this name.")
 UNKNOWN_TYPE = Code("unknown_type", (400, 404), "The app does not answer messages of this type.")
 UNREACHABLE_EPSILON = Code("unreachable_epsilon", 400, "No amount of noise reaches this epsilon in these rounds.")
+TRACKER_CONTENT = Code("tracker_content", 400, "The file for the cycles of a process has other content.")
+TRACKER_NOT_INSTALLED = Code("tracker_not_installed", 400, "The library of an experiment tracker is not installed.")
+TRACKER_UNAVAILABLE = Code("tracker_unavailable", 503, "The experiment tracker does not answer, or refuses.")
 UNSUPPORTED_MEDIA_TYPE = Code("unsupported_media_type", 415, "The route does not accept this content type.")
 URL_MISSING = Code("url_missing", 400, "The address of the Domain or Network is missing.")
 USER_BUDGET_EXHAUSTED = Code("user_budget_exhausted", (), "The user's remaining budget is below the charge.")
+USER_INVITATION_NOT_FOUND = Code("user_invitation_not_found", 404, "There is no such open invitation.")
 USER_NOT_FOUND = Code("user_not_found", 404, "No such user exists.")
 WAIT_TIMEOUT = Code("wait_timeout", 503, "The operation has not ended within the timeout; it continues on the server.")
 WAITING_FOR_WORKERS = Code("waiting_for_workers", (), "The cycle opens when enough clients have asked.")
@@ -471,3 +496,4 @@ WRONG_DATA_DIR = Code("wrong_data_dir", 400, "The data folder belongs to an app 
 WRONG_DATABASE = Code("wrong_database", 400, "The database does not belong to the data folder.")
 WRONG_IDENTITY = Code("wrong_identity", (400, 403), "Another identity than the expected one answers at the address.")
 WRONG_STATE = Code("wrong_state", 409, "The association is in a state that does not allow this change.")
+WRONG_STORE = Code("wrong_store", 400, "The store of files belongs to another database, or lacks its files.")

@@ -3,19 +3,23 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
-from dataclasses import dataclass
+import contextlib
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
 
 from litestar import Litestar
 
 from pygrid.clock import Clock, SystemClock
 from pygrid.compute.driver import LocalLimits
+from pygrid.compute.engines import EngineTimings
 from pygrid.compute.leased import LeasedDriver
+from pygrid.compute.leases import Leases
 from pygrid.compute.local import LocalDriver
-from pygrid.compute.pools import build_pools
-from pygrid.core.access import DEFAULT_ROLES
+from pygrid.compute.pools import Pool, build_pools
+from pygrid.core.access import DEFAULT_ROLES, Permission
+from pygrid.core.cycles import Cycle
 from pygrid.edge import EdgeClient
-from pygrid.features import accounts, cycles, datasets, jobs, models, processes, workers
+from pygrid.features import accounts, audit, cycles, datasets, jobs, models, monitoring, processes, workers
 from pygrid.features.associations import domain as associations
 from pygrid.features.associations.domain.connector import Connectors
 from pygrid.features.catalog.service import CatalogService
@@ -25,14 +29,18 @@ from pygrid.features.jobs.federated import (
     FederatedService,
     FederationServices,
     ModelFiles,
+    ParticipationTimings,
 )
 from pygrid.features.relay.domain import PipeServer
+from pygrid.features.workers.engines import build_engines
+from pygrid.legacy import DomainServices
 from pygrid.legacy import domain_feature as legacy_feature
 from pygrid.lifecycle import AppContext, BackgroundTask, Feature, Stopping, TaskRunner
 from pygrid.messages.jobs import FederationRequest
 from pygrid.metrics import Metrics
 from pygrid.settings import DomainSettings, read_networks, with_secret
-from pygrid.storage.audit import HEAD_FILE, AuditedWrites
+from pygrid.storage.app_state import IDENTITY, keep_file
+from pygrid.storage.audit import HEAD_FILE, AuditedWrites, HeadStore
 from pygrid.storage.idempotency import AnswerStore
 from pygrid.storage.installation import check_folder
 from pygrid.storage.job_files import JobFiles
@@ -47,14 +55,19 @@ from pygrid.transport.identity import IDENTITY_FILE, Identity
 from pygrid.transport.pipes import RelayedConnections
 from pygrid.web.addresses import ClientAddresses
 from pygrid.web.app import build_app
-from pygrid.web.blobs import DraftBlobs, ProcessBlobs, ServedModelBlobs
+from pygrid.web.blobs import DraftBlobs, ProcessBlobs, ServedModelBlobs, StateBlobs
 from pygrid.web.health import Readiness
 from pygrid.web.idempotency import Claims
 from pygrid.web.identity import identity_routes
 from pygrid.web.sites import Site
 
-COORDINATOR_PATIENCE_S = 30.0
-"""Seconds of tries to reach a coordinator before the job reports it; later it is tried again."""
+
+@dataclass(frozen=True)
+class DomainTimings:
+    """Times that no operator sets."""
+
+    participation: ParticipationTimings = field(default_factory=ParticipationTimings)
+    engines: EngineTimings = field(default_factory=EngineTimings)
 
 
 @dataclass(frozen=True)
@@ -62,6 +75,7 @@ class DomainContext(AppContext):
     """The objects that every feature uses."""
 
     settings: DomainSettings
+    timings: DomainTimings
     identity: Identity
     database: Database
     store: Store
@@ -71,34 +85,62 @@ class DomainContext(AppContext):
     folder_lock: FolderLock
 
     @classmethod
-    def open(cls, settings: DomainSettings, clock: Clock, folder_lock: FolderLock | None) -> DomainContext:
-        """Raises InvalidConfig: another app uses the data folder, the identity file is damaged, or the database URL is
-        unusable.
+    def open(
+        cls, settings: DomainSettings, timings: DomainTimings, clock: Clock, folder_lock: FolderLock | None
+    ) -> DomainContext:
+        """Raises InvalidConfig: another app uses the data folder, the identity file is damaged, the database URL is
+        unusable, or the store of files does not fit. Then nothing stays open.
         """
-        folder_lock = folder_lock or FolderLock.acquire(settings.data_dir, settings.app)
-        check_folder(settings.data_dir, settings.app)
-        identity = Identity.load_or_make(settings.data_dir / IDENTITY_FILE)
-        database = Database(settings.database_url)
-        connectors, metrics = Connectors(), Metrics()
-        public = PublicContent(connectors.tell_change)
+        with contextlib.ExitStack() as undo:
+            if folder_lock is None:
+                folder_lock = FolderLock.acquire(settings.data_dir, settings.app)
+                undo.callback(folder_lock.release)
+            check_folder(settings.data_dir, settings.app)
+            database = Database(settings.database_url)
+            undo.callback(database.close)
+            connectors, metrics = Connectors(), Metrics()
+            store, head_store = _open_store(settings, database, PublicContent(connectors.tell_change), clock)
+            undo.callback(store.close)
+            identity = Identity.load_or_make(settings.data_dir / IDENTITY_FILE)
+            if settings.has_store:
+                keep_file(database, settings.secret_key, IDENTITY, settings.data_dir / IDENTITY_FILE)
+            undo.pop_all()
         return cls(
             clock=clock,
             stopping=Stopping(),
             metrics=metrics,
             settings=settings,
+            timings=timings,
             identity=identity,
             runner=TaskRunner(metrics),
             database=database,
-            store=Store.open(database, settings.data_dir, public, settings.num_replicas),
-            writes=AuditedWrites(database, settings.data_dir / HEAD_FILE),
+            store=store,
+            writes=AuditedWrites(database, settings.data_dir / HEAD_FILE, head_store),
             answers=AnswerStore(database, clock),
             connectors=connectors,
             folder_lock=folder_lock,
         )
 
 
+def _open_store(
+    settings: DomainSettings, database: Database, public: PublicContent, clock: Clock
+) -> tuple[Store, HeadStore | None]:
+    if not settings.has_store:
+        return Store.open(database, settings.data_dir, public, settings.num_replicas), None
+    # Domains with their files in the data folder do not load this.
+    from pygrid.storage.blobs.audit_object import HeadObject
+    from pygrid.storage.blobs.remote_store import RemoteStore
+
+    remote = RemoteStore.open(settings, database, clock)
+    return Store.open_remote(database, settings.data_dir, public, remote), HeadObject(remote.objects)
+
+
 def build_domain(
-    settings: DomainSettings, *, clock: Clock | None = None, folder_lock: FolderLock | None = None
+    settings: DomainSettings,
+    *,
+    timings: DomainTimings | None = None,
+    clock: Clock | None = None,
+    folder_lock: FolderLock | None = None,
 ) -> Litestar:
     """Return a Domain as an ASGI app; it opens its data folder when it starts and closes it when it stops.
 
@@ -111,25 +153,31 @@ def build_domain(
             database URL is invalid, or the identity file is damaged.
     """
     settings = with_secret(settings)
-    context = DomainContext.open(settings, clock or SystemClock(), folder_lock)
+    context = DomainContext.open(settings, timings or DomainTimings(), clock or SystemClock(), folder_lock)
     store, writes = context.store, context.writes
     people = accounts.build(context, context.database, writes, settings)
     training = cycles.build(context, store, settings)
     serving = models.build(context.clock, store, settings)
+    hosting = processes.build(context, store, writes, training.scheduler.watch, is_open=settings.legacy_open)
     wake_jobs = asyncio.Event()
-    leased = LeasedDriver(wake_jobs)
+    leases = Leases()
+    leased = LeasedDriver(wake_jobs, leases)
+    engines = build_engines(
+        settings.pools, settings.address, leases, context.database, context.clock, context.timings.engines
+    )
     features = [
         database_feature(settings, context.database, context.answers, context.folder_lock, DEFAULT_ROLES),
         _store_feature(context),
         people,
         training,
-        processes.build(context, store, writes, training.scheduler.watch, is_open=settings.legacy_open),
+        hosting,
         datasets.build(context.clock, store, writes, settings),
-        _jobs_feature(context, leased, wake_jobs),
-        workers.build(context, context.database, writes, leased, allow_weak_sandbox=settings.allow_weak_sandbox),
+        *_jobs_features(context, leased, engines.pools, wake_jobs, training.scheduler.watch),
+        workers.build(context, writes, leased, engines, allow_weak_sandbox=settings.allow_weak_sandbox),
         serving,
         *_network_features(context),
-        legacy_feature(people.service, serving.service, settings.id),
+        *_console_feature(context),
+        legacy_feature(DomainServices(people.service, serving.service, training, hosting.published), settings),
         _web_feature(context),
         start_record(context, settings, writes),
     ]
@@ -143,14 +191,32 @@ def build_domain(
     )
 
 
+def _console_feature(context: DomainContext) -> tuple[Feature, ...]:
+    if not context.settings.admin:
+        return ()
+    from pygrid import ui  # templates and scripts take time to load
+
+    settings = context.settings
+    return (
+        audit.build(context.database, settings.data_dir, Permission.TRIAGE_REQUESTS),
+        ui.build("domain", settings.id, str(context.identity.key)),
+    )
+
+
 def _web_feature(context: DomainContext) -> Feature:
     store = context.store
     return Feature(
         services=(
             context.identity,
+            context.store.signals,
             Claims(context.answers),
-            Readiness(context.database.read, context.settings.data_dir),
+            Readiness(
+                context.database.read,
+                context.settings.data_dir,
+                None if store.remote is None else store.remote.health.check,
+            ),
             ProcessBlobs(store.blobs),
+            StateBlobs(store.states),
             ServedModelBlobs(store.served),
             DraftBlobs(store.drafts),
             ClientAddresses(read_networks(context.settings.trusted_proxies)),
@@ -169,7 +235,8 @@ def _store_feature(context: DomainContext) -> Feature:
     async def close() -> None:
         store.close()
 
-    return Feature(services=(store,), tasks=(BackgroundTask("wake-waiting", wake_waiting),), close=close)
+    tasks = () if store.remote is None else store.remote.tasks()
+    return Feature(services=(store,), tasks=(BackgroundTask("wake-waiting", wake_waiting), *tasks), close=close)
 
 
 def _network_features(context: DomainContext) -> tuple[Feature, Feature]:
@@ -190,28 +257,39 @@ def _network_features(context: DomainContext) -> tuple[Feature, Feature]:
     )
 
 
-def _jobs_feature(context: DomainContext, leased: LeasedDriver, wake: asyncio.Event) -> Feature:
-    settings, store = context.settings, context.store
+def _jobs_features(
+    context: DomainContext,
+    leased: LeasedDriver,
+    engines: Sequence[Pool],
+    wake: asyncio.Event,
+    watch_cycle: Callable[[Cycle], None],
+) -> tuple[Feature, Feature]:
+    settings, store, timings = context.settings, context.store, context.timings.participation
     known = settings.data_dir / "known_domains.json"
     connections = CoordinatorConnections(
         context.database, settings.id, context.identity, known, context.clock, is_local=settings.is_loopback
     )
 
     def federate(files: JobFiles, notify: Callable[[str], None]) -> FederatedService:
-        services = FederationServices(context.database, context.writes, files, context.clock, notify)
-        return FederatedService(services, _make_connect(connections), connections.may_dial)
+        services = FederationServices(context.database, context.writes, files, context.clock, notify, timings)
+        connect = _make_connect(connections, timings.connect_patience_s)
+        return FederatedService(services, connect, connections.may_dial)
 
     pools = build_pools(
         LocalDriver(LocalLimits(2 * settings.num_workers, settings.allow_weak_sandbox)),
         leased,
+        engines,
         num_workers=settings.num_workers,
         prefer_leased=settings.prefer_remote_workers,
         on_change=wake.set,
     )
-    return jobs.build(context, store, context.writes, pools, federate, wake, settings)
+    return (
+        jobs.build(context, store, context.writes, pools, federate, wake, watch_cycle, settings),
+        monitoring.build(context, context.database, pools, leased, settings.data_dir),
+    )
 
 
-def _make_connect(connections: CoordinatorConnections) -> Connect:
+def _make_connect(connections: CoordinatorConnections, patience_s: float) -> Connect:
     """Return a function that makes this Domain a client of a process at another Domain."""
 
     def connect(
@@ -230,7 +308,7 @@ def _make_connect(connections: CoordinatorConnections) -> Connect:
             client_id=client_id,
             cache=cache,
             # A few Domains, not thousands of devices: they may retry soon.
-            retries=RetryPolicy(max_delay_s=2.0, max_elapsed_s=COORDINATOR_PATIENCE_S),
+            retries=RetryPolicy(max_delay_s=2.0, max_elapsed_s=patience_s),
             transport=connections.open(federation.coordinator, is_guarded=is_guarded),
             owns_transport=True,
             sleep=sleep,

@@ -205,7 +205,7 @@ class ContentCache:
         if not is_shared:
             self._make_folder()
             folder.chmod(0o700)
-            self._lock = _lock_folder(folder)
+            self._lock = lock_folder(folder)
             self._remove_drafts(0)
 
     def path(self, digest: str) -> Path:
@@ -320,7 +320,7 @@ def content_mismatch(digest: str) -> PygridError:
     )
 
 
-def _lock_folder(folder: Path) -> int:
+def lock_folder(folder: Path) -> int:
     """The descriptor that holds the lock of a folder."""
     import fcntl  # not on Windows, where only shared folders are used
 

@@ -19,6 +19,7 @@
     ├── PayloadTooLarge          413  there are more bytes than the limit
     ├── TooSlow                  408  the peer stalled
     ├── UnsupportedMediaType     415  the route does not read this content type
+    ├── RangeNotSatisfiable      416  the file ends before the requested range begins
     ├── TooManyRequests          429  retry after `retry_after_s` seconds
     ├── Unavailable              503  the server cannot do this at present
     ├── StorageFull              507  the disk of the server is full
@@ -139,6 +140,10 @@ class UnsupportedMediaType(PygridError):
     status, default_code = 415, codes.UNSUPPORTED_MEDIA_TYPE
 
 
+class RangeNotSatisfiable(PygridError):
+    status, default_code = 416, codes.RANGE_NOT_SATISFIABLE
+
+
 class TooManyRequests(PygridError):
     status, default_code = 429, codes.TOO_MANY_REQUESTS
 
@@ -186,13 +191,20 @@ def explain_os_error(error: BaseException) -> PygridError | None:
     return None
 
 
+_PUBLISHED = 400
+"""Status of most refusals of the published interface, whatever is refused."""
+
+
 def _find_class(title: object, code: str, status: int) -> type[PygridError]:
-    """The class with this title and status; else the one with this default code; else the first with this status."""
+    """The class with this title and status; else, for a published refusal, the one with this title; else the one with
+    this default code; else the first with this status.
+    """
     classes: list[type[PygridError]] = [PygridError]
     for cls in classes:  # grows while it is read, so that parents come before their children
         classes.extend(cls.__subclasses__())
     for fits in (
         lambda cls: cls.title_of() == title and cls.status == status,
+        lambda cls: cls.title_of() == title and status == _PUBLISHED and cls is not PygridError,
         lambda cls: cls.default_code == code and cls is not PygridError,
         lambda cls: cls.status == status,
     ):

@@ -81,6 +81,8 @@ class Feature:
     routes: tuple[Any, ...] = ()
     open_paths: tuple[str, ...] = ()
     """Paths that scripts of any origin may call."""
+    open_sockets: tuple[str, ...] = ()
+    """Paths of WebSockets that pages of any origin may open; their handlers ask `pygrid.web.sites.is_of_other_site`."""
     tasks: tuple[BackgroundTask, ...] = ()
     start: Callable[[], Awaitable[object]] = _nothing
     """Called before the first request."""

@@ -5,8 +5,8 @@ from __future__ import annotations
 from litestar import Litestar
 
 from pygrid.clock import Clock, SystemClock
-from pygrid.core.access import NETWORK_ACCESS
-from pygrid.features import accounts, discovery
+from pygrid.core.access import NETWORK_ACCESS, Permission
+from pygrid.features import accounts, audit, discovery
 from pygrid.features.associations import network as associations
 from pygrid.features.relay.network.pipes import Pipes, RelayLimits
 from pygrid.features.relay.network.routes import relay_routes
@@ -15,13 +15,14 @@ from pygrid.legacy import network_feature as legacy_feature
 from pygrid.legacy.node_search import WithLegacy
 from pygrid.lifecycle import AppContext, Feature, Stopping, TaskRunner
 from pygrid.metrics import Metrics
-from pygrid.settings import NetworkSettings, with_secret
+from pygrid.settings import NetworkSettings, read_networks, with_secret
 from pygrid.storage.idempotency import AnswerStore
 from pygrid.storage.installation import check_folder
 from pygrid.storage.ownership import FolderLock
 from pygrid.storage.sql.database import Database
 from pygrid.storage.start import database_feature, start_record
 from pygrid.transport.identity import IDENTITY_FILE, Identity
+from pygrid.web.addresses import ClientAddresses
 from pygrid.web.app import build_app
 from pygrid.web.health import Readiness
 from pygrid.web.idempotency import Claims
@@ -60,11 +61,17 @@ def build_network(
         database_feature(settings, database, answers, folder_lock, NETWORK_ACCESS.roles),
         people,
         members,
-        legacy_feature(database, members.service, app.clock, settings),
+        *_console_feature(settings, identity, database),
+        legacy_feature(database, people.service, members.service, app.clock, settings),
         discovery.build(app, searched, settings.num_replicas),
         Feature(services=(relay,), routes=tuple(relay_routes())),
         Feature(
-            services=(identity, Claims(answers), Readiness(database.read, settings.data_dir)),
+            services=(
+                identity,
+                Claims(answers),
+                Readiness(database.read, settings.data_dir),
+                ClientAddresses(read_networks(settings.trusted_proxies)),
+            ),
             routes=tuple(identity_routes()),
         ),
         start_record(app, settings, database),
@@ -76,4 +83,15 @@ def build_network(
         features=features,
         authenticator=people.service,
         site=Site(settings.host_names, settings.address),
+    )
+
+
+def _console_feature(settings: NetworkSettings, identity: Identity, database: Database) -> tuple[Feature, ...]:
+    if not settings.admin:
+        return ()
+    from pygrid import ui  # templates and scripts take time to load
+
+    return (
+        audit.build(database, settings.data_dir, Permission.EDIT_SETTINGS),
+        ui.build("network", settings.id, str(identity.key)),
     )

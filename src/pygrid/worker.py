@@ -4,16 +4,24 @@
                   └── every third of the lease: renew, and report progress; if refused, the job is ended
 
 It listens on no port: it makes every connection itself. It runs several jobs at once in several such loops.
+
+A Worker that an engine started runs one job, and ends:
+
+    claim with a start token ──> renew once ──> ... ──> send the result ──> exit 0
+      └── 4: no job                └── 6: lost
 """
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
+import enum
 import logging
+import signal
+import tempfile
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, MutableMapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
@@ -35,11 +43,21 @@ from pygrid.core.job_spec import (
     Progress,
     move_paths,
 )
-from pygrid.errors import Gone, NotFound, PygridError, Unauthenticated
+from pygrid.errors import Gone, InvalidInput, NotFound, PygridError, Unauthenticated
 from pygrid.messages.media import TENSORS
-from pygrid.messages.workers import Lease, LeaseAnswer, LeasedFile, LeaseRequest, Renewed, RenewRequest, ResultTaken
+from pygrid.messages.workers import (
+    ClaimAnswer,
+    ClaimRequest,
+    Lease,
+    LeaseAnswer,
+    LeasedFile,
+    LeaseRequest,
+    Renewed,
+    RenewRequest,
+    ResultTaken,
+)
 from pygrid.sandbox.frames import frame, frame_header
-from pygrid.transport import Api, Request, RetryPolicy, Transport
+from pygrid.transport import Api, Request, RetryPolicy, Transport, open_transport
 from pygrid.transport.base import BytesBody
 from pygrid.transport.retry import NO_RETRIES
 
@@ -54,6 +72,8 @@ _PROGRESS_S = 0.5
 _MAX_PAUSE_S = 30.0
 _GIVE_BACK_S = 3.0
 _LEASES = "/data-centric/workers/leases"
+_CLAIM_RETRIES = RetryPolicy(max_delay_s=5.0, max_elapsed_s=60.0)
+START_TOKEN_VARIABLE = "PYGRID_START_TOKEN"
 
 
 @dataclass(frozen=True)
@@ -75,6 +95,7 @@ class RemoteWorker:
         token: the token that the Owner of the Domain made for this Worker.
         files: keeps the files of jobs; the caller closes it.
         wait_s: seconds that the Domain may hold its answer while there is no job.
+        driver: runs the jobs; the caller closes it. None: one with these settings.
     """
 
     def __init__(
@@ -85,13 +106,15 @@ class RemoteWorker:
         settings: RemoteSettings | None = None,
         *,
         wait_s: float = WAIT_S,
+        driver: LocalDriver | None = None,
     ) -> None:
         self._settings = settings or RemoteSettings()
         self._once = Api(transport, token=token, retries=NO_RETRIES)
         self._patient = Api(transport, token=token, retries=RetryPolicy(max_delay_s=5.0))
         self._files = files
         self._wait_s = wait_s
-        self._driver = LocalDriver(LocalLimits(self._settings.num_jobs, self._settings.allow_weak_sandbox))
+        limits = LocalLimits(self._settings.num_jobs, self._settings.allow_weak_sandbox)
+        self._driver = driver or LocalDriver(limits)
 
     async def run(self) -> None:
         """Run jobs until cancelled; then the running jobs are ended, and their leases given back.
@@ -133,8 +156,18 @@ class RemoteWorker:
         path = "/data-centric/workers/lease"
         return self._once.post(path, LeaseAnswer, json=request, timeout_s=self._wait_s + _ANSWER_SLACK_S)
 
-    async def _run_lease(self, lease: Lease) -> None:
-        """Run one job from the first renewal to its result. An error of the job does not end the Worker."""
+    async def run_one(self, lease: Lease) -> bool:
+        """Run the job of a lease, and return whether the Domain took its result."""
+        try:
+            return await self._run_lease(lease)
+        except Unauthenticated:
+            return False  # the job is over, and its credential with it
+
+    async def _run_lease(self, lease: Lease) -> bool:
+        """Run one job from the first renewal to its result, and return whether the Domain took it.
+
+        An error of the job does not end the Worker.
+        """
         held = _Held(lease, self._once)
         try:
             await held.renew(self._patient)
@@ -144,8 +177,9 @@ class RemoteWorker:
                 await asyncio.wait({keeping, working}, return_when=asyncio.FIRST_COMPLETED)
                 if not working.done():
                     logger.warning("lease over", extra={"lease": lease.id})
-                    return
+                    return False
                 await working
+                return True
             finally:
                 keeping.cancel()
                 working.cancel()
@@ -159,6 +193,7 @@ class RemoteWorker:
             raise
         except PygridError as error:
             logger.warning("job given up", extra={"lease": lease.id, "code": error.code, "detail": error.detail})
+        return False
 
     async def _work(self, held: _Held) -> None:
         lease = held.lease
@@ -295,3 +330,81 @@ async def _in_thread(call: Callable[[], T]) -> T:
 
     threading.Thread(target=work, daemon=True, name="to-domain").start()
     return await answer
+
+
+# A Worker that an engine started
+
+
+class ExitCode(enum.IntEnum):
+    """How a Worker of an engine ended."""
+
+    DONE = 0
+    NO_CLAIM = 4
+    """The Domain has no job for the token, or was not reached."""
+    UNFIT = 5
+    """This machine cannot sandbox an untrusted plan."""
+    LOST = 6
+    """The job was ended, or its result did not arrive."""
+
+
+def take_token(file: Path | None, environment: MutableMapping[str, str]) -> str:
+    """Return the start token of a file, or of the environment, and remove it there, so that no job can read it.
+
+    Raises:
+        InvalidInput: ``worker_token_missing``. OSError: the file cannot be read or removed.
+    """
+    variable = environment.pop(START_TOKEN_VARIABLE, "").strip()
+    if file is None:
+        token = variable
+    else:
+        token = file.read_text().strip()
+        file.unlink()
+    if not token:
+        raise InvalidInput(
+            f"no start token: the engine sets {START_TOKEN_VARIABLE}, or names a file with --token-file",
+            code=codes.WORKER_TOKEN_MISSING,
+        )
+    return token
+
+
+def run_once(domain: str, token: str, settings: RemoteSettings) -> ExitCode:
+    """Run the job of a start token, and return how it ended. SIGINT and SIGTERM return the job."""
+    transport = open_transport(domain)
+    try:
+        with tempfile.TemporaryDirectory(prefix="pygrid-job-") as folder:
+            files = JobCache(Path(folder), 0)
+            try:
+                return asyncio.run(_until_stopped(transport, token, files, settings))
+            finally:
+                files.close()
+    finally:
+        transport.close()
+
+
+async def _until_stopped(transport: Transport, token: str, files: JobCache, settings: RemoteSettings) -> ExitCode:
+    task = asyncio.current_task()
+    assert task is not None
+    for number in (signal.SIGINT, signal.SIGTERM):
+        asyncio.get_running_loop().add_signal_handler(number, task.cancel)
+    try:
+        return await _run(transport, token, files, settings)
+    except asyncio.CancelledError:
+        logger.warning("Worker stopped")
+        return ExitCode.LOST
+
+
+async def _run(transport: Transport, token: str, files: JobCache, settings: RemoteSettings) -> ExitCode:
+    driver = LocalDriver(LocalLimits(1, settings.allow_weak_sandbox))
+    try:
+        request = ClaimRequest(await driver.start(), driver.is_sound)
+        claims = Api(transport, token=token, retries=_CLAIM_RETRIES)
+        path = "/data-centric/workers/claim"
+        claim = await _in_thread(lambda: claims.post(path, ClaimAnswer, json=request, idempotent=True))
+        worker = RemoteWorker(transport, claim.secret, files, settings, driver=driver)
+        return ExitCode.DONE if await worker.run_one(claim.lease) else ExitCode.LOST
+    except PygridError as error:
+        is_unfit = error.code in (codes.SANDBOX_UNAVAILABLE, codes.WORKER_NOT_STARTED)
+        logger.error("no job claimed", extra={"code": error.code, "detail": error.detail})
+        return ExitCode.UNFIT if is_unfit else ExitCode.NO_CLAIM
+    finally:
+        await driver.close()

@@ -16,11 +16,13 @@ As in the paper, there is no bias correction, and ``v`` starts at ``tau^2``.
 
 from __future__ import annotations
 
-from typing import Literal
+from collections.abc import Collection, Iterator
+from typing import Annotated, Literal
 
-import msgspec
 import numpy as np
 import numpy.typing as npt
+
+from pygrid.configs import Config, FieldFault, Spec, listed
 
 Float32 = npt.NDArray[np.float32]
 Float64 = npt.NDArray[np.float64]
@@ -28,20 +30,36 @@ Float64 = npt.NDArray[np.float64]
 _MOST = float(np.finfo(np.float32).max)
 
 
-class ServerOptimizer(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """The rule that applies the mean diff to the model (Reddi et al., ICLR 2021, algorithm 2).
+class ServerOptimizer(Config, frozen=True):
+    """The rule that applies the mean diff to the model (Reddi et al., ICLR 2021, algorithm 2)."""
 
-    ``sgd``: ``new = old - learning_rate * average``; 1.0 is plain federated averaging. ``tau`` is the adaptivity.
-    """
+    name: Annotated[Literal["sgd", "momentum", "adagrad", "adam", "yogi"], Spec("adam")] = "sgd"
+    """``sgd`` with ``learning_rate`` 1.0 is plain federated averaging."""
+    learning_rate: Annotated[float, Spec(0.01, 1e-9, 1e6)] = 1.0
+    """Factor of the step."""
+    momentum: Annotated[float, Spec(0.9, 0.0, 0.999_999)] = 0.9
+    """``momentum``: share of the earlier steps."""
+    beta1: Annotated[float, Spec(0.9, 0.0, 0.999_999)] = 0.9
+    """``adagrad``, ``adam``, ``yogi``: decay of the mean of diffs."""
+    beta2: Annotated[float, Spec(0.99, 0.0, 0.999_999)] = 0.99
+    """``adam``, ``yogi``: decay of the mean of squared diffs."""
+    tau: Annotated[float, Spec(1e-3, 1e-12, 1e6)] = 1e-3
+    """``adagrad``, ``adam``, ``yogi``: adaptivity, added to the root of the squares."""
 
-    name: Literal["sgd", "momentum", "adagrad", "adam", "yogi"] = "sgd"
-    learning_rate: float = 1.0
-    momentum: float = 0.9
-    beta1: float = 0.9
-    beta2: float = 0.99
-    tau: float = 1e-3
+    def find_faults(self, given: Collection[str]) -> Iterator[FieldFault]:
+        for field in given:
+            users = USERS.get(field)
+            if users is not None and self.name not in users:
+                yield FieldFault(field, f"has no effect with {self.name!r}; it belongs to {listed(users)}")
 
 
+USERS: dict[str, tuple[str, ...]] = {
+    "momentum": ("momentum",),
+    "beta1": ("adagrad", "adam", "yogi"),
+    "beta2": ("adam", "yogi"),
+    "tau": ("adagrad", "adam", "yogi"),
+}
+"""The optimizers that use a field; all use the others."""
 SLOTS: dict[str, tuple[str, ...]] = {
     "sgd": (),
     "momentum": ("m",),

@@ -15,14 +15,14 @@ Sources: Karimireddy, He and Jaggi, "Learning from History for Byzantine Robust 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass, replace
-from typing import Literal
+from typing import Annotated, Literal
 
-import msgspec
 import numpy as np
 
 from pygrid.aggregation.outliers import clip_scale, lower_median, norm_bound, positive
+from pygrid.configs import Config, FieldFault, Spec
 
 CENTRE = "centre"
 """State slot of a checkpoint that holds ``v``, in float32, for the cycle that starts from the checkpoint."""
@@ -32,19 +32,35 @@ FEW_BOUND = 2.0
 """The bound on diffs in a cycle with fewer, in multiples of the median norm."""
 
 
-class Aggregation(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+class Aggregation(Config, frozen=True):
     """The rule that combines the diffs of a cycle, and its parameters."""
 
-    name: Literal["centred_clipping", "mean"] = "centred_clipping"
-    weights: Literal["equal", "examples"] | None = None
+    name: Annotated[Literal["centred_clipping", "mean"], Spec("mean")] = "centred_clipping"
+    """``centred_clipping`` shortens diffs that are far from the last mean diff; ``mean`` shortens long ones."""
+    weights: Annotated[Literal["equal", "examples"] | None, Spec("examples")] = None
     """The weight of a report: one vote, or the number of examples that it claims. Null means ``equal`` with
     ``centred_clipping``, which allows no other value, and ``examples`` with ``mean``."""
-    radius: float = 1.0
+    radius: Annotated[float, Spec(1.0, 0.01, 1e6)] = 1.0
     """``centred_clipping``: largest distance from the last mean diff, in multiples of the median distance."""
-    bound: float | None = 2.0
+    bound: Annotated[float | None, Spec(2.0, 1.0, 1e6)] = 2.0
     """``mean``: largest norm of a diff, in multiples of the median norm; longer diffs are shortened. Null: no bound."""
-    weight_cap: float | None = 3.0
+    weight_cap: Annotated[float | None, Spec(3.0, 1.0, 1e6)] = 3.0
     """``mean`` with ``examples``: largest weight of a report, in multiples of the median. Null: no cap."""
+
+    def find_faults(self, given: Collection[str]) -> Iterator[FieldFault]:
+        if self.is_centred and self.weights == "examples":
+            yield FieldFault(
+                "weights", "'examples' has no effect with centred_clipping: its votes are equal; use the name mean"
+            )
+        for field in self.unused & set(given):
+            yield FieldFault(field, f"has no effect with {self.name!r}" + (" and equal votes" * (not self.is_centred)))
+
+    @property
+    def unused(self) -> set[str]:
+        """Names of the fields that have no effect."""
+        if self.is_centred:
+            return {"bound", "weight_cap"}
+        return {"radius", "weight_cap"} if self.has_equal_votes else {"radius"}
 
     @property
     def is_centred(self) -> bool:
@@ -117,7 +133,7 @@ def weigh(rule: Aggregation, votes: Sequence[Vote], history: History, model_norm
     # other diffs to nothing.
     reaches = [vote.reach for vote in votes if vote.norm > 0]
     if len(reaches) < MIN_ROBUST:
-        few = Aggregation("mean", weights="equal", bound=FEW_BOUND)
+        few = Aggregation(name="mean", weights="equal", bound=FEW_BOUND)
         return replace(_weigh_mean(few, votes, history, model_norm), is_robust=False)
     limit = rule.radius * float(np.median(reaches))
     scales = {vote.id: clip_scale(vote.reach, limit) for vote in votes}

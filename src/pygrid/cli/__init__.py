@@ -20,11 +20,17 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "domain": ("pygrid.cli.domain", "Start a Domain, which hosts models and data and runs training."),
     "network": ("pygrid.cli.network", "Start a Network, through which Domains are searched and reached."),
     "login": ("pygrid.cli.login", "Sign up at a Domain or a Network, log in or log out."),
-    "account": ("pygrid.cli.account", "Change your password or your private key."),
+    "account": (
+        "pygrid.cli.account",
+        "Log in by browser, open the console, accept an invitation, change your password.",
+    ),
+    "token": ("pygrid.cli.token", "Make, list and revoke API tokens for scripts."),
+    "user": ("pygrid.cli.user", "Show, invite, change and remove users."),
+    "role": ("pygrid.cli.role", "Show, create and delete roles, which hold permissions."),
     "search": ("pygrid.cli.search", "Find datasets, models and processes on all Domains of a Network."),
     "plan": ("pygrid.cli.plan", "Build, inspect and test plans."),
     "host": ("pygrid.cli.host", "Host a model and its plans on a Domain, for devices to train."),
-    "process": ("pygrid.cli.process", "Show, watch, finish and restore hosted processes."),
+    "process": ("pygrid.cli.process", "Show, watch, change, export and serve hosted processes."),
     "dataset": ("pygrid.cli.dataset", "Upload, find, show and change datasets."),
     "job": ("pygrid.cli.job", "Submit jobs on data that you cannot see, follow them, download results."),
     "federate": ("pygrid.cli.federate", "Train a model across the data of several owners."),
@@ -35,22 +41,38 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "worker": ("pygrid.cli.worker", "Run jobs of a Domain on this machine; check its sandbox."),
     "association": ("pygrid.cli.association", "Join and leave Networks with a Domain."),
     "domains": ("pygrid.cli.domains", "Show the Domains of a Network; accept, deny and invite Domains."),
+    "store": ("pygrid.cli.store", "Move the files of a Domain to a bucket."),
+    "doctor": ("pygrid.cli.doctor", "Try what a Domain needs from other services."),
     "up": ("pygrid.cli.up", "Start a Network and Domains as processes of this machine."),
     "edge": ("pygrid.cli.edge", "Train as a device, on local data."),
 }
 """Module and help by name of the subcommand; the module's ``app`` is an `App`."""
 
 
+SECTIONS: dict[str, tuple[str, ...]] = {
+    "Apps": ("domain", "network", "up", "worker", "store", "doctor"),
+    "Training on devices": ("plan", "host", "process", "model", "edge"),
+    "Private data": ("dataset", "job", "request", "budget", "federate", "audit"),
+    "Users": ("login", "account", "token", "user", "role"),
+    "Networks": ("search", "association", "domains"),
+}
+"""The subcommands by subject, as the help page lists them."""
+
+
 class _LazyGroup(HelpGroup):
     """Lists subcommands by the table above, and imports one only to run it."""
 
     def list_commands(self, ctx: Any) -> list[str]:
-        return list(COMMANDS)
+        grouped = [name for names in SECTIONS.values() for name in names]
+        return [*grouped, *(name for name in COMMANDS if name not in grouped)]
 
     def get_command(self, ctx: Any, cmd_name: str) -> Any:
         if cmd_name not in COMMANDS:
             return None
         return HelpCommand(cmd_name, help=COMMANDS[cmd_name][1])
+
+    def section_of(self, name: str) -> str:
+        return next((title for title, names in SECTIONS.items() if name in names), super().section_of(name))
 
     def resolve_command(self, ctx: Any, args: list[str]) -> Any:
         self.commands = {name: self.get_command(ctx, name) for name in COMMANDS}

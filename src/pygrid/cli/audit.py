@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 from typing import Annotated
 
@@ -35,6 +36,7 @@ def verify(
     Example: pygrid audit verify --data-dir ./pygrid-data
     """
     from pygrid.storage import audit, budget_log, charges
+    from pygrid.storage.accounts import list_emails
 
     with stored_domain(data_dir, database_url) as (folder, database):
         path = head or folder / audit.HEAD_FILE
@@ -42,12 +44,13 @@ def verify(
         fault = database.read_now(lambda connection: audit.verify(connection, known))
         newest = database.read_now(audit.get_head)
         mismatch = database.read_now(charges.find_mismatch)
+        payer = None if mismatch is None else database.read_now(partial(list_emails, user_ids=[mismatch[1]]))
         altered = None if fault is not None else database.read_now(budget_log.find_altered_cap)
     if fault is not None:
         say(f"BROKEN at entry {fault.number}: {fault.reason}")
         raise typer.Exit(BROKEN)
-    if mismatch is not None:
-        say(f"BROKEN: the total that user {mismatch[1]} spent of dataset {mismatch[0]} is not the sum of the charges")
+    if mismatch is not None and payer is not None:
+        say(f"BROKEN: the total that {payer[mismatch[1]]} spent of dataset {mismatch[0]} is not the sum of the charges")
         raise typer.Exit(BROKEN)
     if altered is not None:
         say(f"BROKEN: {altered}")
@@ -71,23 +74,20 @@ def show(
 
     Example: pygrid audit show --last 50
     """
-    import sqlalchemy as sa
-
     from pygrid.cli.tables import AuditRow, AuditTable
     from pygrid.storage import audit
-    from pygrid.storage.accounts import users
+    from pygrid.storage.accounts import list_emails
 
     with stored_domain(data_dir, database_url) as (_, database):
         newest = database.read_now(audit.get_head).number
         entries = database.read_now(lambda connection: audit.list_entries(connection, after=newest - last, limit=last))
-        emails = database.read_now(
-            lambda connection: {row.id: row.email for row in connection.execute(sa.select(users.c.id, users.c.email))}
-        )
+        actors = {entry.actor for entry in entries if entry.actor is not None}
+        emails = database.read_now(lambda connection: list_emails(connection, actors))
     if as_json:
         say_json(entries)
         return
     table = AuditTable()
     for entry in entries:
-        actor = "the Domain" if entry.actor is None else emails.get(entry.actor, f"user {entry.actor}")
+        actor = "the Domain" if entry.actor is None else emails[entry.actor]
         table.append(AuditRow(entry.number, entry.at, actor, entry.action, entry.data))
     say_table(table, "the audit log is empty")

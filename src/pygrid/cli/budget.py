@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from sqlalchemy import Connection
 
     from pygrid.cli.tables import BudgetTable
+    from pygrid.messages.jobs import PolicyInfo
 
 app = App("Show and set the privacy budgets of datasets.\n\nExample: pygrid budget show patients")
 
@@ -83,6 +84,10 @@ def set_budget(
         bool | None,
         typer.Option("--allow-remote-workers/--here-only", help="Whether records may go to Workers on other machines."),
     ] = None,
+    pool: Annotated[
+        list[str] | None,
+        typer.Option(metavar="NAME", help="Pool in which jobs may run, like local or leased; repeatable."),
+    ] = None,
     unit: Annotated[
         str | None,
         typer.Option(metavar="UNIT", help="Unit that is protected: record, subject or domain; fixed once set."),
@@ -107,6 +112,7 @@ def set_budget(
         "max_epsilon_per_job": max_epsilon_per_job,
         "use": use,
         "allow_remote_workers": allow_remote_workers,
+        "pools": pool or None,
         "unit": unit,
         "fresh_budget": fresh_budget or None,
     }
@@ -114,11 +120,15 @@ def set_budget(
     if not changes:
         raise InvalidInput("no option was given, so nothing changes; see: pygrid budget set --help")
     with connect(url) as domain:
-        policy = domain.datasets[name].policy(**changes)
+        _say_policy(name, domain.datasets[name].policy(**changes))
+
+
+def _say_policy(name: str, policy: PolicyInfo) -> None:
     who = "run without a decision within the caps" if policy.auto_approve else "wait for a decision"
     say(f"{name}: epsilon {policy.epsilon:g} at delta {policy.delta:g}, {policy.epsilon_per_user:g} for each user")
     say(f"the protected unit is {policy.unit}")
     say(f"private jobs {who}; non-private jobs always wait for a decision")
+    say(f"jobs may run in the pools {', '.join(policy.pools or ())}")
     if policy.allow_remote_workers:
         say("its records may be sent to Workers on other machines, which the Owner of the Domain has authorized")
 
@@ -137,7 +147,7 @@ def _show_online(name: str, url: str | None, as_json: bool) -> None:
     if budget.spent is not None:
         facts.append(("spent in total", _share(budget.spent, policy.epsilon, budget.left or 0.0)))
     facts.append(("spent by you", _share(budget.yours, budget.your_cap, budget.your_left)))
-    facts += [(f"spent by user {user}", f"{spent:.3g}") for user, spent in sorted((budget.users or {}).items())]
+    facts += [(f"spent by {user}", f"{spent:.3g}") for user, spent in sorted((budget.users or {}).items())]
     say_facts(facts)
 
 
@@ -151,11 +161,10 @@ def _rows(connection: Connection, dataset_id: int | None) -> BudgetTable:
     from pygrid.cli.tables import BudgetRow, BudgetTable
     from pygrid.privacy.ledger import Cap, epsilon_left, epsilon_spent
     from pygrid.storage import budgets, charges
-    from pygrid.storage.accounts import users
+    from pygrid.storage.accounts import list_emails
     from pygrid.storage.datasets import datasets
 
     names = {row.id: row.name for row in connection.execute(sa.select(datasets.c.id, datasets.c.name))}
-    emails = {row.id: row.email for row in connection.execute(sa.select(users.c.id, users.c.email))}
 
     def row(budget: budgets.Budget, who: str, user_id: int | None, cap: Cap) -> BudgetRow:
         total = charges.get_total(connection, budget.dataset_id, user_id)
@@ -176,6 +185,8 @@ def _rows(connection: Connection, dataset_id: int | None) -> BudgetTable:
     for budget in budgets.list_budgets(connection):
         if dataset_id in (None, budget.dataset_id):
             rows.append(row(budget, "all users", None, budget.cap))
-            for user_id, cap in budgets.list_grants(connection, budget.dataset_id).items():
-                rows.append(row(budget, emails.get(user_id, f"user {user_id}"), user_id, cap))
+            grants = budgets.list_grants(connection, budget.dataset_id)
+            emails = list_emails(connection, grants.keys())
+            for user_id, cap in grants.items():
+                rows.append(row(budget, emails[user_id], user_id, cap))
     return rows

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import json
+import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Annotated, Any, ParamSpec, TypeVar
@@ -23,6 +24,15 @@ UrlOption = Annotated[
     str | None,
     typer.Option(
         "--url", envvar="PYGRID_URL", metavar="URL", help="Address of the Domain; default: that of the last login."
+    ),
+]
+AppOption = Annotated[
+    str | None,
+    typer.Option(
+        "--url",
+        envvar="PYGRID_URL",
+        metavar="URL",
+        help="Address of the Domain or the Network; default: the Domain of the last login.",
     ),
 ]
 NetworkOption = Annotated[
@@ -58,6 +68,13 @@ def handle_errors(command: Callable[P, R]) -> Callable[P, R]:
             raise typer.Exit(INTERRUPTED) from None
 
     return run
+
+
+def read_password(prompt: str, from_stdin: bool) -> str:
+    """A new password: a line of standard input, or what the user types twice."""
+    if from_stdin:
+        return sys.stdin.readline().rstrip("\r\n")
+    return str(typer.prompt(prompt, hide_input=True, confirmation_prompt=True))
 
 
 def read_settings(given: Sequence[str]) -> dict[str, Any]:

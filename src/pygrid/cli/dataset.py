@@ -2,20 +2,32 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from pygrid.cli import csv_options
+from pygrid.cli import dataset_sources as sources
 from pygrid.cli.common import JsonOption, UrlOption, YesOption, handle_errors
 from pygrid.cli.help import App
 from pygrid.cli.output import say, say_facts, say_json, say_table
 from pygrid.errors import InvalidInput
+from pygrid.messages.datasets import DatasetInfo, UploadTrial
+
+if TYPE_CHECKING:
+    from pygrid.client import DomainClient
+    from pygrid.messages.preparations import Preparation
 
 app = App("Upload, find, show and change datasets.\n\nExample: pygrid dataset list")
 
 Name = Annotated[str, typer.Argument(help="Name of the dataset.")]
-File = Annotated[Path, typer.Argument(metavar="PATH", help="CSV, Parquet, Arrow, NPZ or safetensors file.")]
+File = Annotated[
+    Path | None,
+    typer.Argument(metavar="PATH", help="CSV, Parquet, Arrow, NPZ or safetensors file, or a folder of images."),
+]
 Version = Annotated[int | None, typer.Option(metavar="N", help="Number of the version; default: the newest.")]
 Tag = Annotated[list[str] | None, typer.Option("--tag", "-t", metavar="TAG", help="Tag; repeatable.")]
 Visibility = Annotated[str | None, typer.Option(metavar="WORD", help="Visibility: private, listed or public.")]
@@ -35,8 +47,9 @@ ColumnOption = Annotated[
         "--column",
         "-c",
         metavar="COLUMN",
-        help="Description of a column: NAME[:DTYPE], then ,unit=TEXT ,meaning=TEXT ,min=X ,max=X ,categories=a|b "
-        ",source=p1|p* or ,has_missing=yes; repeatable.",
+        help="Description of a column: NAME[:TYPE], then ,unit=TEXT ,meaning=TEXT ,min=X ,max=X ,categories=a|b "
+        ",source=p1|p* ,format=%d.%m.%Y or ,has_missing=yes. Types: float32, float64, int32, int64, uint8, bool, "
+        "text, category, date, datetime; repeatable.",
     ),
 ]
 Note = Annotated[str, typer.Option(metavar="TEXT", help="Changes of this version.")]
@@ -45,13 +58,24 @@ FreshBudget = Annotated[
     typer.Option("--fresh-budget", help="Add a version even if another dataset of this content has a budget."),
 ]
 
-_COLUMN_KEYS = ("unit", "meaning", "description", "min", "max", "categories", "source", "has_missing")
+PrepareOption = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--prepare",
+        "-p",
+        metavar="COLUMN",
+        help="Column that the Domain computes: NAME:SOURCE, then ,fill=VALUE ,clip=LOW..HIGH ,standardize "
+        ",bucketize=EDGE|EDGE or ,one_hot; repeatable.",
+    ),
+]
+
+DryRunOption = Annotated[bool, typer.Option("--dry-run", help="Show the schema, and store nothing.")]
 
 
-@app.command("upload")
+@app.command("add")
 @handle_errors
-def upload(
-    file: File,
+def add(
+    file: File = None,
     name: Annotated[
         str | None, typer.Option(metavar="NAME", help="Name of the dataset; default: that of the file.")
     ] = None,
@@ -59,6 +83,7 @@ def upload(
     tag: Tag = None,
     visibility: Visibility = None,
     column: ColumnOption = None,
+    prepare: PrepareOption = None,
     skip: Skip = None,
     subject: Subject = None,
     max_records_per_subject: PerSubject = None,
@@ -66,39 +91,140 @@ def upload(
     version_of: Annotated[str | None, typer.Option(metavar="NAME", help="Dataset that gets a new version.")] = None,
     note: Note = "",
     fresh_budget: FreshBudget = False,
+    header: csv_options.Header = None,
+    names: csv_options.Names = None,
+    index: csv_options.Index = None,
+    delimiter: csv_options.Delimiter = None,
+    decimal: csv_options.Decimal = None,
+    thousands: csv_options.Thousands = None,
+    missing: csv_options.Missing = None,
+    skip_line: csv_options.SkipLine = None,
+    encoding: csv_options.Encoding = None,
+    sql: sources.Sql = None,
+    query: sources.Query = None,
+    image: sources.ImageShape = None,
+    fit: sources.FitOption = "exact",
+    labels: sources.Labels = None,
+    dry_run: DryRunOption = False,
     url: UrlOption = None,
 ) -> None:
     """Upload a dataset, or a new version of one.
 
     Example:
-        pygrid dataset upload patients.csv --column age:float32,min=0,max=120
+        pygrid dataset add patients.csv --column age:float32,min=0,max=120
     """
-    from pygrid.client import connect
-    from pygrid.client.display.units import size
-
+    words = {"delimiter": delimiter, "decimal": decimal, "thousands": thousands, "encoding": encoding, "index": index}
     given: dict[str, Any] = {
+        **csv_options.read(header, names, words, missing, skip_line),
         "columns": [read_column(text) for text in column or []],
         "skip": tuple(skip or ()),
         "subject": subject,
         "max_records_per_subject": max_records_per_subject,
         "note": note,
+        "mock": mock,
     }
-    if fresh_budget and version_of is None:
+    if prepare:
+        given["prepare"] = read_prepare(prepare)
+    if fresh_budget:
+        given["fresh_budget"] = _confirmed(version_of)
+    source = sources.read_source(file, (sql, query), (image, fit, labels))
+    if dry_run:
+        _try_upload(source, given, url)
+        return
+    if version_of is None:
+        given |= {"description": description, "tags": tag or (), "visibility": visibility or "private"}
+    _add(source, (name or sources.name_of(source, version_of), version_of), given, url)
+
+
+def _confirmed(version_of: str | None) -> bool:
+    if version_of is None:
         raise InvalidInput(
             "--fresh-budget needs --version-of; for a new dataset, use pygrid budget set NAME --fresh-budget"
         )
+    return True
+
+
+def _add(source: sources.Table, names: tuple[str, str | None], given: dict[str, Any], url: str | None) -> None:
+    """Upload a table as the dataset, or as a version of the dataset, of these names."""
+    from pygrid.client import connect
+
     with connect(url) as domain:
-        if version_of is not None:
-            info = domain.datasets[version_of].new_version(file, mock=mock, fresh_budget=fresh_budget, **given)
-        else:
-            more: dict[str, Any] = {
-                "description": description,
-                "tags": tag or (),
-                "visibility": visibility or "private",
-            }
-            info = domain.datasets.upload(name or file.stem, file, mock=mock, **more, **given).info()
-    what = f"{info.num_records:,} records, {info.num_columns} columns, {size(info.size_bytes)}"
-    say(f"{info.name}, version {info.version}: {what}")
+        send = partial(_send, domain, names, source, **given)
+        info = csv_options.send_or_ask(send, source if isinstance(source, Path) else None)
+    _say_upload(f"{info.name}, version {info.version}", info)
+
+
+def _send(domain: DomainClient, names: tuple[str, str | None], source: sources.Table, **given: Any) -> DatasetInfo:
+    name, version_of = names
+    if version_of is not None:
+        return domain.datasets[version_of].new_version(source, **given)
+    dataset = domain.datasets.upload(name, source, **given)
+    info = dataset.info()
+    info.notes = dataset.notes
+    return info
+
+
+def _try_upload(source: sources.Table, given: dict[str, Any], url: str | None) -> None:
+    from pygrid.client import connect
+
+    with connect(url) as domain:
+        send = partial(domain.datasets.dry_run, source, **given)
+        trial = csv_options.send_or_ask(send, source if isinstance(source, Path) else None)
+    _say_upload("nothing is stored; an upload would store", trial)
+
+
+def _say_upload(what: str, info: DatasetInfo | UploadTrial) -> None:
+    from pygrid.cli.tables import DatasetColumns
+    from pygrid.client.display.units import size
+
+    columns = info.schema.columns
+    say(f"{what}: {info.schema.num_records:,} records, {len(columns)} columns, {size(info.size_bytes)}")
+    say_table(DatasetColumns(columns))
+    for note in info.notes:
+        say(f"note: {note}")
+
+
+@app.command("refresh")
+@handle_errors
+def refresh(
+    name: Name, sql: sources.Sql = None, query: sources.Query = None, note: Note = "", url: UrlOption = None
+) -> None:
+    """Run the query of a dataset again, and add its result as a version.
+
+    Example:
+        pygrid dataset refresh visits --sql postgresql://db.example.org/clinic
+    """
+    from pygrid.client import connect
+
+    with connect(url) as domain:
+        info = domain.datasets[name].refresh(sql, None if query is None else sources.query_text(query), note=note)
+    _say_upload(f"{info.name}, version {info.version}", info)
+
+
+@app.command("prepare")
+@handle_errors
+def prepare_columns(
+    name: Name,
+    prepare: PrepareOption = None,
+    remove: Annotated[
+        list[str] | None, typer.Option(metavar="COLUMN", help="Prepared column to leave out; repeatable.")
+    ] = None,
+    note: Note = "",
+    fresh_budget: FreshBudget = False,
+    url: UrlOption = None,
+) -> None:
+    """Add a version with columns that the Domain computes from the others.
+
+    Example:
+        pygrid dataset prepare visits --prepare age_std:age,clip=0..120,standardize
+    """
+    from pygrid.client import connect
+
+    columns = read_prepare(prepare or [])
+    with connect(url) as domain:
+        dataset = domain.datasets[name]
+        info = dataset.prepare(columns, remove=remove or (), note=note, fresh_budget=fresh_budget)
+    _say_upload(f"{info.name}, version {info.version}", info)
 
 
 @app.command("list")
@@ -166,6 +292,8 @@ def show(name: Name, version: Version = None, url: UrlOption = None, as_json: Js
         facts.append(
             ("subject", f"{info.schema.subject}, {num}at most {info.schema.max_records_per_subject} records each")
         )
+    if info.schema.origin is not None:
+        facts += [("database", info.schema.origin.database), ("query", info.schema.origin.query)]
     say_facts((name, value) for name, value in facts if value)
     for table in (DatasetColumns(info.schema.columns), DatasetVersions(info.versions)):
         say()
@@ -194,6 +322,24 @@ def update(
         changes: dict[str, Any] = {"name": new_name, "description": description, "tags": tags, "visibility": visibility}
         info = domain.datasets[name].update(**changes)
     say(f"{info.name} is {info.visibility}; tags: {', '.join(info.tags) or 'none'}")
+
+
+@app.command("rename")
+@handle_errors
+def rename(
+    name: Name,
+    new_name: Annotated[str, typer.Argument(metavar="NEW", help="New name of the dataset.")],
+    url: UrlOption = None,
+) -> None:
+    """Rename a dataset. Jobs and budgets stay with it.
+
+    Example: pygrid dataset rename digits digits-2025
+    """
+    from pygrid.client import connect
+
+    with connect(url) as domain:
+        info = domain.datasets[name].rename(new_name)
+    say(f"{name} is named {info.name}")
 
 
 @app.command("delete")
@@ -235,7 +381,7 @@ def mock(
     import numpy as np
 
     from pygrid.client import connect
-    from pygrid.client.datasets import save_csv, save_npz
+    from pygrid.client.table_files import save_csv, save_npz
 
     if output.suffix not in (".npz", ".csv"):
         raise InvalidInput(f"{output} ends neither in .npz nor in .csv")
@@ -246,31 +392,28 @@ def mock(
 
 
 def read_column(text: str) -> dict[str, Any]:
-    """The fields of a column's declaration from ``NAME[:DTYPE][,key=value ...]``; ``\\,`` is a comma within a value.
+    """The fields of a column's declaration from ``NAME[:TYPE][,key=value ...]``; see `pygrid.messages.column_text`.
 
     Raises:
         InvalidInput: names the part that is not valid.
     """
-    parts = [part.replace("\0", ",") for part in text.replace("\\,", "\0").split(",")]
-    name, _, dtype = parts[0].partition(":")
-    declared: dict[str, Any] = {"name": name, **({"dtype": dtype} if dtype else {})}
-    for part in parts[1:]:
-        key, is_pair, value = part.partition("=")
-        if not is_pair or key not in _COLUMN_KEYS:
-            raise InvalidInput(
-                f"--column {text!r}: {part!r} is not valid; use {', '.join(f'{key}=' for key in _COLUMN_KEYS)}"
-            )
-        if key in ("categories", "source"):
-            declared[key] = value.split("|")
-        elif key == "has_missing":
-            if value not in ("yes", "no"):
-                raise InvalidInput(f"--column {text!r}: has_missing is {value!r}; write yes or no")
-            declared[key] = value == "yes"
-        elif key in ("min", "max"):
-            try:
-                declared[key] = float(value)
-            except ValueError:
-                raise InvalidInput(f"--column {text!r}: {value!r} is not a number") from None
-        else:
-            declared[key] = value
-    return declared
+    from pygrid.messages import column_text
+
+    place = min(found for found in (text.find(":"), text.find(","), len(text)) if found >= 0)
+    return column_text.read_column(text[:place], text[place:].removeprefix(":"))
+
+
+def read_prepare(texts: Sequence[str]) -> list[Preparation]:
+    """Prepared columns from ``NAME:SOURCE,STEP[,STEP ...]``; see `pygrid.messages.preparation_text`.
+
+    Raises:
+        InvalidInput: names the part that is not valid.
+    """
+    from pygrid.messages import preparation_text
+
+    return [preparation_text.read_preparation(*_parted(text)) for text in texts]
+
+
+def _parted(text: str) -> tuple[str, str]:
+    name, _, said = text.partition(":")
+    return name, said

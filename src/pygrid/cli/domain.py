@@ -24,7 +24,8 @@ def domain(
 
     Example: pygrid domain --id bob --port 5000
     """
-    serve(with_secret(load_settings(serving.environment(start_local_db), **given)), port_file)
+    with serving.reporting(given):
+        serve(with_secret(load_settings(serving.environment(start_local_db), **given)), port_file)
 
 
 def serve(settings: DomainSettings, port_file: Path | None) -> None:
@@ -51,6 +52,7 @@ def banner(settings: DomainSettings, port: int, has_owner: bool, identity: str) 
     lines = [
         f"Domain {settings.id} is ready.",
         f"  address      {address}  ({reach})",
+        f"  console      {serving.console_address(settings, address)}",
         f"  data folder  {settings.data_dir.resolve()}",
         f"  sign-up      {'open' if settings.open_signup else 'closed; Owners and Administrators create accounts'}",
         f"  identity     {identity}",

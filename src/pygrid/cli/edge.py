@@ -53,6 +53,9 @@ def edge(
     wait_s: Annotated[
         float, typer.Option(min=0, max=120, metavar="SECONDS", help="Time that one request waits for work.")
     ] = 30.0,
+    wait_for_process: Annotated[
+        float, typer.Option(min=0, metavar="SECONDS", help="Time to wait for a process that is not hosted.")
+    ] = 0.0,
     threads: Annotated[int, typer.Option(min=1, metavar="N", help="Threads for training.")] = 1,
     cache_dir: Annotated[
         Path | None,
@@ -84,7 +87,14 @@ def edge(
     ):
         try:
             done = take_part(
-                client, arrays, cycles=cycles, until_finished=not once, callbacks=callbacks, cancel=stop, wait_s=wait_s
+                client,
+                arrays,
+                cycles=cycles,
+                until_finished=not once,
+                callbacks=callbacks,
+                cancel=stop,
+                wait_s=wait_s,
+                process_wait_s=wait_for_process,
             )
             ending = f"{'stopped' if done.cancelled else 'done'}: {_counted(done.num_reports, 'report')}"
         except _Stop:
@@ -144,6 +154,7 @@ class _Lines:
             on_rejected=self.rejected,
             on_error=self.lost,
             on_retry=self.retrying,
+            on_missing=self.missing,
         )
 
     def say(self, text: str) -> None:
@@ -168,6 +179,11 @@ class _Lines:
         if error.code != self._reason:
             self._reason = error.code
             self.say(f"trying again: {error.detail}")
+
+    def missing(self, waited_s: float, left_s: float) -> None:
+        if self._reason != "missing":
+            self._reason = "missing"
+            self.say(f"the process is not hosted; waiting up to {waited_s + left_s:.0f} s for it")
 
     def lost(self, error: PygridError) -> None:
         self.say(f"cycle lost ({error.detail}); going on with the next")

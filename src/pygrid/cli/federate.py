@@ -71,7 +71,7 @@ def federate(
     epsilon: Epsilon = None,
     delta: Delta = None,
     clip: Clip = 1.0,
-    unit: Unit = "record",
+    unit: Unit = None,
     evaluate: Evaluate = None,
     resume: Resume = None,
     output: Output = None,

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import functools
 import inspect
+import os
 import re
 import textwrap
 from collections.abc import Callable
-from typing import Any
+from typing import Annotated, Any, get_type_hints
 
 import typer
 from typer.core import TyperCommand, TyperGroup
@@ -15,6 +17,17 @@ from typer.models import Default
 _MAX_FIRST_COLUMN = 26
 """Options that are longer have their help on the next line."""
 _FIRST_SENTENCE = re.compile(r".*?[.](?=\s|$)", re.DOTALL)
+
+CA_FILE_VARIABLE = "PYGRID_CA_FILE"
+"""As in `pygrid.transport.authorities`, which takes long to import."""
+CaFileOption = Annotated[
+    str | None,
+    typer.Option(
+        "--ca-file", metavar="PATH", help=f"PEM file of a certificate authority to trust. [{CA_FILE_VARIABLE}]"
+    ),
+]
+_SERVERS = frozenset({"url", "network", "domain", "coordinator"})
+"""Names of the parameters of commands that are addresses of servers."""
 
 
 class HelpCommand(TyperCommand):
@@ -29,6 +42,10 @@ class HelpGroup(TyperGroup):
 
     def format_help(self, ctx: Any, formatter: Any) -> None:
         _write_page(self, ctx, formatter)
+
+    def section_of(self, name: str) -> str:
+        """The title under which the help page lists a command."""
+        return "Commands"
 
 
 class App(typer.Typer):
@@ -52,7 +69,32 @@ class App(typer.Typer):
     def command(
         self, name: str | None = None, *, cls: type[TyperCommand] | None = None, **settings: Any
     ) -> Callable[[Any], Any]:
-        return super().command(name, cls=cls or HelpCommand, **settings)
+        add = super().command(name, cls=cls or HelpCommand, **settings)
+        return lambda command: add(_with_ca_file(command))
+
+    def callback(self, **settings: Any) -> Callable[[Any], Any]:
+        add = super().callback(**settings)
+        return lambda command: add(_with_ca_file(command))
+
+
+def _with_ca_file(command: Callable[..., Any]) -> Callable[..., Any]:
+    """The command, with the option ``--ca-file`` if it connects to a server."""
+    hints = get_type_hints(command, include_extras=True)
+    infos = [info for name in _SERVERS for info in getattr(hints.get(name), "__metadata__", ())]
+    if "ca_file" in hints or not any(info.metavar == "URL" for info in infos):
+        return command
+
+    @functools.wraps(command)
+    def run(*args: Any, ca_file: str | None = None, **kwargs: Any) -> Any:
+        if ca_file:
+            os.environ[CA_FILE_VARIABLE] = ca_file
+        return command(*args, **kwargs)
+
+    known = [given.replace(annotation=hints[given.name]) for given in inspect.signature(command).parameters.values()]
+    option = inspect.Parameter("ca_file", inspect.Parameter.KEYWORD_ONLY, default=None, annotation=CaFileOption)
+    run.__signature__ = inspect.Signature([*known, option])  # type: ignore[attr-defined]
+    run.__annotations__ = {**hints, "ca_file": CaFileOption}
+    return run
 
 
 def _write_page(command: Any, ctx: Any, formatter: Any) -> None:
@@ -98,5 +140,6 @@ def _sections(command: Any, ctx: Any) -> dict[str, list[tuple[str, str]]]:
         for name in command.list_commands(ctx):
             help = inspect.cleandoc(getattr(command.get_command(ctx, name), "help", None) or "")
             first = _FIRST_SENTENCE.match(help)
-            found.setdefault("Commands", []).append((name, first[0] if first else help))
+            title = command.section_of(name) if isinstance(command, HelpGroup) else "Commands"
+            found.setdefault(title, []).append((name, first[0] if first else help))
     return found

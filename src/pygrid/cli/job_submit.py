@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import inspect
+import re
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -9,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from pygrid.cli.common import UrlOption, handle_errors, read_settings
-from pygrid.cli.output import say, say_json
+from pygrid.cli.output import is_terminal, say, say_json, say_table
 from pygrid.cli.training_options import (
     BatchSize,
     Clip,
@@ -37,6 +39,9 @@ Bind = Annotated[
     ),
 ]
 Version = Annotated[int | None, typer.Option(metavar="N", help="Version of the dataset; default: the newest.")]
+PoolName = Annotated[
+    str, typer.Option(metavar="NAME", help="Pool in which the job runs; default: the first free one that may run it.")
+]
 Wait = Annotated[bool, typer.Option("--wait", "-w", help="Wait until the job ends.")]
 Statistics = Annotated[
     list[str] | None,
@@ -46,7 +51,7 @@ Statistics = Annotated[
         metavar="STATISTIC",
         help="Statistic instead of a plan: count, count:COLUMN, sum:COLUMN, mean:COLUMN, variance:COLUMN "
         "(with ,lower=X,upper=X), histogram:COLUMN,edges=0|10|20, quantile:COLUMN,q=0.5,candidates=0|10|20; "
-        "each with ,by=COLUMN,keys=a|b; repeatable.",
+        "each with ,by=COLUMN,keys=a|b, or ,by=COLUMN,per=month,keys=2020-11|2020-12 for dates; repeatable.",
     ),
 ]
 MetricBounds = Annotated[
@@ -58,7 +63,7 @@ MetricBounds = Annotated[
     ),
 ]
 
-_STATISTIC_KEYS = ("lower", "upper", "edges", "candidates", "q", "by", "keys")
+_STATISTIC_KEYS = ("lower", "upper", "edges", "candidates", "q", "by", "keys", "per")
 
 
 @handle_errors
@@ -79,8 +84,9 @@ def submit(
     epsilon: Epsilon = None,
     delta: Delta = None,
     clip: Clip = 1.0,
-    unit: Unit = "record",
+    unit: Unit = None,
     version: Version = None,
+    pool: PoolName = "",
     wait: Wait = False,
     output: Output = None,
     url: UrlOption = None,
@@ -92,6 +98,7 @@ def submit(
             --epsilon 3 --delta 1e-6 --reason "a study"
     """
     common: dict[str, Any] = {"reason": reason, "epsilon": epsilon, "delta": delta, "unit": unit, "version": version}
+    common["pool"] = pool
     training: dict[str, Any] = {"kind": kind, "epochs": epochs, "batch_size": batch_size, "seed": seed, "clip": clip}
     training |= {"hyper": read_settings(hyper or []), "optimizer": read_settings(optimizer or [])}
     training |= {"binding": _pairs(bind or []), "metric_bounds": read_metric_bounds(metric_bounds or [])}
@@ -122,6 +129,7 @@ def predict(
     ] = None,
     batch_size: Annotated[int, typer.Option(metavar="N", help="Records of a batch.")] = 64,
     version: Version = None,
+    pool: PoolName = "",
     wait: Wait = False,
     output: Output = None,
     url: UrlOption = None,
@@ -134,7 +142,7 @@ def predict(
         pygrid job predict patients risk.onnx --reason "triage" --bind x=measurements
     """
     given: dict[str, Any] = {"reason": reason, "binding": _pairs(bind or []), "select": tuple(select or ())}
-    given |= {"max_records": max_records, "batch_size": batch_size, "version": version}
+    given |= {"max_records": max_records, "batch_size": batch_size, "version": version, "pool": pool}
     _submit(lambda domain: domain.predict(model, dataset=dataset, **given), url, wait, output)
 
 
@@ -172,11 +180,17 @@ def read_statistic(text: str) -> StatisticRequest:
         raise InvalidInput(
             f"--statistic {text!r}: {kind!r} is not valid; use count, sum, mean, variance, quantile, histogram"
         )
-    try:
-        statistic: StatisticRequest = getattr(statistics, kind)(*([column] if column else []), **given)
-    except TypeError as error:  # a field is missing, or this kind of statistic has no such field
-        raise InvalidInput(f"--statistic {text!r}: {str(error).removeprefix(f'{kind}() ')}") from None
-    return statistic
+    given |= {"column": column} if column else {}
+    function: Callable[..., StatisticRequest] = getattr(statistics, kind)
+    fields = inspect.signature(function).parameters
+    missing = [name for name, field in fields.items() if field.default is field.empty and name not in given]
+    if missing:
+        named = " and ".join("a column, as in " + kind + ":age" if name == "column" else f"{name}=" for name in missing)
+        raise InvalidInput(f"--statistic {text!r}: {kind} needs {named}")
+    if unknown := given.keys() - fields.keys():
+        takes = ", ".join(f"{name}=" for name in fields if name != "column")
+        raise InvalidInput(f"--statistic {text!r}: {kind} has no {min(unknown)}=; it takes {takes}")
+    return function(**given)
 
 
 def read_metric_bounds(given: Sequence[str]) -> dict[str, tuple[float, float]]:
@@ -193,14 +207,20 @@ def read_metric_bounds(given: Sequence[str]) -> dict[str, tuple[float, float]]:
 
 
 def _value(text: str, key: str, value: str) -> Any:
-    if key == "by":
+    if key in ("by", "per"):
         return value
     if key == "keys":
         return [int(item) if item.lstrip("-").isdecimal() else item for item in value.split("|")]
     try:
-        return [float(item) for item in value.split("|")] if key in ("edges", "candidates") else float(value)
+        limits = [_limit(item) for item in value.split("|")] if key != "q" else [float(value)]
+        return limits if key in ("edges", "candidates") else limits[0]
     except ValueError:
         raise InvalidInput(f"--statistic {text!r}: {value!r} is not a number") from None
+
+
+def _limit(text: str) -> float | str:
+    """A number, or a date as it is. Raises ValueError: neither."""
+    return text if re.match(r"\d{4}-\d\d-", text) else float(text)
 
 
 def _pairs(given: Sequence[str]) -> dict[str, str]:
@@ -221,6 +241,9 @@ def print_result(job: Job, output: Path | None) -> None:
         what = "model is" if job.kind == "train" else "predictions are"
         say(f"the {what} ready; download with: pygrid job result {job.id} -o FILE.safetensors")
         job.result()
+        return
+    if job.kind == "statistics" and output is None and is_terminal():
+        say_table(job.answers().rows)
         return
     found = job.result(output)
     if output is not None:

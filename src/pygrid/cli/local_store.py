@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -11,7 +11,7 @@ import typer
 
 from pygrid import codes
 from pygrid.errors import InvalidInput
-from pygrid.settings import load_settings
+from pygrid.settings import AppSettings, load_settings
 
 if TYPE_CHECKING:
     from pygrid.storage.sql.database import Database
@@ -22,22 +22,27 @@ DatabaseUrl = Annotated[
 ]
 
 
-@contextmanager
-def stored_domain(data_dir: Path | None, database_url: str | None) -> Iterator[tuple[Path, Database]]:
+def stored_domain(data_dir: Path | None, database_url: str | None) -> AbstractContextManager[tuple[Path, Database]]:
     """The data folder and the database of a Domain; default: those of the settings, as for ``pygrid domain``.
 
     Raises:
         InvalidInput: ``no_domain_data``: there is no database, or its tables are older than this pygrid.
     """
+    return stored_app(load_settings(data_dir=data_dir, database_url=database_url))
+
+
+@contextmanager
+def stored_app(settings: AppSettings) -> Iterator[tuple[Path, Database]]:
+    """The data folder and the database of an app with these settings. Raises InvalidInput: as `stored_domain`."""
     from sqlalchemy.exc import OperationalError, ProgrammingError
 
     from pygrid.storage.sql.database import Database
 
-    settings = load_settings(data_dir=data_dir, database_url=database_url)
+    kind = settings.app.capitalize()
     name, _, path = settings.database_url.partition(":///")
     if name == "sqlite" and not Path(path).is_file():
         raise InvalidInput(
-            f"{settings.data_dir} holds no data of a Domain: name its data folder with --data-dir",
+            f"{settings.data_dir} holds no data of a {kind}: name its data folder with --data-dir",
             code=codes.NO_DOMAIN_DATA,
         )
     database = Database(settings.database_url)
@@ -45,8 +50,8 @@ def stored_domain(data_dir: Path | None, database_url: str | None) -> Iterator[t
         yield settings.data_dir, database
     except (OperationalError, ProgrammingError) as error:
         raise InvalidInput(
-            f"the database of the Domain in {settings.data_dir} cannot be read ({error.orig}); "
-            "if an older pygrid made it, start the Domain once",
+            f"the database of the {kind} in {settings.data_dir} cannot be read ({error.orig}); "
+            f"if an older pygrid made it, start the {kind} once",
             code=codes.NO_DOMAIN_DATA,
         ) from error
     finally:

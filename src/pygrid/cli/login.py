@@ -41,6 +41,8 @@ def login(
 
     The token is kept in a file that only you can read. PYGRID_URL and PYGRID_TOKEN win over it.
 
+    `pygrid account browser` logs in with your browser, for example by a sign-in provider.
+
     Example: pygrid login http://127.0.0.1:5000 --email ann@example.org
     """
     from pygrid.client import connect

@@ -10,6 +10,14 @@ import typer
 from pygrid.cli.common import JsonOption, UrlOption, handle_errors
 from pygrid.cli.help import App
 from pygrid.cli.output import say, say_json, say_table
+from pygrid.cli.serving_options import (
+    AllowDownloadOption,
+    AllowInferenceOption,
+    BatchSizeOption,
+    CheckpointOption,
+    DescriptionOption,
+    PublicOption,
+)
 
 app = App("Download checkpoints; serve models and predict with them.\n\nExample: pygrid model served")
 
@@ -22,7 +30,7 @@ Version = Annotated[str | None, typer.Option(metavar="TEXT", help="Version of th
 def download(
     name: Name,
     output: Annotated[Path, typer.Option("--output", "-o", metavar="PATH", help="Safetensors file to write.")],
-    checkpoint: Annotated[str, typer.Option(metavar="N", help="Number of the checkpoint, or latest.")] = "latest",
+    checkpoint: CheckpointOption = "latest",
     version: Version = None,
     url: UrlOption = None,
 ) -> None:
@@ -36,6 +44,40 @@ def download(
         params = domain.process(name, version).download(checkpoint, path=output)
     num = sum(array.size for array in params.values())
     say(f"{output}: {len(params)} arrays, {num:,} parameters, {output.stat().st_size:,} bytes")
+
+
+@app.command("load")
+@handle_errors
+def load(
+    name: Annotated[str, typer.Argument(metavar="NAME", help="Process, or a safetensors file of weights.")],
+    model: Annotated[
+        str, typer.Option(metavar="MODULE:FACTORY", help="Class or function without arguments that makes the model.")
+    ],
+    output: Annotated[Path, typer.Option("--output", "-o", metavar="PATH", help="File to write, .pt or .safetensors.")],
+    checkpoint: CheckpointOption = "latest",
+    version: Version = None,
+    url: UrlOption = None,
+) -> None:
+    """Write the weights as a state_dict that model.load_state_dict reads.
+
+    The file has all names of the model, also of shared weights and of counters. A .pt file is for torch.load.
+
+    Example: pygrid model load digits --model tasks.py:Net -o digits.pt
+    """
+    from pygrid.cli.plan_build import load_object
+    from pygrid.plans.authoring import load_into, make_model
+    from pygrid.plans.authoring.loading import save_state
+
+    net = make_model(load_object(model), seed=0)
+    if name.endswith(".safetensors"):
+        load_into(net, name)
+    else:
+        from pygrid.client import connect
+
+        with connect(url) as domain:
+            domain.process(name, version).load_into(net, checkpoint)
+    num = save_state(net, output)
+    say(f"{output}: {num} arrays, {output.stat().st_size:,} bytes")
 
 
 @app.command("checkpoints")
@@ -57,17 +99,11 @@ def checkpoints(name: Name, version: Version = None, url: UrlOption = None, as_j
 def serve(
     model_id: Annotated[str, typer.Argument(metavar="ID", help="Id of the served model.")],
     model: Annotated[Path, typer.Argument(metavar="PATH", help="ONNX file.")],
-    allow_inference: Annotated[
-        bool, typer.Option("--allow-inference", help="Allow others to predict with it.")
-    ] = False,
-    allow_download: Annotated[
-        bool, typer.Option("--allow-download", help="Allow others to download the file.")
-    ] = False,
-    description: Annotated[str, typer.Option(metavar="TEXT", help="Purpose of the model.")] = "",
-    max_batch_size: Annotated[
-        int, typer.Option(min=1, metavar="N", help="Largest number of examples of a request.")
-    ] = 64,
-    public: Annotated[bool, typer.Option("--public", help="Show it to anonymous callers and in searches.")] = False,
+    allow_inference: AllowInferenceOption = False,
+    allow_download: AllowDownloadOption = False,
+    description: DescriptionOption = "",
+    max_batch_size: BatchSizeOption = 64,
+    public: PublicOption = False,
     url: UrlOption = None,
 ) -> None:
     """Serve an ONNX model on a Domain for predictions.

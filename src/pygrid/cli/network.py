@@ -24,7 +24,8 @@ def network(
 
     Example: pygrid network --port 7000
     """
-    serve(with_secret(load_network_settings(serving.environment(start_local_db), **given)), port_file)
+    with serving.reporting(given):
+        serve(with_secret(load_network_settings(serving.environment(start_local_db), **given)), port_file)
 
 
 def serve(settings: NetworkSettings, port_file: Path | None) -> None:
@@ -46,6 +47,7 @@ def banner(settings: NetworkSettings, port: int, has_owner: bool) -> str:
     lines = [
         f"Network {settings.id} is ready.",
         f"  address      {address}  ({reach})",
+        f"  console      {serving.console_address(settings, address)}",
         f"  data folder  {settings.data_dir.resolve()}",
         f"  sign-up      {'open' if settings.open_signup else 'closed; Owners and Administrators create accounts'}",
         f"  relay        {'open to everybody' if settings.open_relay else 'for accounts and Domains of this Network'}",

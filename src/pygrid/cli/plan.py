@@ -6,6 +6,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
+import msgspec
 import typer
 
 from pygrid.cli.common import JsonOption, handle_errors
@@ -15,7 +16,9 @@ from pygrid.cli.plan_build import build
 
 if TYPE_CHECKING:
     from pygrid.cli.tables import PlainTable
+    from pygrid.plans import Plan
     from pygrid.plans.inspect import PlanDescription, PlanInput
+    from pygrid.plans.variant_summary import VariantsSummary
 
 app = App("Build, inspect and test plans.\n\nExample: pygrid plan inspect digits.plan")
 
@@ -39,13 +42,18 @@ def inspect(
     """
     from pygrid.plans import Plan, check_in_child
     from pygrid.plans.inspect import describe, to_json
+    from pygrid.plans.variant_summary import summarize_variants
 
     plan = Plan.load(file)
     description = describe(plan, check_in_child(plan.data))
+    _check_variants(plan)
+    summary = summarize_variants(plan)
     if as_json:
-        say_json(to_json(description))
+        say_json(to_json(description) | ({} if summary is None else msgspec.to_builtins(summary)))
     else:
         _show(description, source=source)
+        if summary is not None:
+            _show_variants(summary)
 
 
 @app.command("test")
@@ -64,6 +72,38 @@ def test(file: File) -> None:
         say(f"{file}: the plan is valid; it contains no test")
     else:
         say(f"{file}: passed; loss {result.loss:.6g}, expected {result.expected:.6g} within {result.tolerance:g}")
+
+
+def _check_variants(plan: Plan) -> None:
+    """Check that the variants compute what the plan does. Raises InvalidPlan."""
+    if plan.variants is None:
+        return
+    from pygrid.plans.dialects.check import check_in_child
+
+    for variant in plan.variants.variants:
+        check_in_child(plan.data, variant.to_bytes())
+
+
+def _show_variants(summary: VariantsSummary) -> None:
+    from pygrid.cli.tables import PlainTable
+    from pygrid.plans.text import human_bytes
+
+    if summary.variants:
+        say()
+        say("Variants for clients of 2020")
+        rows = [
+            (one.dialect, one.batch_size, one.num_actions, human_bytes(one.size_bytes), one.meaning)
+            for one in summary.variants
+        ]
+        say_table(PlainTable(("dialect", "batch size", "actions", "size", "what it is"), rows))
+    listed = next((one for one in summary.variants if one.commands), None)
+    if listed is not None:
+        say()
+        say(f"Commands of {listed.dialect}, batches of {listed.batch_size}")
+        say_table(PlainTable(("command", "times"), list(listed.commands.items())))
+    for dialect, reason in summary.unavailable.items():
+        say()
+        say_text(f"Not available as {dialect}: {reason}")
 
 
 def _show(description: PlanDescription, *, source: bool) -> None:

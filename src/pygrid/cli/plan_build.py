@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import importlib
 import sys
 from pathlib import Path
@@ -35,11 +36,18 @@ def build(
         typer.Option(metavar="NAME", help="Optimizer of a loss: SGD, Adam or AdamW, or 'SGD(momentum=0.9)'."),
     ] = None,
     private: Annotated[bool, typer.Option(help="Whether the plan must be usable by private jobs.")] = False,
+    targets: Annotated[
+        str | None,
+        typer.Option(metavar="NAMES", help="Dialects of clients of 2020, with commas: tfjs, torchscript, list."),
+    ] = None,
+    batch_sizes: Annotated[
+        str | None, typer.Option(metavar="NUMBERS", help="Batch sizes of the dialects, with commas; 32 by default.")
+    ] = None,
     seed: Annotated[int, typer.Option(metavar="N", help="Seed of the model's initial weights.")] = 0,
 ) -> None:
     """Build a plan from PyTorch source, compare it with PyTorch, and write it.
 
-    MODULE is a dotted name or the path of a .py file.
+    MODULE is a dotted name or the path of a .py file. Dialects are written to PATH.variants.
 
     Example:
         pygrid plan build examples/plans/digits.py:loss \\
@@ -49,7 +57,7 @@ def build(
     from pygrid.plans.authoring.decorators import AveragingPlan, LossPlan, StepPlan
     from pygrid.tensors import encode
 
-    described, factory = _load(source), _load(model)
+    described, factory = load_object(source), load_object(model)
     if not isinstance(described, LossPlan | StepPlan | AveragingPlan):
         raise AuthoringError(
             f"{source} is not decorated; put @pygrid.plan, @pygrid.train_step or @pygrid.averaging_plan above it",
@@ -58,17 +66,40 @@ def build(
     options: dict[str, Any] = {}
     if isinstance(described, LossPlan):
         options = {"private": private, "optimizer": None if optimizer is None else read_optimizer(optimizer)}
-    elif optimizer is not None or private:
-        raise AuthoringError("--optimizer and --private are for plans made of a loss", code=codes.PLAN_OPTIONS)
+        options |= {"targets": _split(targets), "batch_sizes": _read_sizes(batch_sizes)}
+    elif optimizer is not None or private or targets is not None or batch_sizes is not None:
+        raise AuthoringError(
+            "--optimizer, --private, --targets and --batch-sizes are for plans made of a loss", code=codes.PLAN_OPTIONS
+        )
     net = make_model(factory, seed=seed)
     plan = described.build(net, **options)
     plan.save(output)
     if weights is not None:
         weights.write_bytes(encode(initial_params(net)))
     say_lines("\n".join(summary(plan)))
+    for dialect, reason in plan.variants.unavailable.items() if plan.variants is not None else ():
+        say_lines(f"not available as {dialect}: {reason}")
 
 
-def _load(reference: str) -> Any:
+def _split(names: str | None) -> list[str] | None:
+    return None if names is None else [name.strip() for name in names.split(",") if name.strip()]
+
+
+def _read_sizes(numbers: str | None) -> list[int] | None:
+    """The numbers of a text like ``8,16``.
+
+    Raises:
+        AuthoringError: one is not a whole number.
+    """
+    try:
+        return None if numbers is None else [int(number) for number in numbers.split(",")]
+    except ValueError:
+        raise AuthoringError(
+            f"{numbers!r} in --batch-sizes must be whole numbers with commas, like 8,16", code=codes.PLAN_OPTIONS
+        ) from None
+
+
+def load_object(reference: str) -> Any:
     """The object of a reference like ``module:name`` or ``path/to/file.py:name``.
 
     Raises:
@@ -115,8 +146,10 @@ def read_optimizer(text: str) -> Optimizer:
             options[key.strip()] = value.strip() == "True" if value.strip() in ("True", "False") else float(value)
         except ValueError:
             raise AuthoringError(f"{part!r} in --optimizer must be NAME=NUMBER", code=codes.PLAN_OPTIMIZER) from None
-    try:
-        made: Optimizer = getattr(optim, name)(**options)
-    except TypeError as error:
-        raise AuthoringError(f"{name} does not take these options: {error}", code=codes.PLAN_OPTIMIZER) from error
-    return made
+    kind: type[Optimizer] = getattr(optim, name)
+    known = [field.name for field in dataclasses.fields(kind)]
+    if unknown := options.keys() - set(known):
+        raise AuthoringError(
+            f"{name} has no option {min(unknown)!r}; it takes {', '.join(known)}", code=codes.PLAN_OPTIMIZER
+        )
+    return kind(**options)

@@ -5,9 +5,11 @@ from __future__ import annotations
 import dataclasses
 import gc
 import inspect
+import logging
 import os
 import socket
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, get_origin, get_type_hints
 
@@ -16,11 +18,13 @@ from litestar import Litestar
 
 from pygrid import codes
 from pygrid.cli.output import say_lines
-from pygrid.errors import InvalidConfig
+from pygrid.errors import InvalidConfig, PygridError
 from pygrid.settings import PANELS, AppSettings
 
 if TYPE_CHECKING:
     from pygrid.storage.ownership import FolderLock
+
+logger = logging.getLogger(__name__)
 
 _BACKLOG = 2048
 MAX_OPEN_FILES = 65_536
@@ -92,8 +96,13 @@ def environment(start_local_db: bool) -> dict[str, str]:
 
 def shown_address(settings: AppSettings, port: int) -> str:
     """The address of the app for people on this machine."""
-    shown = {"0.0.0.0": "127.0.0.1", "::": "[::1]"}.get(settings.host, settings.host)
-    return f"http://{shown}:{port}"
+    host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(settings.host, settings.host)
+    return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
+
+
+def console_address(settings: AppSettings, address: str) -> str:
+    """The address of the web console, for people on this machine."""
+    return f"{address}/admin/" if settings.admin else "off (--no-admin)"
 
 
 def first_steps(settings: AppSettings, address: str) -> list[str]:
@@ -102,8 +111,13 @@ def first_steps(settings: AppSettings, address: str) -> list[str]:
 
     setup_code = find_setup_code(settings)
     command = f"  pygrid login {address} --sign-up --email you@example.org"
+    in_browser = f"Or in a browser: {address}/admin/setup"
     if setup_code is None:
-        return ["The first account becomes its Owner. Create it now:", command]
+        return [
+            "The first account becomes its Owner. Create it now:",
+            command,
+            *([in_browser] if settings.admin else []),
+        ]
     if settings.setup_code:
         return [
             "The first account becomes its Owner, and needs the code in PYGRID_SETUP_CODE:",
@@ -112,6 +126,7 @@ def first_steps(settings: AppSettings, address: str) -> list[str]:
     return [
         "The first account becomes its Owner, and needs this set-up code, which can be used once:",
         f"{command} --setup-code {setup_code.read()}",
+        *([f"{in_browser}?code={setup_code.read()}"] if settings.admin else []),
     ]
 
 
@@ -152,11 +167,42 @@ def serve(
         port = listening.getsockname()[1]
         if port_file is not None:
             write_atomically(port_file, f"{port}\n".encode(), mode=0o666, sync=False)
-        say_lines(banner(port))
+        if settings.log_format == "json":
+            _log_start(settings, shown_address(settings, port))
+        else:
+            say_lines(banner(port))
         # All that is loaded now stays, so the garbage collector need not scan it again.
         gc.freeze()
 
     AppServer(app, settings.shutdown_s, announce, ConnectionLimits.of(settings)).run(sockets=[listening])
+
+
+def _log_start(settings: AppSettings, address: str) -> None:
+    """Log what the banner shows; the set-up code stays in its file."""
+    from pygrid.storage.setup_code import find_setup_code
+
+    code = find_setup_code(settings)
+    where = {} if code is None else {"setup_code_file": str(code.path)}
+    logger.info("app ready", extra={"app": settings.app, "address": address, **where})
+
+
+@contextmanager
+def reporting(given: Mapping[str, Any]) -> Iterator[None]:
+    """If the log is JSON, log an error of the start as well, and exit with 1; else it is raised.
+
+    Args:
+        given: settings of the command line.
+    """
+    try:
+        yield
+    except PygridError as error:
+        if (given.get("log_format") or os.environ.get("PYGRID_LOG_FORMAT")) != "json":
+            raise
+        from pygrid.logs import configure_logs
+
+        configure_logs(log_format="json")
+        logger.error("app not started", extra={"code": error.code, "reason": error.detail})
+        raise typer.Exit(1) from error
 
 
 def allow_open_files() -> None:

@@ -11,6 +11,7 @@ import msgspec
 
 from pygrid.client.display.tables import Table, TableColumn
 from pygrid.messages.datasets import Column, VersionInfo
+from pygrid.messages.preparation_text import write_preparation
 
 
 class PlainTable(Table[Sequence[object]]):
@@ -94,8 +95,15 @@ class DatasetColumns(Table[Column]):
             TableColumn("shape", lambda column: "x".join(map(str, column.shape)), weight=2),
             TableColumn("unit", lambda column: column.unit, weight=3),
             TableColumn("values", _values, weight=4),
-            TableColumn("meaning", lambda column: column.meaning or column.description, min=20, weight=3),
+            TableColumn("meaning", _meaning, min=20, weight=3),
         )
+
+
+def _meaning(column: Column) -> str:
+    """The meaning or description of a column, or how it is prepared."""
+    if column.prepared is not None:
+        return write_preparation(column.prepared)
+    return column.meaning or column.description
 
 
 class DatasetVersions(Table[VersionInfo]):

@@ -29,4 +29,7 @@ Delta = Annotated[
     float | None, typer.Option(metavar="X", help="Delta of the guarantee; well below 1 / number of records.")
 ]
 Clip = Annotated[float, typer.Option(metavar="X", help="Bound of each unit's contribution (L2 norm).")]
-Unit = Annotated[str, typer.Option(metavar="UNIT", help="Unit that is protected: record, subject or domain.")]
+Unit = Annotated[
+    str | None,
+    typer.Option(metavar="UNIT", help="Unit that is protected: record, subject or domain; default: by the dataset."),
+]

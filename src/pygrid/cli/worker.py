@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import logging
 import os
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
@@ -18,9 +19,12 @@ if TYPE_CHECKING:
     from pygrid.sandbox.probes import Examination
     from pygrid.worker import RemoteSettings
 
+logger = logging.getLogger(__name__)
+
 app = App()
 
 TOKEN_VARIABLE = "PYGRID_WORKER_TOKEN"
+START_TOKEN_VARIABLE = "PYGRID_START_TOKEN"
 
 
 @app.callback(invoke_without_command=True)
@@ -29,8 +33,14 @@ def worker(
     context: typer.Context,
     domain: Annotated[str | None, typer.Option(metavar="URL", help="Address of the Domain.")] = None,
     token_file: Annotated[
-        Path | None, typer.Option(metavar="PATH", help=f"File with the Worker's token; default: {TOKEN_VARIABLE}.")
+        Path | None,
+        typer.Option(
+            metavar="PATH", help=f"File with the token; default: {TOKEN_VARIABLE}. With --once it is removed."
+        ),
     ] = None,
+    once: Annotated[
+        bool, typer.Option("--once", help=f"Run the one job of a start token; default: {START_TOKEN_VARIABLE}.")
+    ] = False,
     jobs: Annotated[int, typer.Option(min=1, max=1000, metavar="N", help="Jobs that run at the same time.")] = 1,
     num_threads: Annotated[int, typer.Option(min=1, max=1000, metavar="N", help="Threads of each job.")] = 1,
     cache_dir: Annotated[
@@ -51,6 +61,9 @@ def worker(
     The Worker opens no port; it polls the Domain for jobs. The Owner of the Domain creates the token with
     `pygrid worker token NAME`. Jobs come from datasets whose policy allows remote Workers.
 
+    With --once, an engine has started the Worker: it runs one job, and keeps no file. Exit code 0: the Domain has the
+    result; 4: no job for the token; 5: this machine cannot sandbox a plan; 6: the job was lost.
+
     Example: pygrid worker --domain https://domain.example --token-file token
     """
     if context.invoked_subcommand is not None:
@@ -61,6 +74,8 @@ def worker(
     from pygrid.worker import RemoteSettings
 
     settings = RemoteSettings(jobs, num_threads, allow_weak_sandbox)
+    if once:
+        raise typer.Exit(_work_once(domain, token_file, settings))
     _work(domain, _read_token(token_file), cache_dir or _default_cache_dir(), cache_bytes, settings)
 
 
@@ -74,7 +89,8 @@ def _work(domain: str, token: str, cache_dir: Path, cache_bytes: int, settings: 
     from pygrid.transport import open_transport
     from pygrid.worker import RemoteWorker
 
-    configure_logs()
+    log_format = _log_format()
+    configure_logs(log_format=log_format)
 
     async def run() -> None:
         task = asyncio.current_task()
@@ -85,14 +101,30 @@ def _work(domain: str, token: str, cache_dir: Path, cache_bytes: int, settings: 
 
     transport = open_transport(domain, relay_token=find_network_token)
     files = JobCache(cache_dir, cache_bytes)
-    say(f"works for {transport.url}, {settings.num_jobs} at once; files of jobs are kept in {cache_dir}")
+    if log_format == "json":
+        logger.info("Worker started", extra={"domain": transport.url, "num_jobs": settings.num_jobs})
+    else:
+        say(f"works for {transport.url}, {settings.num_jobs} at once; files of jobs are kept in {cache_dir}")
     try:
         asyncio.run(run())
     except asyncio.CancelledError:
-        say("stopped")
+        logger.info("Worker stopped") if log_format == "json" else say("stopped")
     finally:
         files.close()
         transport.close()
+
+
+def _work_once(domain: str, token_file: Path | None, settings: RemoteSettings) -> int:
+    from pygrid.logs import configure_logs
+    from pygrid.worker import run_once, take_token
+
+    configure_logs(log_format=_log_format())
+    token = take_token(token_file, os.environ)
+    return run_once(domain, token, settings)
+
+
+def _log_format() -> Literal["text", "json"]:
+    return "json" if os.environ.get("PYGRID_LOG_FORMAT") == "json" else "text"
 
 
 def _read_token(file: Path | None) -> str:
@@ -119,7 +151,7 @@ def make_token(
 ) -> None:
     """Authorize a Worker of another machine and print its token, which is not shown again. Owners only.
 
-    Example: pygrid worker token gpu-1 > token
+    Example: pygrid worker token worker-1 > token
     """
     from pygrid.client import connect
 
@@ -156,7 +188,7 @@ def revoke(
 ) -> None:
     """Revoke a Worker. Its token is no longer valid, and it loses its running jobs. Owners only.
 
-    Example: pygrid worker revoke gpu-1
+    Example: pygrid worker revoke worker-1
     """
     from pygrid.client import connect
 

@@ -37,28 +37,39 @@ Train a model on the data of several owners::
     params = run.wait().model()
 """
 
-from pygrid.client.configuration import ClientConfig, ServerConfig
 from pygrid.client.credentials import Credentials, credentials_file
+from pygrid.client.display.messages import register as _show_messages_in_notebooks
 from pygrid.client.domain import DomainClient, connect
+from pygrid.client.evaluation import HeldOut
 from pygrid.client.federation.federate import federate, resume_federated
 from pygrid.client.federation.run import FederatedRun
+from pygrid.client.image_folders import ImageFolder
 from pygrid.client.jobs import Job
 from pygrid.client.models import HostedModel
 from pygrid.client.network import NetworkClient, connect_network
 from pygrid.client.process import Process
+from pygrid.client.sql_query import SqlQuery
 from pygrid.client.statistics import count, histogram, mean, quantile, variance
 from pygrid.client.statistics import sum as sum  # not in __all__: a star import would hide Python's own
+from pygrid.configuration import ClientConfig, ServerConfig
+from pygrid.configuration.evaluation import EarlyStop
+
+_show_messages_in_notebooks()
 
 __all__ = [
     "ClientConfig",
     "Credentials",
     "DomainClient",
+    "EarlyStop",
     "FederatedRun",
+    "HeldOut",
     "HostedModel",
+    "ImageFolder",
     "Job",
     "NetworkClient",
     "Process",
     "ServerConfig",
+    "SqlQuery",
     "connect",
     "connect_network",
     "count",

@@ -10,13 +10,8 @@ from __future__ import annotations
 
 import builtins
 import contextlib
-import csv
 import html
-import os
-import tempfile
-import zipfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from pathlib import Path
 from typing import Any, TypeVar
 
 import msgspec
@@ -25,14 +20,18 @@ import numpy.typing as npt
 from msgspec import UNSET
 
 from pygrid import codes
+from pygrid.client.declarations import Prepare, of_source, origin_of, read_declarations
 from pygrid.client.display.tables import Table, TableColumn, html_or_error
 from pygrid.client.display.units import counted, size
+from pygrid.client.display.uploads import shown_upload
 from pygrid.client.downloads import MAX_MEMORY_BYTES
-from pygrid.client.hosting import FileBody, FormBody, FormPart
+from pygrid.client.hosting import FormBody, FormPart
+from pygrid.client.sql_query import SqlQuery
+from pygrid.client.table_files import DataSource, body_of, check_packed_name
 from pygrid.errors import InvalidInput, NotFound, PreconditionFailed, PygridError
 from pygrid.messages.datasets import (
+    TIMES,
     Column,
-    ColumnDeclaration,
     DatasetInfo,
     DatasetList,
     DatasetSummary,
@@ -40,20 +39,18 @@ from pygrid.messages.datasets import (
     Schema,
     UpdateDataset,
     UploadRequest,
+    UploadTrial,
     VersionRequest,
     Visibility,
 )
 from pygrid.messages.jobs import BudgetInfo, PolicyInfo
+from pygrid.messages.preparation_text import preparations_of, write_preparation
+from pygrid.messages.preparations import PrepareRequest
 from pygrid.tensors import decode
 from pygrid.transport import Api, Body, Request, Response
-from pygrid.transport.base import BytesBody
+from pygrid.transport.encoding import json_body, to_message
 
 T = TypeVar("T")
-
-DataSource = Mapping[str, Any] | str | os.PathLike[str] | Any
-"""The path of a CSV, Parquet, Arrow, NPZ or safetensors file; arrays by the name of their column; or a data frame."""
-Columns = Mapping[str, str | Mapping[str, Any]] | Sequence[ColumnDeclaration]
-"""Declarations of columns: name -> meaning, or name -> fields of `ColumnDeclaration`."""
 
 _PAGE = 1000
 _MAX_ANSWER_BYTES = 256 * 1024**2
@@ -83,23 +80,35 @@ class Datasets:
 
         Args:
             name: a name that your other datasets do not have.
-            data: a file, arrays by the name of their column, or a data frame.
+            data: a file, arrays by the name of their column, a data frame, a query (`SqlQuery`), or a
+                folder of images (`ImageFolder`).
             mock: a table of the same columns that others can see; None: the Domain draws one from the schema.
             visibility: users that can see the dataset: ``private`` (you), ``listed`` (users with an account),
                 ``public`` (everybody). Nobody else sees records in any case.
             progress: show a bar; None: on a terminal or in a notebook.
-            version: ``columns``, ``skip``, ``subject`` with ``max_records_per_subject``, ``format``, ``note``,
-                ``draw_mock``, ``num_mock_records``, ``mock_seed``: see `pygrid.messages.datasets.VersionRequest`.
+            version: ``columns``, ``prepare`` (as `Dataset.prepare`), ``skip``, ``subject`` with
+                ``max_records_per_subject``, ``format``, ``note``, ``draw_mock``, ``num_mock_records``, ``mock_seed``:
+                see `pygrid.messages.datasets.VersionRequest`; for CSV files ``header``, ``names``, ``index``,
+                ``delimiter``, ``decimal``, ``thousands``, ``missing``, ``skip_lines``, ``encoding``: see
+                `pygrid.messages.datasets.CsvOptions`.
         Raises:
             Conflict: you have a dataset of that name (``dataset_exists``).
             Unauthenticated, Forbidden: you are not logged in, or may not upload.
             InvalidInput and its subclasses: the file or its description is not valid; the message names the fault.
                 Nothing is stored.
         """
-        config = _request(
-            UploadRequest, version, name=name, description=description, tags=tuple(tags), visibility=visibility
-        )
-        return Dataset(self._api, _send(self._api, "/data-centric/datasets", config, data, mock, progress))
+        described = {"name": name, "description": description, "tags": tuple(tags), "visibility": visibility}
+        config = _request(UploadRequest, version, **described, **of_source(data, version))
+        return Dataset(self._api, _send(self._api, "/data-centric/datasets", config, (data, mock), progress))
+
+    add = upload
+
+    def dry_run(
+        self, data: DataSource, *, mock: DataSource | None = None, progress: bool | None = None, **version: Any
+    ) -> UploadTrial:
+        """The schema that an upload of this table would have; nothing is stored. Arguments and errors as `upload`."""
+        config = _request(VersionRequest, version, **of_source(data, version))
+        return _send(self._api, "/data-centric/datasets/dry-run", config, (data, mock), progress, UploadTrial)
 
     def list(self) -> DatasetTable:
         """All datasets that the caller can see, newest first."""
@@ -183,8 +192,13 @@ class ColumnTable(Table[Column]):
             TableColumn("shape", lambda item: "x".join(map(str, item.shape)), weight=3),
             TableColumn("meaning", lambda item: item.meaning, weight=3),
             TableColumn("unit", lambda item: item.unit, weight=2),
-            TableColumn("description", lambda item: item.description, min=20),
+            TableColumn("description", _described, min=20),
         )
+
+
+def _described(column: Column) -> str:
+    """The description of a column, or how it is prepared."""
+    return column.description if column.prepared is None else write_preparation(column.prepared)
 
 
 class Dataset:
@@ -194,6 +208,8 @@ class Dataset:
         self._api = api
         self.id = info.id
         self.name = info.name
+        self.notes = info.notes if isinstance(info, DatasetInfo) else ()
+        """After an upload: what the Domain decided while it read the file."""
 
     @property
     def _path(self) -> str:
@@ -209,7 +225,10 @@ class Dataset:
         return self.info().schema
 
     def mock(self, version: int | None = None) -> dict[str, npt.NDArray[Any]]:
-        """The mock dataset: columns of the same names, dtypes and shapes, with invented records. Texts are strings.
+        """The mock dataset: columns of the same names, dtypes and shapes, with invented records.
+
+        Texts are strings, and None where a category is missing; dates and datetimes are datetime64.
+
 
         Raises:
             NotFound: the version has no mock dataset (``mock_not_found``).
@@ -217,12 +236,7 @@ class Dataset:
         request = Request("GET", f"{self._path}/mock", _version(version))
         arrays, metadata = decode(self._api.exchange(request, lambda response: response.collect(MAX_MEMORY_BYTES)))
         schema = msgspec.json.decode(metadata["schema"], type=Schema)
-        return {
-            column.name: arrays[column.name]
-            if column.categories is None
-            else np.array(column.categories)[arrays[column.name]]
-            for column in schema.columns
-        }
+        return {column.name: _shown_values(column, arrays[column.name]) for column in schema.columns}
 
     def preview(self, num_records: int = 10, version: int | None = None) -> Preview:
         """The first records, for users who may change the dataset. Raises Forbidden, NotFound: for other users."""
@@ -250,9 +264,7 @@ class Dataset:
             tags=UNSET if tags is None else tuple(tags),
             visibility=UNSET if visibility is None else visibility,
         )
-        body = BytesBody(msgspec.json.encode(update))
-        request = Request("PUT", self._path, headers={"Content-Type": "application/json"}, body=body)
-        info = self._api.exchange(request, _reader(DatasetInfo, self._api.url))
+        info = self._api.change("PUT", self._path, DatasetInfo, json=update)
         self.name = info.name
         return info
 
@@ -262,11 +274,60 @@ class Dataset:
         """Add a version. The dataset and its spent budget stay the same.
 
         Args:
-            version: as for `Datasets.upload`; without ``columns``, the declarations of the last version apply.
+            version: as for `Datasets.upload`; without ``columns``, the declarations of the last version apply, and
+                without ``prepare``, its prepared columns, and without ``skip``, the columns that it left out.
         Raises:
             As `Datasets.upload`.
         """
-        return _send(self._api, f"{self._path}/versions", _request(VersionRequest, version), data, mock, progress)
+        config = _request(VersionRequest, version, **origin_of(data))
+        return _send(self._api, f"{self._path}/versions", config, (data, mock), progress)
+
+    def refresh(self, url: str | None = None, query: str | None = None, **version: Any) -> DatasetInfo:
+        """Run the query of the newest version again, and add its result as a version.
+
+        Columns that the newest version does not have, such as skipped ones, are not sent.
+
+        Args:
+            url: the database with the user and the password; None: that of the newest version, without them.
+            query: another query, of which all columns are sent; None: that of the newest version.
+            version: as for `new_version`.
+        Raises:
+            InvalidInput: ``invalid_sql_source``: the newest version does not come from a query, or as `SqlQuery`.
+            As `new_version`.
+        """
+        schema = self.info().schema
+        origin = schema.origin
+        if origin is None and (url is None or query is None):
+            raise InvalidInput(
+                f"the newest version of {self.name!r} does not come from a query; pass url and query, or upload a file",
+                code=codes.INVALID_SQL_SOURCE,
+            )
+        names = tuple(column.name for column in schema.columns if column.prepared is None)
+        kept = None if query is not None or "columns" in version else names
+        source = SqlQuery(url or (origin.database if origin else ""), query or (origin.query if origin else ""), kept)
+        return self.new_version(source, **version)
+
+    def prepare(
+        self, columns: Prepare | None = None, *, remove: Sequence[str] = (), note: str = "", fresh_budget: bool = False
+    ) -> DatasetInfo:
+        """Add a version with the same records and columns that the Domain computes from the others.
+
+        dataset.prepare({"age_std": "age,fill=40,clip=0..120,standardize", "sex_hot": "sex,one_hot"})
+
+        Args:
+            columns: prepared columns by name: a text (`pygrid.messages.preparation_text`), or ``source`` and ``steps``.
+                One with the name of an earlier prepared column replaces it; the others stay.
+            remove: prepared columns that the new version does not have.
+            fresh_budget: see `pygrid.messages.datasets.VersionRequest`.
+        Raises:
+            InvalidInput: ``invalid_preparation``: a step does not apply to its column; the message names it.
+            Forbidden, NotFound: as `update`. PreconditionFailed: another version was added at the same time.
+        """
+        given = {"columns": preparations_of(columns or {}), "remove": tuple(remove), "note": note}
+        request = _request(PrepareRequest, given, fresh_budget=fresh_budget)
+        return self._api.post(
+            f"{self._path}/prepare", DatasetInfo, json=request, timeout_s=_UPLOAD_PATIENCE_S, once=True
+        )
 
     def policy(self, **changes: Any) -> PolicyInfo:
         """The policy and the privacy budget of the dataset; with arguments, change them or set them the first time.
@@ -274,7 +335,8 @@ class Dataset:
         Args:
             changes: ``epsilon`` and ``delta`` of the whole dataset, ``epsilon_per_user``, ``auto_approve`` (private
                 jobs within these caps need no person), ``max_epsilon_per_job``, ``use``, ``allow_remote_workers``,
-                ``unit``, ``fresh_budget``: see `pygrid.messages.jobs.PolicyInfo`. Other fields stay as they are.
+                ``pools``, ``unit``, ``fresh_budget``: see `pygrid.messages.jobs.PolicyInfo`. Other fields stay as they
+                are. ``allow_remote_workers`` is the pool ``leased``: each of the two follows the other.
         Raises:
             NotFound: the dataset has no policy, and there are no changes (``policy_not_found``).
             Forbidden: you may not change it. InvalidInput: a value is not valid; the message names it.
@@ -285,15 +347,20 @@ class Dataset:
         path = f"{self._path}/policy"
         if not changes:
             return self._api.get(path, PolicyInfo)
+        if changes.get("pools") is not None:
+            changes = {"allow_remote_workers": "leased" in changes["pools"]} | changes
         try:
             known, etag = self._api.get_tagged(path, PolicyInfo)
+            if "allow_remote_workers" in changes and "pools" not in changes:
+                others = [name for name in known.pools or ("local",) if name != "leased"]
+                changes = changes | {"pools": [*others, *(["leased"] if changes["allow_remote_workers"] else [])]}
             given, seen = msgspec.to_builtins(known) | changes, {"If-Match": etag}
         except NotFound as error:
             if error.code != "policy_not_found":
                 raise
             given, seen = changes, {"If-None-Match": "*"}
         wanted = _request(PolicyInfo, given)
-        body = BytesBody(msgspec.json.encode(wanted))
+        body = json_body(wanted)
         request = Request("PUT", path, headers={"Content-Type": "application/json", **seen}, body=body)
         try:
             return self._api.exchange(request, _reader(PolicyInfo, self._api.url))
@@ -311,6 +378,10 @@ class Dataset:
         """
         return self._api.get(f"{self._path}/budget", BudgetInfo)
 
+    def rename(self, name: str) -> DatasetInfo:
+        """Change the name; jobs and budgets stay with the dataset. Raises as `update`."""
+        return self.update(name=name)
+
     def delete(self) -> None:
         """Delete the dataset with all its versions."""
         self._api.exchange(Request("DELETE", self._path), lambda response: response.read(1024))
@@ -319,149 +390,63 @@ class Dataset:
         return f"Dataset({self.name!r}, id={self.id}, url={self._api.url!r})"
 
     def _repr_html_(self) -> str:
-        return html_or_error(self, lambda: _html(self.info()))
+        return html_or_error(self, lambda: dataset_html(self.info()))
 
 
-def _html(info: DatasetInfo) -> str:
+def _shown_values(column: Column, values: npt.NDArray[Any]) -> npt.NDArray[Any]:
+    """Stored values as a user works with them."""
+    if column.categories is not None:
+        texts = np.array([*column.categories, None] if np.any(values < 0) else column.categories)
+        shown: npt.NDArray[Any] = texts[values]  # the code -1 of a missing value is the last place
+        return shown
+    if column.dtype not in TIMES:
+        return values
+    whole = np.where(np.isnan(values), 0, values).astype(np.int64)
+    times = whole.astype("datetime64[D]" if column.dtype == "date" else "datetime64[us]")
+    times[np.isnan(values)] = np.datetime64("NaT")
+    return times
+
+
+def dataset_html(info: DatasetInfo) -> str:
+    """A dataset with its columns as HTML, escaped."""
     records = counted(info.num_records, "record")
     title = f"<b>{html.escape(info.name)}</b> version {info.version}, {records}, {info.visibility}"
     return f"{title}<br>{html.escape(info.description)}{ColumnTable(info.schema.columns).html()}"
 
 
-def save_csv(columns: Mapping[str, npt.NDArray[Any]], path: Path) -> None:
-    """Write a table, such as a mock dataset, as CSV; formulas of spreadsheets become plain text by a quote mark.
-
-    Raises:
-        InvalidInput: a column has an array for each record, which CSV cannot hold.
-    """
-    for name, values in columns.items():
-        if values.ndim != 1:
-            raise InvalidInput(
-                f"column {name!r} has records of shape {list(values.shape[1:])}, which CSV cannot hold; use .npz"
-            )
-    with path.open("w", newline="", encoding="utf-8") as file:
-        writer = csv.writer(file)
-        writer.writerow([neutralise(name) for name in columns])
-        lists = [values.tolist() for values in columns.values()]
-        writer.writerows(
-            [neutralise(cell) if isinstance(cell, str) else cell for cell in row] for row in zip(*lists, strict=True)
-        )
-
-
-def neutralise(text: str) -> str:
-    """The text, with a quote mark before it if a spreadsheet would run it as a formula."""
-    return f"'{text}" if text.startswith(("=", "+", "-", "@", "\t", "\r")) else text
-
-
 def _request(kind: type[T], given: Mapping[str, Any], **more: Any) -> T:
     values = {**given, **more}
-    if "columns" in values:
-        values["columns"] = _declarations(values["columns"])
+    if "columns" in values and kind is not PrepareRequest:
+        values["columns"] = read_declarations(values["columns"])
+    if values.get("prepare") is not None:
+        values["prepare"] = preparations_of(values["prepare"])
     try:
-        return msgspec.convert(msgspec.to_builtins(values), kind)
+        return to_message(values, kind)
     except msgspec.ValidationError as error:
         raise InvalidInput(
             f"the description of the upload is not valid: {error}", code=codes.INVALID_DATASET_CONFIG
         ) from error
 
 
-def _declarations(columns: Columns) -> list[Any]:
-    if not isinstance(columns, Mapping):
-        return list(columns)
-    return [{"name": name, **({"meaning": said} if isinstance(said, str) else said)} for name, said in columns.items()]
-
-
 def _send(
-    api: Api, path: str, config: VersionRequest, data: DataSource, mock: DataSource | None, progress: bool | None
-) -> DatasetInfo:
+    api: Api,
+    path: str,
+    config: VersionRequest,
+    tables: tuple[DataSource, DataSource | None],
+    progress: bool | None,
+    kind: type[T] = DatasetInfo,  # type: ignore[assignment]
+) -> T:
     with contextlib.ExitStack() as stack:
-        parts = [FormPart("config", "application/json", BytesBody(msgspec.json.encode(config)))]
-        for name, source in (("data", data), ("mock", mock)):
+        parts = [FormPart("config", "application/json", json_body(config))]
+        for name, source in zip(("data", "mock"), tables, strict=True):
             if source is not None:
-                parts.append(FormPart(name, "application/octet-stream", _body(source, stack)))
+                if config.format is None:
+                    check_packed_name(source)
+                parts.append(FormPart(name, "application/octet-stream", body_of(source, stack)))
         form = FormBody(parts)
-        body: Body = stack.enter_context(_shown(form, progress))
+        body: Body = stack.enter_context(shown_upload(form, progress))
         headers = {"Content-Type": form.media_type}
-        return api.send_body(path, DatasetInfo, body, headers=headers, timeout_s=_UPLOAD_PATIENCE_S, once=True)
-
-
-def _body(source: DataSource, stack: contextlib.ExitStack) -> Body:
-    if isinstance(source, (str, os.PathLike)):
-        path = Path(source)
-        if not path.is_file():
-            raise InvalidInput(f"there is no file {path}", code=codes.FILE_NOT_FOUND)
-        return FileBody(path)
-    folder = stack.enter_context(tempfile.TemporaryDirectory(prefix="pygrid-upload-"))
-    path = Path(folder) / "data.npz"
-    save_npz(_arrays(source), path)
-    return FileBody(path)
-
-
-def _arrays(source: Any) -> dict[str, npt.NDArray[Any]]:
-    """The columns of a mapping or a data frame, by name."""
-    if not isinstance(source, Mapping) and not (hasattr(source, "columns") and hasattr(source, "__getitem__")):
-        raise InvalidInput(f"a {type(source).__name__} is not a table: pass a file, arrays by name, or a data frame")
-    names = source.keys() if isinstance(source, Mapping) else source.columns
-    return {str(name): _array(str(name), source[name]) for name in names}
-
-
-def _array(name: str, values: Any) -> npt.NDArray[Any]:
-    if hasattr(values, "detach"):  # a tensor of PyTorch
-        values = values.detach().cpu().numpy()
-    array = np.asarray(values)
-    if array.dtype.kind in "OT":
-        texts = array.tolist()
-        if array.ndim != 1 or not all(isinstance(text, str) for text in texts):
-            raise InvalidInput(
-                f"column {name!r} holds Python objects other than texts; convert them to numbers or texts"
-            )
-        array = np.array(texts, dtype=np.str_)
-    return np.ascontiguousarray(array) if array.ndim else array
-
-
-def save_npz(arrays: Mapping[str, npt.NDArray[Any]], path: Path) -> None:
-    """Write arrays as an NPZ file, whatever their names, in their order.
-
-    Raises:
-        ValueError: an array holds Python objects.
-    """
-    with zipfile.ZipFile(path, "w", allowZip64=True) as archive:
-        for name, array in arrays.items():
-            with archive.open(f"{name}.npy", "w", force_zip64=True) as member:
-                np.lib.format.write_array(member, array, allow_pickle=False)
-
-
-class _CountedBody:
-    """A body that reports the number of sent bytes."""
-
-    def __init__(self, body: Body, told: Callable[[int], object]) -> None:
-        self._body = body
-        self._told = told
-
-    @property
-    def num_bytes(self) -> int:
-        return self._body.num_bytes
-
-    def __iter__(self) -> Iterator[bytes | memoryview]:
-        done = 0
-        for piece in self._body:
-            yield piece
-            done += len(piece)
-            self._told(done)
-
-
-@contextlib.contextmanager
-def _shown(body: Body, progress: bool | None) -> Iterator[Body]:
-    """The body, with a bar of the sent bytes."""
-    from pygrid.client.display.live import ProgressView
-
-    total = body.num_bytes
-    with ProgressView("upload", progress) as view:
-
-        def show(done: int) -> None:
-            view.show(size(total) if done < total else f"{size(total)} sent, checking", done, total)
-
-        yield _CountedBody(body, show) if view.is_shown else body
+        return api.send_body(path, kind, body, headers=headers, timeout_s=_UPLOAD_PATIENCE_S, once=True)
 
 
 def _reader(kind: type[T], url: str) -> Callable[[Response], T]:

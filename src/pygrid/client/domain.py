@@ -3,44 +3,54 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any, Literal
+from typing import Any, Literal, Unpack
 
 import msgspec
 
 from pygrid import codes
 from pygrid.client.associations import Associations
-from pygrid.client.configuration import ClientConfig, ServerConfig
 from pygrid.client.credentials import choose_url, find_network_token, find_token
 from pygrid.client.datasets import Dataset, Datasets
 from pygrid.client.display.process_tables import ProcessTable
-from pygrid.client.hosting import USUAL_PLAN, ModelSource, PlanSource, hosting_form
+from pygrid.client.hosting import USUAL_PLAN, ModelSource, PlanSource, hosting_form, written
 from pygrid.client.jobs import (
     Job,
     JobTable,
     Requests,
     find_jobs,
     get_job,
-    privacy_terms,
-    statistic_requests,
     submit_job,
 )
-from pygrid.client.models import HostedModel, ModelTable, OnnxSource, get_served, list_served, serve_model
+from pygrid.client.models import (
+    HostedModel,
+    ModelTable,
+    OnnxSource,
+    ServingOptions,
+    get_served,
+    list_served,
+    serve_model,
+)
 from pygrid.client.predictions import request_predictions
 from pygrid.client.process import Process
 from pygrid.client.session import SessionClient
+from pygrid.client.terms import check_guarantee, privacy_terms, statistic_requests
 from pygrid.client.workers import Workers
+from pygrid.configuration import ClientConfig, ServerConfig
 from pygrid.errors import NotFound
 from pygrid.messages.jobs import JobState, StatisticRequest, Unit
-from pygrid.messages.models import ModelVisibility, ServeRequest
+from pygrid.messages.models import ServeRequest
 from pygrid.messages.processes import HostRequest, ProcessInfo
 from pygrid.transport import Transport, open_transport
+from pygrid.transport.authorities import CaFile
 
 
 class _Processes(msgspec.Struct):
     processes: list[ProcessInfo]
 
 
-def connect(url: str | None = None, token: str | None = None, *, transport: Transport | None = None) -> DomainClient:
+def connect(
+    url: str | None = None, token: str | None = None, *, transport: Transport | None = None, ca_file: CaFile = None
+) -> DomainClient:
     """A client of a Domain; this sends no request.
 
     Args:
@@ -48,12 +58,13 @@ def connect(url: str | None = None, token: str | None = None, *, transport: Tran
             ``PYGRID_URL``, else the address of the last ``pygrid login``.
         token: token of a session; None: ``PYGRID_TOKEN``, else the one that ``pygrid login`` stored for the address.
         transport: used instead of HTTP to ``url``; the caller closes it.
+        ca_file: PEM file of an authority to trust in addition to the public ones; None: that of ``PYGRID_CA_FILE``.
     Raises:
-        InvalidInput: there is no address, or it is not valid.
+        InvalidInput: there is no address, it is not valid, or the file is not (``ca_file_invalid``).
     """
     if transport is not None:
         return DomainClient(transport, token=token)
-    chosen = open_transport(choose_url(url), relay_token=find_network_token)
+    chosen = open_transport(choose_url(url), relay_token=find_network_token, ca_file=ca_file)
     return DomainClient(chosen, token=token or find_token(chosen.url), owns_transport=True)
 
 
@@ -68,7 +79,7 @@ class DomainClient(SessionClient):
     def host(
         self,
         name: str,
-        version: str,
+        version: str | None = None,
         *,
         model: ModelSource,
         plans: Mapping[str, PlanSource] | PlanSource,
@@ -79,12 +90,12 @@ class DomainClient(SessionClient):
         """Host a model and open its training.
 
         Args:
-            name, version: a pair that the Domain does not have.
+            name, version: a pair that the Domain does not have. ``version`` None: the next whole number.
             model: float32 arrays by name, the path of a safetensors file, or a ``torch.nn.Module``.
             plans: by name, each a `Plan` or the path of a plan file; a single one is hosted as ``training_plan``.
-            client_config: settings for devices: ``epochs``, ``batch_size``, ``max_updates``, hyperparameters of the
-                plan, and any other keys.
-            server_config: settings of the cycles: ``num_cycles``, ``cycle_length``, ``min_diffs``, and others.
+            client_config: settings for devices: a `ClientConfig`, or a mapping with ``epochs``, ``batch_size``,
+                ``max_updates``, the hyperparameters of the plan, and texts or objects for code of your own.
+            server_config: settings of the cycles: a `ServerConfig`, or a mapping with its fields.
             averaging_plan: used instead of the weighted mean.
         Raises:
             Conflict: the Domain has a process of that name and version (``process_exists``).
@@ -92,11 +103,17 @@ class DomainClient(SessionClient):
             InvalidInput and its subclasses: a part cannot be hosted; the message names it. Nothing was hosted.
         """
         by_name = plans if isinstance(plans, Mapping) else {USUAL_PLAN: plans}
-        request = HostRequest({**(client_config or {}), "name": name, "version": version}, dict(server_config or {}))
+        named = {"name": name, "version": self._next_version(name) if version is None else version}
+        request = HostRequest({**written(client_config), **named}, written(server_config))
         form = hosting_form(request, model, by_name, averaging_plan)
         headers = {"Content-Type": form.media_type}
         info = self._api.send_body("/model-centric/host-training", ProcessInfo, form, headers=headers, once=True)
         return Process(self._api, info)
+
+    def _next_version(self, name: str) -> str:
+        """The whole number after the versions of a process that are whole numbers."""
+        numbers = [int(info.version) for info in self.processes(name) if info.version.isdecimal()]
+        return str(max(numbers, default=0) + 1)
 
     def processes(self, name: str | None = None, version: str | None = None) -> ProcessTable:
         """The processes on the Domain, newest first; with a name or a version, only those."""
@@ -117,36 +134,21 @@ class DomainClient(SessionClient):
             raise NotFound(f"{self.url} has no process {which}; {there}", code=codes.PROCESS_NOT_FOUND)
         return Process(self._api, found[0])
 
-    def serve(
-        self,
-        model_id: str,
-        onnx: OnnxSource,
-        *,
-        allow_remote_inference: bool = False,
-        allow_download: bool = False,
-        description: str = "",
-        max_batch_size: int = 64,
-        visibility: ModelVisibility = "listed",
-    ) -> HostedModel:
+    def serve(self, model_id: str, onnx: OnnxSource, **options: Unpack[ServingOptions]) -> HostedModel:
         """Serve an ONNX model, so that users can predict with it at the Domain.
 
         Args:
             model_id: an id that the Domain does not have.
             onnx: its bytes, the path of its file, or an ``onnx.ModelProto``. Metadata that exporters add is removed
                 before the model is sent.
-            allow_remote_inference, allow_download: what other users may do; you and Owners may always do both.
-            max_batch_size: largest number of examples in one request; the cost of the model is bounded for it.
-            visibility: ``listed``: users with an account can see the model; ``public``: everybody can, and searches at
-                the Networks of the Domain find it.
+            options: keyword arguments, see `ServingOptions`: ``description``, ``allow_remote_inference``,
+                ``allow_download``, ``max_batch_size``, ``visibility``.
         Raises:
             Conflict: there is a model of that id (``model_exists``).
             InvalidInput: not an ONNX model, or the Domain does not run it (``plan_...``); the message has the reason.
             Unauthenticated, Forbidden: you are not logged in, or may not serve.
         """
-        request = ServeRequest(
-            model_id, description, allow_download, allow_remote_inference, max_batch_size, visibility
-        )
-        return serve_model(self._api, request, onnx)
+        return serve_model(self._api, ServeRequest(model_id, **options), onnx)
 
     def models(self) -> ModelTable:
         """The models that the Domain serves, ordered by id."""
@@ -174,9 +176,10 @@ class DomainClient(SessionClient):
         epsilon: float | None = None,
         delta: float | None = None,
         clip: float = 1.0,
-        unit: Unit = "record",
+        unit: Unit | None = None,
         sampling_rate: float | None = None,
         version: int | None = None,
+        pool: str = "",
     ) -> Job:
         """Request a job that runs a plan on data that stays on the Domain. It first runs on the mock dataset.
 
@@ -196,17 +199,21 @@ class DomainClient(SessionClient):
             epsilon, delta: the privacy guarantee, charged to the dataset's budget. With neither, the job is not
                 private: a person must approve it, and its result is held until a person approves the release.
             clip: the gradient of each unit is scaled down to this L2 norm.
-            unit: what is protected: one ``record``, all records of one ``subject``, or the whole ``domain``.
+            unit: what is protected: one ``record``, all records of one ``subject``, or the whole ``domain``; None:
+                ``subject`` if the dataset has a subject column, else ``record``.
             sampling_rate: probability of each unit to take part in a round; None: derived from ``batch_size``.
+            pool: where the job runs; "": in the first pool with a free place that the data owner allows.
         Raises:
             InvalidInput and its subclasses: the request is not valid; the message names the fault. Nothing was sent.
             NotFound: there is no such dataset. Unauthenticated: you are not logged in.
         """
-        terms = privacy_terms(epsilon, delta, clip, unit, sampling_rate)
+        check_guarantee(epsilon, delta)
+        target = self._dataset(dataset)
+        terms = privacy_terms(epsilon, delta, clip, unit or target, sampling_rate)
         values: dict[str, Any] = {"hyper": dict(hyper or {}), "epochs": epochs, "batch_size": batch_size, "seed": seed}
-        values |= {"optimizer": dict(optimizer or {}), "metric_bounds": dict(metric_bounds or {})}
+        values |= {"optimizer": dict(optimizer or {}), "metric_bounds": dict(metric_bounds or {}), "pool": pool}
         return submit_job(
-            self._api, dataset, kind, reason, terms, plan=plan, model=model, binding=binding, version=version, **values
+            self._api, target, kind, reason, terms, plan=plan, model=model, binding=binding, version=version, **values
         )
 
     def statistics(
@@ -217,22 +224,35 @@ class DomainClient(SessionClient):
         reason: str,
         epsilon: float | None = None,
         delta: float | None = None,
-        unit: Unit = "record",
+        unit: Unit | None = None,
         version: int | None = None,
+        pool: str = "",
     ) -> Job:
         """Request statistics of a dataset: ``[count(), mean("age", lower=0, upper=120)]``.
 
         Args:
             asked: results of the functions of `pygrid.client.statistics`. One noisy sum answers all of them, so more
                 statistics in one job make each less exact, but do not raise the privacy cost.
-            reason, epsilon, delta, unit, version: as for `submit`.
+            reason, epsilon, delta, unit, version, pool: as for `submit`.
         Raises:
             As `submit`.
         """
-        terms = privacy_terms(epsilon, delta, 1.0, unit, None)
+        check_guarantee(epsilon, delta)
+        target = self._dataset(dataset)
+        terms = privacy_terms(epsilon, delta, 1.0, unit or target, None)
         return submit_job(
-            self._api, dataset, "statistics", reason, terms, version=version, statistics=statistic_requests(asked)
+            self._api,
+            target,
+            "statistics",
+            reason,
+            terms,
+            version=version,
+            statistics=statistic_requests(asked),
+            pool=pool,
         )
+
+    def _dataset(self, dataset: Dataset | str) -> Dataset:
+        return self.datasets[dataset] if isinstance(dataset, str) else dataset
 
     def predict(
         self,
@@ -245,6 +265,7 @@ class DomainClient(SessionClient):
         max_records: int | None = None,
         batch_size: int = 64,
         version: int | None = None,
+        pool: str = "",
     ) -> Job:
         """Request a job in which an ONNX model predicts for each record of a dataset, at the Domain.
 
@@ -257,7 +278,7 @@ class DomainClient(SessionClient):
             select: names of the outputs to return; empty: all.
             max_records: predict for this number of records only, from the first.
             batch_size: number of records that the model gets at once.
-            reason, version: as for `submit`.
+            reason, version, pool: as for `submit`.
         Raises:
             InvalidInput and its subclasses: the request is not valid; the message names the fault. Nothing was sent.
                 ``result_too_large``: request fewer records at once.
@@ -273,6 +294,7 @@ class DomainClient(SessionClient):
             max_records=max_records,
             batch_size=batch_size,
             version=version,
+            pool=pool,
         )
 
     def jobs(self, dataset: str | None = None, *, state: JobState | None = None, mine: bool = False) -> JobTable:

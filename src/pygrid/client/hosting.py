@@ -10,10 +10,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import msgspec
 import numpy as np
 
 from pygrid import codes
+from pygrid.configs import Config
 from pygrid.errors import InvalidInput, InvalidTensors
 from pygrid.messages.media import PLAN, TENSORS
 from pygrid.messages.processes import HostRequest
@@ -21,6 +21,7 @@ from pygrid.plans import Plan
 from pygrid.tensors import encode, read_layout
 from pygrid.transport import Body
 from pygrid.transport.base import CHUNK_BYTES, BytesBody
+from pygrid.transport.encoding import json_body
 
 ModelSource = Mapping[str, Any] | str | os.PathLike[str] | Any
 """Arrays (or tensors) by name, the path of a safetensors file, or a ``torch.nn.Module``."""
@@ -100,12 +101,26 @@ def hosting_form(
             raise InvalidInput(
                 f"{name!r} is not a valid name of a plan; use letters, digits and _, like {USUAL_PLAN!r}"
             )
-    parts = [FormPart("config", "application/json", BytesBody(msgspec.json.encode(request)))]
+    parts = [FormPart("config", "application/json", json_body(request))]
     parts.append(FormPart("model", TENSORS, model_body(model)))
-    parts += [FormPart(f"plan:{name}", PLAN, BytesBody(load_plan(plan).data)) for name, plan in plans.items()]
+    for name, source in plans.items():
+        parts += _plan_parts(name, load_plan(source))
     if averaging_plan is not None:
         parts.append(FormPart("averaging_plan", PLAN, BytesBody(load_plan(averaging_plan).data)))
     return FormBody(parts)
+
+
+def _plan_parts(name: str, plan: Plan) -> list[FormPart]:
+    """A plan, and its variants for clients of 2020."""
+    parts = [FormPart(f"plan:{name}", PLAN, BytesBody(plan.data))]
+    for variant in plan.variants.variants if plan.variants is not None else ():
+        parts.append(FormPart(f"plan:{name}:{variant.dialect}", "application/json", BytesBody(variant.to_bytes())))
+    return parts
+
+
+def written(config: Config | Mapping[str, Any] | None) -> dict[str, Any]:
+    """The JSON object of a configuration. The Domain checks a mapping; a class has checked itself."""
+    return config.written() if isinstance(config, Config) else dict(config or {})
 
 
 def load_plan(source: PlanSource) -> Plan:

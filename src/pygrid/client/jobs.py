@@ -11,8 +11,6 @@ for job in domain.requests:
 from __future__ import annotations
 
 import hashlib
-import os
-import tempfile
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -21,6 +19,7 @@ from typing import Any, Literal, TypeVar
 import msgspec
 
 from pygrid import codes
+from pygrid.client.answers import Answers, has_dates
 from pygrid.client.binding import complete_binding
 from pygrid.client.datasets import Dataset, Datasets
 from pygrid.client.display.job_progress import shown
@@ -30,7 +29,9 @@ from pygrid.client.downloads import MAX_MEMORY_BYTES
 from pygrid.client.events import parse_events
 from pygrid.client.hosting import FormBody, FormPart, ModelSource, PlanSource, load_plan, model_body
 from pygrid.client.statistics import StatisticAnswer
+from pygrid.durable import write_atomically
 from pygrid.errors import Conflict, InvalidInput, NotFound, PygridError, Unavailable
+from pygrid.messages.datasets import Schema
 from pygrid.messages.jobs import (
     DecisionRequest,
     JobCost,
@@ -40,13 +41,12 @@ from pygrid.messages.jobs import (
     JobRequest,
     JobState,
     PrivacyRequest,
-    StatisticRequest,
-    Unit,
 )
 from pygrid.messages.media import PLAN, TENSORS
 from pygrid.tensors import Params, decode
 from pygrid.transport import Api, Request, Response
 from pygrid.transport.base import BytesBody
+from pygrid.transport.encoding import json_body, to_message
 
 T = TypeVar("T")
 
@@ -194,7 +194,7 @@ class Job:
         except Conflict as error:
             raise refusal from error
         if path is not None:
-            _write(data, Path(path))
+            write_atomically(Path(path), data, mode=0o666, sync=False)
         return decode(data)[0] if info.kind in WITH_ARRAYS else msgspec.json.decode(data, type=dict[str, Any])
 
     def params(self, path: str | Path | None = None) -> Params:
@@ -209,15 +209,33 @@ class Job:
             raise InvalidInput(f"the result of a job of kind {self.kind} has no arrays; use job.result()")
         return self.result(path)
 
-    def answers(self) -> list[StatisticAnswer]:
+    def load_into(self, model: T) -> T:
+        """The same PyTorch model, with the released weights copied into it. Raises as `params`."""
+        from pygrid.plans.authoring import load_into
+
+        load_into(model, self.params())
+        return model
+
+    def answers(self) -> Answers:
         """The released answers of a statistics job, in the order of the request.
+
+        A prompt and a notebook show them as a table with 95% intervals; ``frame()`` is a data frame.
 
         Raises:
             InvalidInput: the job is of another kind. Conflict: as `result`.
         """
         if self.kind != "statistics":
             raise InvalidInput(f"a job of kind {self.kind} has no answers; use job.result()")
-        return msgspec.convert(self.result()["answers"], list[StatisticAnswer])
+        found = msgspec.convert(self.result()["answers"], list[StatisticAnswer])
+        asked = () if self._seen.request is None else self._seen.request.statistics
+        return Answers(found, asked, self._schema() if any(has_dates(one) for one in asked) else None)
+
+    def _schema(self) -> Schema | None:
+        """The schema of the dataset; None if it was deleted."""
+        try:
+            return Datasets(self._api).by_id(self._seen.dataset).info(self._seen.version).schema
+        except NotFound:
+            return None
 
     def _download(self) -> bytearray:
         def read(response: Response) -> bytearray:
@@ -381,7 +399,7 @@ def _only_job(prefix: str, jobs: Sequence[JobInfo]) -> JobInfo:
 
 def submit_job(
     api: Api,
-    dataset: Dataset | str,
+    target: Dataset,
     kind: JobKind,
     reason: str,
     privacy: PrivacyRequest | None,
@@ -393,7 +411,6 @@ def submit_job(
     **values: Any,
 ) -> Job:
     """Send a request; see `DomainClient.submit` and `DomainClient.statistics`."""
-    target = Datasets(api)[dataset] if isinstance(dataset, str) else dataset
     parts: list[FormPart] = []
     if plan is not None:
         loaded = load_plan(plan)
@@ -409,56 +426,12 @@ def submit_job(
 def send_request(api: Api, given: Mapping[str, Any], parts: Sequence[FormPart]) -> Job:
     """Request a job with these fields of `JobRequest`, and these further parts of the form."""
     try:
-        request = msgspec.convert(msgspec.to_builtins(given), JobRequest)
+        request = to_message(given, JobRequest)
     except msgspec.ValidationError as error:
         raise InvalidInput(f"the request for a job is not valid: {error}", code=codes.INVALID_JOB) from error
-    form = FormBody([FormPart("config", "application/json", BytesBody(msgspec.json.encode(request))), *parts])
+    form = FormBody([FormPart("config", "application/json", json_body(request)), *parts])
     info_of = api.send_body(_PATH, JobInfo, form, headers={"Content-Type": form.media_type}, once=True)
     return Job(api, info_of)
-
-
-def privacy_terms(
-    epsilon: float | None, delta: float | None, clip: float, unit: Unit, sampling_rate: float | None
-) -> PrivacyRequest | None:
-    """The privacy terms of a request; None: the job is non-private.
-
-    Raises:
-        InvalidInput: one of epsilon and delta is missing (``invalid_privacy``).
-    """
-    if epsilon is None and delta is None:
-        return None
-    if epsilon is None or delta is None:
-        missing = "epsilon" if epsilon is None else "delta"
-        raise InvalidInput(
-            f"{missing} is missing: a private job needs both, like epsilon=3.0, delta=1e-6 (delta well below one over "
-            "the number of records); a non-private job has neither, and always waits for a person",
-            code=codes.INVALID_PRIVACY,
-        )
-    return PrivacyRequest(epsilon, delta, clip, unit, sampling_rate)
-
-
-def statistic_requests(asked: Sequence[StatisticRequest] | StatisticRequest) -> tuple[StatisticRequest, ...]:
-    """The requested statistics as a tuple. Raises InvalidInput: another value is among them."""
-    several = (asked,) if isinstance(asked, StatisticRequest) else tuple(asked)
-    for one in several:
-        if not isinstance(one, StatisticRequest):
-            raise InvalidInput(
-                f"{one!r} is not a statistic; use pygrid.client.count(), mean(column, lower=..., upper=...), ...",
-                code=codes.INVALID_JOB,
-            )
-    return several
-
-
-def _write(data: bytearray, path: Path) -> None:
-    descriptor, name = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
-    draft = Path(name)
-    try:
-        with os.fdopen(descriptor, "wb") as file:
-            file.write(data)
-        draft.chmod(0o644)
-        draft.replace(path)
-    finally:
-        draft.unlink(missing_ok=True)
 
 
 def _why_not(info: JobInfo) -> str:

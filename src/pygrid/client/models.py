@@ -5,9 +5,8 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypedDict, overload
 
-import msgspec
 import numpy as np
 import numpy.typing as npt
 
@@ -18,14 +17,32 @@ from pygrid.client.downloads import MAX_MEMORY_BYTES, read_checked, write_checke
 from pygrid.client.hosting import FormBody, FormPart
 from pygrid.errors import InvalidInput
 from pygrid.messages.media import TENSORS
-from pygrid.messages.models import ModelList, ServedModel, ServedModelInfo, ServeRequest
+from pygrid.messages.models import ModelList, ModelVisibility, ServedModel, ServedModelInfo, ServeRequest
 from pygrid.tensors import decode, encode
 from pygrid.transport import Api, Request
 from pygrid.transport.base import BytesBody
+from pygrid.transport.encoding import json_body
 
 OnnxSource = bytes | str | os.PathLike[str] | Any
 """The bytes of an ONNX model, the path of its file, or an ``onnx.ModelProto``."""
 _TIMEOUT_S = 120.0
+
+
+class ServingOptions(TypedDict, total=False):
+    """The optional arguments of `DomainClient.serve` and `Process.serve`."""
+
+    description: str
+    """Purpose of the model."""
+    allow_remote_inference: bool
+    """Other users may predict with the model; you and Owners always may. Default: false."""
+    allow_download: bool
+    """Other users may download the file; you and Owners always may. Default: false."""
+    max_batch_size: int
+    """Largest number of examples in one request; the cost of the model is bounded for it. Default: 64."""
+    visibility: ModelVisibility
+    """``listed``, the default: users with an account can see the model. ``public``: everybody can, and searches at the
+    Networks of the Domain find it.
+    """
 
 
 class HostedModel:
@@ -73,6 +90,10 @@ class HostedModel:
         ]
         return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
 
+    @overload
+    def download(self, path: None = None) -> bytes: ...
+    @overload
+    def download(self, path: str | os.PathLike[str]) -> Path: ...
     def download(self, path: str | os.PathLike[str] | None = None) -> bytes | Path:
         """The bytes of the ONNX file, or its path after it was written to ``path``.
 
@@ -138,7 +159,7 @@ def serve_model(api: Api, request: ServeRequest, source: OnnxSource) -> HostedMo
     from pygrid.plans.export_cleanup import tidy_model
 
     parts = [
-        FormPart("config", "application/json", BytesBody(msgspec.json.encode(request))),
+        FormPart("config", "application/json", json_body(request)),
         FormPart("model", TENSORS, BytesBody(tidy_model(onnx_bytes(source)))),
     ]
     form = FormBody(parts)

@@ -38,6 +38,7 @@ from pygrid.messages.discovery import DEFAULT_TIMEOUT_S, DomainRef, Kind, ModelH
 from pygrid.messages.identity import SIGNATURE_BYTES, from_base64url
 from pygrid.transport import Request, Transport, open_transport
 from pygrid.transport.address import RelayedAddress, parse_address, plain_address
+from pygrid.transport.authorities import CaFile
 from pygrid.transport.identity import IdentityKey
 from pygrid.transport.known_domains import KnownDomains
 
@@ -46,7 +47,7 @@ _MAX_ANSWER_BYTES = 64 * 1024
 
 
 def connect_network(
-    url: str | None = None, token: str | None = None, *, transport: Transport | None = None
+    url: str | None = None, token: str | None = None, *, transport: Transport | None = None, ca_file: CaFile = None
 ) -> NetworkClient:
     """A client of a Network; this sends no request. Searches need no account.
 
@@ -54,8 +55,10 @@ def connect_network(
         url: address of the Network; None: ``PYGRID_NETWORK_URL``, else the address of the last ``pygrid login``.
         token: token of a session; None: ``PYGRID_NETWORK_TOKEN``, else the one that ``pygrid login`` stored.
         transport: used instead of HTTP to ``url``; the caller closes it.
+        ca_file: PEM file of an authority to trust in addition to the public ones, for the Network and its Domains;
+            None: that of ``PYGRID_CA_FILE``.
     Raises:
-        InvalidInput: there is no address, or it is not valid.
+        InvalidInput: there is no address, it is not valid, or the file is not (``ca_file_invalid``).
     """
     if transport is not None:
         return NetworkClient(transport, token=token)
@@ -64,8 +67,8 @@ def connect_network(
         raise InvalidInput(
             f"{chosen!r} is the address of a Domain behind a Network, not of a Network", code=codes.INVALID_URL
         )
-    opened = open_transport(chosen)
-    return NetworkClient(opened, token=token or find_network_token(opened.url), owns_transport=True)
+    opened = open_transport(chosen, ca_file=ca_file)
+    return NetworkClient(opened, token=token or find_network_token(opened.url), owns_transport=True, ca_file=ca_file)
 
 
 class DomainTable(Table[DomainInfo]):
@@ -99,8 +102,16 @@ class InvitationTable(Table[InvitationInfo]):
 class NetworkClient(SessionClient):
     """A Network: searches all its Domains, and connects to them; `connect_network` returns one."""
 
-    def __init__(self, transport: Transport, *, token: str | None = None, owns_transport: bool = False) -> None:
+    def __init__(
+        self,
+        transport: Transport,
+        *,
+        token: str | None = None,
+        owns_transport: bool = False,
+        ca_file: CaFile = None,
+    ) -> None:
         super().__init__(transport, token=token, owns_transport=owns_transport)
+        self._ca_file = ca_file
         self._domains: dict[tuple[str, str | None], DomainClient] = {}
 
     def domains(self, association: Association = "accepted") -> DomainTable:
@@ -148,7 +159,7 @@ class NetworkClient(SessionClient):
             address = self._relayed(ref, identity)
         key = (str(address), identity)
         if key not in self._domains:
-            transport = open_transport(_spelled(address), relay_token=self._relay_token)
+            transport = open_transport(_spelled(address), relay_token=self._relay_token, ca_file=self._ca_file)
             self._domains[key] = DomainClient(transport, token=_domain_token(transport.url), owns_transport=True)
         return self._domains[key]
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import html
 import secrets
 from types import TracebackType
@@ -10,12 +11,23 @@ from typing import Self
 import msgspec
 
 from pygrid import codes
-from pygrid.errors import PygridError, Unauthenticated
+from pygrid.client.tokens import ApiTokens
+from pygrid.client.users import Roles, Users
+from pygrid.errors import Conflict, Forbidden, InvalidInput, PygridError, Unauthenticated
 from pygrid.messages import media
-from pygrid.messages.accounts import LoginRequest, LoginResponse, UserInfo, UserResponse
+from pygrid.messages.accounts import (
+    BrowserLink,
+    BrowserLoginRequest,
+    CodeAccepted,
+    CodeRequest,
+    LoginRequest,
+    LoginResponse,
+    UserInfo,
+    UserResponse,
+)
 from pygrid.messages.identity import NONCE_BYTES, SIGNATURE_BYTES, IdentityInfo, from_base64url, to_base64url
 from pygrid.transport import Api, Request, Response, Transport
-from pygrid.transport.base import BytesBody
+from pygrid.transport.encoding import json_body
 from pygrid.transport.identity import IdentityKey
 
 FIRST_CONTACT_S = 10.0
@@ -70,6 +82,47 @@ def _key_of(answer: UserResponse) -> str:
     return key
 
 
+def _check_browsable(api: Api) -> None:
+    if not api.url.startswith(("http://", "https://")):
+        raise InvalidInput(
+            f"a browser cannot open {api.url}: use the direct address of the Domain, or an API token",
+            code=codes.INVALID_URL,
+        )
+
+
+class BrowserLogin:
+    """A log-in that a person finishes in a browser.
+
+    The page at `url` shows a one-time code to a signed-in user, and `finish` takes it. The code is useless without this
+    object, which keeps the secret that it belongs to.
+    """
+
+    def __init__(self, api: Api) -> None:
+        _check_browsable(api)
+        self._api = api
+        self._verifier = secrets.token_urlsafe(32)
+
+    @property
+    def url(self) -> str:
+        """Address of the page that shows the code."""
+        digest = hashlib.sha256(self._verifier.encode()).digest()
+        return f"{self._api.url}/admin/terminal?challenge={to_base64url(digest)}"
+
+    def finish(self, code: str) -> UserInfo:
+        """Begin the session of the client with the code of the page, and return its user.
+
+        Raises:
+            Forbidden: the code is wrong, was used, has expired, or belongs to another log-in (``code_not_valid``).
+        """
+        self._api.token = None
+        request = BrowserLoginRequest(code, self._verifier)
+        self._api.token = self._api.post("/users/login/code", LoginResponse, json=request).token
+        return self._api.get("/users/me", UserResponse).user
+
+    def __repr__(self) -> str:
+        return f"BrowserLogin(url={self.url!r})"
+
+
 class SessionClient:
     """The common part of the clients of a Domain and of a Network: session and connection."""
 
@@ -95,16 +148,57 @@ class SessionClient:
         """The name and the identity of the app. Raises PygridError: it did not prove it (``unexpected_answer``)."""
         return identity_of(self._api)
 
-    def login(self, email: str, password: str) -> Self:
+    @property
+    def roles(self) -> Roles:
+        """The roles of the app: ``roles()`` lists them, ``roles["Model Owner"]`` is one, ``add`` and ``remove``."""
+        return Roles(self._api)
+
+    @property
+    def users(self) -> Users:
+        """The users of the app: ``users()`` lists them, ``users[EMAIL]`` is one; ``add``, ``set_role``, ``remove``."""
+        return Users(self._api, self.roles)
+
+    @property
+    def tokens(self) -> ApiTokens:
+        """Your API tokens for scripts: ``tokens()`` lists them; ``make``, ``revoke``."""
+        return ApiTokens(self._api)
+
+    def login(self, email: str, password: str, *, sign_up: bool = False) -> Self:
         """Begin a session, which later calls use.
 
+        Args:
+            sign_up: create the account, unless it exists, so that a script runs the first time and every other time.
         Raises:
             Unauthenticated: the account or the password is wrong (``invalid_credentials``).
             TooManyRequests: there were too many attempts; retry after ``retry_after_s``.
         """
+        if sign_up:
+            try:
+                self.sign_up(email, password)
+                return self
+            except (Conflict, Forbidden) as error:
+                if error.code not in (codes.EMAIL_TAKEN, codes.SIGNUP_CLOSED):
+                    raise
         self._api.token = None
         self._api.token = self._api.post("/users/login", LoginResponse, json=LoginRequest(email, password)).token
         return self
+
+    def browser_login(self) -> BrowserLogin:
+        """Begin a log-in in a browser, for people who have no password here: open its ``url``, then `finish`.
+
+        Raises:
+            InvalidInput: the client has a relayed address, where browsers cannot go (``invalid_url``).
+        """
+        return BrowserLogin(self._api)
+
+    def browser_link(self) -> str:
+        """Return the address of a page that opens the web console as this user. It works once, within two minutes.
+
+        Raises:
+            InvalidInput: the client has a relayed address, where browsers cannot go (``invalid_url``).
+        """
+        _check_browsable(self._api)
+        return self._api.url + self._api.post("/users/browser-link", BrowserLink).path
 
     def sign_up(self, email: str, password: str, *, setup_code: str | None = None) -> UserInfo:
         """Create an account and log in with it. The first account becomes the Owner.
@@ -121,8 +215,29 @@ class SessionClient:
         self.login(email, password)
         return user
 
+    def accept_invitation(self, code: str, password: str) -> Self:
+        """Create the account that an invitation is for, and log in with it.
+
+        Raises:
+            Forbidden: the code is wrong, was used, or has expired (``code_not_valid``).
+            InvalidInput: the password is too short or too long (``weak_password``).
+        """
+        used = self._api.post("/users/invitations/accept", CodeAccepted, json=CodeRequest(code, password))
+        return self.login(used.email, password)
+
+    def reset_password(self, code: str, password: str) -> Self:
+        """Choose a new password with a code from an Owner, and log in; all your sessions and API tokens end.
+
+        Raises:
+            As `accept_invitation`.
+        """
+        used = self._api.post("/users/password-reset", CodeAccepted, json=CodeRequest(code, password))
+        return self.login(used.email, password)
+
     def change_password(self, password: str) -> str:
-        """Change your password, log in with it, and return your new private key; all your other sessions end.
+        """Change your password, log in with it, and return your new private key.
+
+        All your other sessions and your API tokens end.
 
         Raises:
             InvalidInput: the password is too short or too long (``weak_password``).
@@ -147,7 +262,7 @@ class SessionClient:
         self._change("DELETE", f"/users/{me.id}/private-key")
 
     def _change(self, method: str, path: str, content: object = None) -> UserResponse:
-        body = None if content is None else BytesBody(msgspec.json.encode(content))
+        body = None if content is None else json_body(content)
         headers = {} if body is None else {"Content-Type": media.JSON}
         request = Request(method, path, headers=headers, body=body)
         return self._api.exchange(request, _read_user, idempotent=False)

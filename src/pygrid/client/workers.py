@@ -36,7 +36,7 @@ class Workers:
 
     def __call__(self) -> WorkerTable:
         """All authorized Workers, oldest first, and what each does at present."""
-        return WorkerTable(self._api.get("/data-centric/workers", WorkerList).workers)
+        return WorkerTable(self._api.get("/data-centric/workers/authorized", WorkerList).workers)
 
     def let_in(self, name: str) -> NewWorker:
         """Authorize a Worker; only this answer has its token.

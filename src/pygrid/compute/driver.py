@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import Protocol
 
 from pygrid.compute.results import OnProgress
 from pygrid.core.job_spec import JobResult, JobSpec
 from pygrid.errors import Unavailable
+
+Begin = Callable[[], Awaitable[bool]]
+"""Records that a Worker receives a job; False: the job is not wanted any longer, so no Worker may begin it."""
 
 
 class Driver(Protocol):
@@ -24,18 +28,26 @@ class Driver(Protocol):
     async def start(self) -> object:
         """Have a Worker ready. Raises Unavailable: none can be had, or only one whose sandbox is too weak."""
 
-    async def run(self, spec: JobSpec, on_progress: OnProgress | None = None, *, pad: bool = True) -> JobResult:
+    async def run(
+        self,
+        spec: JobSpec,
+        on_progress: OnProgress | None = None,
+        *,
+        pad: bool = True,
+        begin: Begin | None = None,
+    ) -> JobResult:
         """Queue a job, run it, and return its checked result. Cancelling the call cancels the job.
 
         What goes wrong with a job is a failure in its result, not an exception.
 
         Args:
             pad: hold a private job until its planned time (`held_s`); not needed for a dry run on made-up data.
+            begin: called once, before a Worker receives the job. If it returns False, no Worker receives it.
         Raises:
             InvalidInput: the specification is not valid; nothing ran.
             Conflict: a job of this id is queued or running.
             Unavailable: as `start`; the job never started.
-            NotStarted: no Worker took the job; it never started.
+            NotStarted: no Worker took the job: ``begin`` was not called.
         """
 
     async def close(self) -> None:

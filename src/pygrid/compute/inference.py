@@ -23,7 +23,6 @@ import time
 from collections import OrderedDict, deque
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 import msgspec
@@ -107,9 +106,9 @@ class InferenceWorkers:
         warm.wake.set()
         return await question.answer
 
-    async def forget(self, path: Path) -> None:
-        """End the processes of the model in this file."""
-        await self._end([model for model in self._warm if model.path == path])
+    async def forget(self, name: str) -> None:
+        """End the processes of the model in the file of this name."""
+        await self._end([model for model in self._warm if model.path.name == name])
 
     async def close(self) -> None:
         """End every process; waiting requests fail."""

@@ -12,10 +12,10 @@ from typing import Any
 import msgspec
 
 from pygrid import codes
-from pygrid.compute.driver import LocalLimits
+from pygrid.compute.driver import Begin, LocalLimits
 from pygrid.compute.results import Answer, BadAnswerError, Ended, OnProgress, make_result, read_answer
 from pygrid.compute.runtime import forkserver
-from pygrid.core.job_spec import SPEC, JobResult, JobSpec, check_spec, held_s
+from pygrid.core.job_spec import SPEC, Facts, Failure, JobResult, JobSpec, check_spec, held_s
 from pygrid.errors import Conflict, Unavailable
 from pygrid.sandbox.frames import frame
 from pygrid.sandbox.process import Child, spawn
@@ -80,19 +80,28 @@ class LocalDriver:
         """Whether the process was started, and its sandbox is enough for an untrusted plan."""
         return self._server is not None and self._server.is_sound
 
-    async def run(self, spec: JobSpec, on_progress: OnProgress | None = None, *, pad: bool = True) -> JobResult:
+    async def run(
+        self,
+        spec: JobSpec,
+        on_progress: OnProgress | None = None,
+        *,
+        pad: bool = True,
+        begin: Begin | None = None,
+    ) -> JobResult:
         check_spec(spec)
         if spec.id in self._job_ids:
             raise Conflict(f"job {spec.id} is here already", code=codes.JOB_EXISTS, job_id=spec.id)
         self._job_ids.add(spec.id)
         try:
             async with self._places:
+                await self.start()
+                if begin is not None and not await begin():
+                    return JobResult(Facts(), Failure("cancelled", "the job is not wanted any longer"))
                 return await self._run_now(spec, on_progress, pad)
         finally:
             self._job_ids.remove(spec.id)
 
     async def _run_now(self, spec: JobSpec, on_progress: OnProgress | None, pad: bool) -> JobResult:
-        await self.start()
         assert self._server is not None
         began = time.monotonic()
         result = await self._server.run(spec, on_progress)

@@ -16,7 +16,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Self
 
-from pygrid.compute.driver import Driver, NotStarted
+from pygrid.compute.driver import Begin, Driver, NotStarted
 from pygrid.compute.results import OnProgress
 from pygrid.core.job_spec import JobResult, JobSpec
 
@@ -27,8 +27,8 @@ logger = logging.getLogger(__name__)
 class Needs:
     """What a job needs of its place."""
 
-    may_leave: bool = False
-    """Whether it may run on another machine."""
+    pools: frozenset[str] = frozenset({"local"})
+    """Names of the pools in which it may run."""
     is_trial: bool = False
     """Whether it is a dry run on the mock dataset."""
 
@@ -40,15 +40,20 @@ class Pool:
     name: str
     driver: Driver
     places: int
-    allows: Callable[[Needs], bool]
+    is_trial: bool = False
+    """Whether it runs dry runs, and nothing else."""
     fallback: Driver | None = None
-    """Runs the jobs that `driver` did not start."""
+    """Runs the jobs that `driver` did not start, and that may run on this machine."""
     held: int = field(default=0, init=False)
 
     @property
     def free(self) -> int:
         """Number of places that no job holds."""
         return min(self.places, self.driver.capacity) - self.held
+
+    def allows(self, needs: Needs) -> bool:
+        """Whether a job with these needs may run here."""
+        return needs.is_trial if self.is_trial else not needs.is_trial and self.name in needs.pools
 
 
 class Slot:
@@ -62,15 +67,32 @@ class Slot:
         """Whether a job with these needs may run here."""
         return self._pool.allows(needs)
 
-    async def run(self, spec: JobSpec, on_progress: OnProgress | None = None, *, pad: bool = True) -> JobResult:
-        """Run a job as `Driver.run` does. If the driver of the pool does not start it, the fallback runs it."""
+    @property
+    def pool(self) -> str:
+        """The name of the pool."""
+        return self._pool.name
+
+    async def run(
+        self,
+        spec: JobSpec,
+        on_progress: OnProgress | None = None,
+        *,
+        pad: bool = True,
+        begin: Begin | None = None,
+        may_fall_back: bool = True,
+    ) -> JobResult:
+        """Run a job as `Driver.run` does. If the driver of the pool does not start it, the fallback runs it.
+
+        Args:
+            may_fall_back: whether the job may run on this machine.
+        """
         try:
-            return await self._pool.driver.run(spec, on_progress, pad=pad)
+            return await self._pool.driver.run(spec, on_progress, pad=pad, begin=begin)
         except NotStarted as error:
-            if self._pool.fallback is None:
+            if self._pool.fallback is None or not may_fall_back:
                 raise
             logger.info("job runs here", extra={"job_id": spec.id, "detail": error.detail})
-        return await self._pool.fallback.run(spec, on_progress, pad=pad)
+        return await self._pool.fallback.run(spec, on_progress, pad=pad, begin=begin)
 
     def release(self, *, is_unused: bool = False) -> None:
         """Free the place; called once.
@@ -107,6 +129,15 @@ class Pools:
         self._drivers = tuple({id(pool.driver): pool.driver for pool in pools}.values())
         self._on_change = on_change
         self._waiting: list[_Waiting] = []
+
+    def list_pools(self) -> Sequence[Pool]:
+        """The pools, in order of preference."""
+        return self._pools
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The names of the pools that jobs may name, in order of preference."""
+        return tuple(pool.name for pool in self._pools if not pool.is_trial)
 
     async def start(self) -> None:
         """Have the drivers ready. Raises Unavailable."""
@@ -157,16 +188,23 @@ class Pools:
 
 
 def build_pools(
-    local: Driver, leased: Driver, *, num_workers: int, prefer_leased: bool, on_change: Callable[[], None]
+    local: Driver,
+    leased: Driver,
+    engines: Sequence[Pool] = (),
+    *,
+    num_workers: int,
+    prefer_leased: bool,
+    on_change: Callable[[], None],
 ) -> Pools:
-    """The pools of a Domain: `num_workers` jobs and as many dry runs here, and the Workers of other machines.
+    """The pools of a Domain: `num_workers` jobs and as many dry runs here, the Workers of other machines, and engines.
 
     Dry runs have places of their own, so that an error shows at once, however long the jobs take.
 
     Args:
+        engines: pools whose Workers an engine starts, in order of preference, after the others.
         prefer_leased: jobs that may leave do so while this machine has free places.
     """
-    here = Pool("local", local, num_workers, lambda needs: not needs.is_trial)
-    away = Pool("leased", leased, sys.maxsize, lambda needs: needs.may_leave and not needs.is_trial, fallback=local)
-    trials = Pool("trials", local, num_workers, lambda needs: needs.is_trial)
-    return Pools([away, here, trials] if prefer_leased else [here, away, trials], on_change)
+    here = Pool("local", local, num_workers)
+    away = Pool("leased", leased, sys.maxsize, fallback=local)
+    trials = Pool("trials", local, num_workers, is_trial=True)
+    return Pools([*([away, here] if prefer_leased else [here, away]), *engines, trials], on_change)

@@ -6,12 +6,12 @@ All rules follow one principle: nobody assigns, takes over or removes more permi
 from __future__ import annotations
 
 import enum
-from collections.abc import Coroutine, Iterable
+from collections.abc import Coroutine, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, Protocol
 
 from pygrid import codes
-from pygrid.errors import Forbidden, Unauthenticated
+from pygrid.errors import Forbidden, InvalidInput, Unauthenticated
 
 
 class Permission(enum.StrEnum):
@@ -24,6 +24,8 @@ class Permission(enum.StrEnum):
     EDIT_ROLES = "can_edit_roles"
     MANAGE_INFRASTRUCTURE = "can_manage_infrastructure"
     UPLOAD_DATA = "can_upload_data"
+    HOST_MODELS = "can_host_models"
+    """Domain only: host processes for devices to train, and serve models."""
     MANAGE_NODES = "can_manage_nodes"
     """Network only: decide on the Domains that join."""
 
@@ -48,12 +50,27 @@ class Role:
     permissions: frozenset[Permission]
 
 
+class Credential(enum.StrEnum):
+    """How a caller proved who they are."""
+
+    SESSION = "session"
+    ALL = "all"
+    """An API token for everything but accounts, roles and credentials."""
+    READ = "read"
+    """An API token that only reads."""
+
+
+API_TOKEN_PREFIX = "pgt_"
+"""Begins each API token, so that scanners of leaked secrets find it."""
+
+
 @dataclass(frozen=True, slots=True)
 class Principal:
-    """The caller: a user of this app with a valid session."""
+    """The caller: a user of this app with a valid session or API token."""
 
     user_id: int
     role: Role
+    credential: Credential = Credential.SESSION
 
     def may(self, permission: Permission) -> bool:
         """Whether the role has this permission."""
@@ -68,9 +85,10 @@ ADMINISTRATOR = Role(
     frozenset(DOMAIN_PERMISSIONS) - {Permission.EDIT_ROLES, Permission.MANAGE_INFRASTRUCTURE},
 )
 OWNER = Role(4, "Owner", frozenset(DOMAIN_PERMISSIONS))
+MODEL_OWNER = Role(5, "Model Owner", frozenset({Permission.HOST_MODELS}))
 
-DEFAULT_ROLES = (USER, COMPLIANCE_OFFICER, ADMINISTRATOR, OWNER)
-"""The roles of a new Domain, with the ids of the legacy interface."""
+DEFAULT_ROLES = (USER, COMPLIANCE_OFFICER, ADMINISTRATOR, OWNER, MODEL_OWNER)
+"""The roles of a new Domain; 1 to 4 have the ids of the legacy interface."""
 
 NETWORK_ROLES = (
     USER,
@@ -103,6 +121,23 @@ DOMAIN_ACCESS = AppAccess(
 NETWORK_ACCESS = AppAccess(
     NETWORK_PERMISSIONS, NETWORK_ROLES, see_users=Permission.CREATE_USERS, see_roles=Permission.EDIT_SETTINGS
 )
+
+
+@dataclass(frozen=True, slots=True)
+class Grantors:
+    """What a refusal tells a user about the app: its name, its roles, and an Owner to ask."""
+
+    app: str
+    roles: tuple[Role, ...]
+    owner: str | None
+    """The e-mail of an Owner. Only signed-in users see it."""
+
+
+def explain_missing(role: Role, permission: Permission, known: Grantors) -> str:
+    """The text for a user whose role lacks a permission: which, on which app, which roles have it, whom to ask."""
+    holders = ", ".join(one.name for one in known.roles if permission in one.permissions)
+    asked = f"an Owner ({known.owner})" if known.owner else "an Owner"
+    return f"your role {role.name} on {known.app} lacks {permission}; ask {asked} for a role that has it: {holders}"
 
 
 class AccessRefusal(enum.StrEnum):
@@ -188,6 +223,22 @@ def can_define_role(actor: Principal, permissions: Iterable[Permission]) -> Acce
     return None
 
 
+def complete_flags(app: AppAccess, flags: Mapping[Permission, bool]) -> dict[Permission, bool]:
+    """Return the permissions that a new role states; clients of 2020 do not know ``can_host_models``.
+
+    Raises:
+        InvalidInput: ``missing_field``: it does not state each permission of the app.
+    """
+    complete = dict(flags)
+    if Permission.HOST_MODELS in app.permissions and Permission.UPLOAD_DATA in flags:
+        complete.setdefault(Permission.HOST_MODELS, flags[Permission.UPLOAD_DATA])
+    if missing := [permission for permission in app.permissions if permission not in complete]:
+        raise InvalidInput(
+            f"a new role must state each permission; missing: {', '.join(missing)}", code=codes.MISSING_FIELD
+        )
+    return complete
+
+
 def can_edit_role(actor: Principal, role: Role, permissions: Iterable[Permission]) -> AccessRefusal | None:
     """Whether the actor may assign these permissions to this role, or rename or delete the role (with its own
     permissions).
@@ -220,6 +271,10 @@ class Authenticator(Protocol):
         """The principal of the session, or None if it has ended. This does not count as a use of the session."""
         ...
 
+    def explain_missing(self, principal: Principal, permission: Permission) -> str:
+        """The text for a user whose role lacks a permission."""
+        ...
+
     @property
     def session_changes(self) -> Changes:
         """Changes of sessions."""
@@ -242,6 +297,22 @@ def require(principal: Principal | None, permission: Permission | None = None) -
 def not_logged_in() -> Unauthenticated:
     """The refusal for a caller without a session."""
     return Unauthenticated("log in (POST /users/login) and send 'Authorization: Bearer TOKEN' with the token you get")
+
+
+def session_needed() -> Forbidden:
+    """The refusal for an API token that would change an account, a role or a credential."""
+    return Forbidden(
+        "an API token cannot change accounts, roles or credentials: log in with e-mail and password, and repeat this",
+        code=codes.SESSION_NEEDED,
+    )
+
+
+def token_reads_only() -> Forbidden:
+    """The refusal for an API token of the scope ``read`` that would change something."""
+    return Forbidden(
+        "this API token has the scope read, which allows GET requests only: use one with the scope all",
+        code=codes.TOKEN_READS_ONLY,
+    )
 
 
 def not_permitted(permission: Permission) -> Forbidden:

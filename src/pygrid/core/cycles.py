@@ -5,6 +5,9 @@
                     └────┘ reopen: the deadline passed with fewer than ``min_diffs`` reports. The checkpoint and the
                            reports stay, assignments that did not report end, a new deadline begins.
 
+With ``grace_s``, an open cycle that would close or reopen first has a time of grace: it admits nobody, and its clients
+may still report. It ends early when all of them have reported.
+
 A diff is always ``original - trained``, so ``new = old - mean(diff)``.
 
 All functions are pure: they take states and the time, and return the next state or a refusal.
@@ -18,8 +21,8 @@ import math
 from dataclasses import dataclass, replace
 
 from pygrid import codes
-from pygrid.core.process_config import ProcessConfig
-from pygrid.errors import Conflict, Gone, PygridError
+from pygrid.configuration import ServerConfig
+from pygrid.errors import Conflict, Gone, InvalidInput, PygridError
 from pygrid.messages.cycles import RefusalReason
 
 POLL_S = 5
@@ -64,6 +67,17 @@ class Cycle:
     completed_at: dt.datetime | None = None
     num_left: int = 0
     """Named clients that have left and will not report. The cycle does not wait for them."""
+    grace_until: dt.datetime | None = None
+    """End of the time of grace, once it has begun."""
+    num_late: int = 0
+    """Clients that were admitted, had not reported when the cycle closed or was reopened, and have not left."""
+    lease_fence: int = 0
+    """Number of the newest lease for its completion. A completion ends only under this number."""
+
+    @property
+    def ends_at(self) -> dt.datetime | None:
+        """The time of the next transition by the clock."""
+        return self.deadline_at if self.grace_until is None else self.grace_until
 
 
 @dataclass(frozen=True)
@@ -89,64 +103,84 @@ class AdmissionRefusal:
 
 LEFT = AdmissionRefusal("training_finished", "this client has left the training", None)
 FINISHED = AdmissionRefusal("training_finished", "the training of this process has ended", None)
+PAUSED = AdmissionRefusal("process_paused", "the owner of this process has paused its training", 60)
 BETWEEN_CYCLES = AdmissionRefusal("between_cycles", "a cycle is being completed", 1)
 
 
-def open_cycle(cycle: Cycle, config: ProcessConfig, now: dt.datetime) -> Cycle:
+def open_cycle(cycle: Cycle, config: ServerConfig, now: dt.datetime) -> Cycle:
     """``hosted -> open``: enough clients have requested the cycle. The deadline begins."""
     assert cycle.state is CycleState.HOSTED
     return replace(cycle, state=CycleState.OPEN, opened_at=now, deadline_at=_deadline(config, now))
 
 
-def reopen(cycle: Cycle, config: ProcessConfig, now: dt.datetime) -> Cycle:
+def reopen(cycle: Cycle, config: ServerConfig, now: dt.datetime) -> Cycle:
     """``open -> open``: too few reports at the deadline.
 
     The received reports still count, and a new deadline begins.
     """
     assert cycle.state is CycleState.OPEN
-    return replace(cycle, attempt=cycle.attempt + 1, num_assigned=cycle.num_reports, deadline_at=_deadline(config, now))
+    return replace(
+        cycle,
+        attempt=cycle.attempt + 1,
+        num_assigned=cycle.num_reports,
+        deadline_at=_deadline(config, now),
+        grace_until=None,
+    )
 
 
-def restart(cycle: Cycle, config: ProcessConfig, checkpoint: int, now: dt.datetime) -> Cycle:
+def begin_grace(cycle: Cycle, config: ServerConfig, now: dt.datetime) -> Cycle:
+    """``open -> open``: the cycle has ended, and its clients may still report for ``grace_s``."""
+    assert cycle.state is CycleState.OPEN
+    return replace(cycle, grace_until=now + dt.timedelta(seconds=config.grace_s))
+
+
+def restart(cycle: Cycle, config: ServerConfig, checkpoint: int, now: dt.datetime) -> Cycle:
     """Continue an uncompleted cycle from another checkpoint.
 
     The received reports still count. An open cycle begins a new attempt, because its clients train from the old
-    checkpoint.
+    checkpoint. A closing cycle gets the next fence, so that a completion from the old checkpoint cannot end.
     """
     assert cycle.state is not CycleState.COMPLETED
     again = reopen(cycle, config, now) if cycle.state is CycleState.OPEN else cycle
+    if cycle.state is CycleState.CLOSING:
+        again = replace(cycle, lease_fence=cycle.lease_fence + 1)
     return replace(again, checkpoint=checkpoint)
 
 
 def close(cycle: Cycle) -> Cycle:
-    """``open -> closing``: the cycle takes no further reports. A ``hosted`` cycle without clients can close too."""
+    """``open -> closing``: the cycle takes no further reports. A ``hosted`` cycle without clients can close too.
+
+    The instance that closes it holds the lease for its completion.
+    """
     assert cycle.state in (CycleState.HOSTED, CycleState.OPEN)
-    return replace(cycle, state=CycleState.CLOSING)
+    return replace(cycle, state=CycleState.CLOSING, lease_fence=cycle.lease_fence + 1)
 
 
-def next_cycle_state(config: ProcessConfig) -> CycleState:
-    """The first state of a new cycle: ``hosted`` if it waits for several clients, otherwise ``open``."""
-    return CycleState.HOSTED if config.candidates_needed > 1 else CycleState.OPEN
+def next_cycle_state(config: ServerConfig, *, is_paused: bool = False) -> CycleState:
+    """The first state of a new cycle: ``hosted`` if it waits for several clients or a resume, otherwise ``open``."""
+    return CycleState.HOSTED if is_paused or config.candidates_needed > 1 else CycleState.OPEN
 
 
-def _deadline(config: ProcessConfig, now: dt.datetime) -> dt.datetime | None:
+def _deadline(config: ServerConfig, now: dt.datetime) -> dt.datetime | None:
     return None if config.cycle_length is None else now + dt.timedelta(seconds=config.cycle_length)
 
 
-def first_deadline(config: ProcessConfig, now: dt.datetime) -> dt.datetime | None:
+def first_deadline(config: ServerConfig, now: dt.datetime) -> dt.datetime | None:
     """The deadline of a cycle that is created in state ``open`` at ``now``."""
     return _deadline(config, now)
 
 
-def shorten(cycle: Cycle, config: ProcessConfig, now: dt.datetime) -> Cycle:
+def shorten(cycle: Cycle, config: ServerConfig, now: dt.datetime) -> Cycle:
     """Limit the deadline to that of a new cycle. It changes only if the clock was set back."""
     latest = _deadline(config, now)
+    if cycle.grace_until is not None and cycle.grace_until > now + dt.timedelta(seconds=config.grace_s):
+        cycle = begin_grace(cycle, config, now)
     if cycle.deadline_at is None or latest is None or cycle.deadline_at <= latest:
         return cycle
     return replace(cycle, deadline_at=latest)
 
 
-def is_last(cycle: Cycle, config: ProcessConfig) -> bool:
+def is_last(cycle: Cycle, config: ServerConfig) -> bool:
     """Whether the process finishes with this cycle."""
     return config.num_cycles > 0 and cycle.sequence >= config.num_cycles
 
@@ -162,18 +196,30 @@ class Due(enum.Enum):
     NOTHING = enum.auto()
     CLOSE = enum.auto()
     REOPEN = enum.auto()
+    GRACE = enum.auto()
 
 
-def due(cycle: Cycle, config: ProcessConfig, now: dt.datetime) -> Due:
-    """Whether an open cycle closes or is reopened.
+def due(cycle: Cycle, config: ServerConfig, now: dt.datetime) -> Due:
+    """Whether an open cycle closes, is reopened, or begins its time of grace.
 
     With at least `needed_diffs` reports it closes when ``max_diffs`` is reached, the deadline has passed, or all
     clients that can be admitted have reported. Without ``max_diffs``, deadline and ``max_workers`` it closes at once.
-    Each named client that has left reduces the number of expected reports by one.
+    Each named client that has left reduces the number of expected reports by one. With ``grace_s`` the time of grace
+    begins instead, unless all clients of the cycle have reported.
     """
     if cycle.state is not CycleState.OPEN:
         return Due.NOTHING
-    passed = cycle.deadline_at is not None and now >= cycle.deadline_at
+    is_complete = cycle.num_reports >= cycle.num_assigned
+    if cycle.grace_until is not None and not is_complete and now < cycle.grace_until:
+        return Due.NOTHING
+    end = _end(cycle, config, now)
+    if end is not Due.NOTHING and config.grace_s > 0 and cycle.grace_until is None and not is_complete:
+        return Due.GRACE
+    return end
+
+
+def _end(cycle: Cycle, config: ServerConfig, now: dt.datetime) -> Due:
+    passed = cycle.grace_until is not None or (cycle.deadline_at is not None and now >= cycle.deadline_at)
     if cycle.num_reports < config.needed_diffs:
         return Due.REOPEN if passed else Due.NOTHING
     full = config.max_diffs is not None and cycle.num_reports >= config.max_diffs - cycle.num_left
@@ -182,9 +228,9 @@ def due(cycle: Cycle, config: ProcessConfig, now: dt.datetime) -> Due:
     return Due.CLOSE if full or passed or nobody_left or no_limits else Due.NOTHING
 
 
-def admit(
+def find_refusal(
     cycle: Cycle,
-    config: ProcessConfig,
+    config: ServerConfig,
     now: dt.datetime,
     *,
     own: Assignment | None,
@@ -192,7 +238,7 @@ def admit(
     download: float | None,
     upload: float | None,
 ) -> AdmissionRefusal | None:
-    """Whether a client is admitted to this cycle. None: it is.
+    """Why this cycle does not admit a client; None: it does.
 
     Args:
         own: the assignment of the client to this cycle, also of an earlier attempt.
@@ -209,6 +255,8 @@ def admit(
     ):
         if floor is not None and (speed is None or speed < floor):
             return AdmissionRefusal("too_slow", f"{name} speed is below {floor:g} Mbit/s", max(wait_s, 60))
+    if cycle.grace_until is not None and (own is None or own.state is AssignmentState.EXPIRED):
+        return replace(BETWEEN_CYCLES, timeout_s=wait_s)
     if own is not None and own.state is not AssignmentState.EXPIRED:
         return AdmissionRefusal("already_assigned", "this client already takes part in the current cycle", wait_s)
     rest = config.do_not_reuse_workers_until_cycle
@@ -223,24 +271,141 @@ def admit(
     return None
 
 
-def waiting_for_workers(config: ProcessConfig) -> AdmissionRefusal:
+@dataclass(frozen=True)
+class FoundApplicant:
+    """A client that requests admission, with all that decides on it, as read under the lock of the cycle."""
+
+    config: ServerConfig
+    own: Assignment | None = None
+    """The client's assignment to this cycle, also of an earlier attempt."""
+    process_state: str = "running"
+    """``running``, ``paused`` or ``finished``."""
+    has_left: bool = False
+    may_renew: bool = False
+    """Whether the client may get a new key instead of a lost one: native clients may."""
+    last_sequence: int | None = None
+    """The newest earlier cycle to which the client was admitted; read only if the process lets clients rest."""
+    download: float | None = None
+    """Mbit/s, measured by the client; required if the process has a minimum. The same for ``upload``."""
+    upload: float | None = None
+    is_preferred: bool = False
+    """Whether the client was late in the cycle before, and the process prefers such clients."""
+    num_awaited: int = 0
+    """Number of preferred clients without a place in this cycle; read only while the cycle keeps places."""
+    is_quorum: bool = False
+    """Whether enough clients request a ``hosted`` cycle to open it."""
+    obstacle: str = ""
+    """Why the client could not train, although it would be admitted; empty if it can."""
+
+
+@dataclass(frozen=True)
+class Admitted:
+    """The client has a place in the cycle. It gets a new key; its assignment is added, or renewed if there is one."""
+
+    is_opening: bool
+    """Whether this admission opened the cycle."""
+
+
+def decide_admission(cycle: Cycle, found: FoundApplicant, now: dt.datetime) -> AdmissionRefusal | None:
+    """Why a client is not admitted; None: it is. `admit` is the same decision with its effect."""
+    config = found.config
+    if found.process_state == "finished":
+        return FINISHED
+    if found.has_left:
+        return LEFT
+    if found.may_renew and found.own is not None and may_renew(cycle, config, found.own, now):
+        return None
+    if found.process_state == "paused":
+        return PAUSED
+    rests = not found.is_preferred
+    refusal = find_refusal(
+        cycle,
+        config,
+        now,
+        own=found.own,
+        last_sequence=found.last_sequence if rests else None,
+        download=found.download,
+        upload=found.upload,
+    )
+    if refusal is None and not found.is_preferred and is_preferring(cycle, config, now):
+        return keep_places(cycle, config, found.num_awaited, now)
+    return refusal
+
+
+def admit(
+    cycle: Cycle, found: FoundApplicant, now: dt.datetime
+) -> tuple[Cycle, Admitted | AdmissionRefusal | PygridError]:
+    """Admit a client to a cycle: the cycle after it, and the outcome. A refusal leaves the cycle as it was.
+
+    A quorum opens a ``hosted`` cycle with the first client that it admits. The requests of a batch are folded one after
+    the other, so each sees the places that the earlier ones took.
+
+    Returns:
+        As an error: InvalidInput ``plan_variant_unavailable``: the client would be admitted, and cannot train.
+    """
+    opened, refusal = cycle, decide_admission(cycle, found, now)
+    is_opening = found.is_quorum and refusal is not None and refusal.reason == "waiting_for_workers"
+    if is_opening:
+        opened = open_cycle(cycle, found.config, now)
+        refusal = decide_admission(opened, found, now)
+    if refusal is not None:
+        return cycle, refusal
+    if found.obstacle:
+        return cycle, InvalidInput(found.obstacle, code=codes.PLAN_VARIANT_UNAVAILABLE)
+    if found.own is None or found.own.state is AssignmentState.EXPIRED:
+        opened = replace(opened, num_assigned=opened.num_assigned + 1)
+    return opened, Admitted(is_opening)
+
+
+def is_preferring(cycle: Cycle, config: ServerConfig, now: dt.datetime) -> bool:
+    """Whether the cycle keeps places for clients that were late in the cycle before."""
+    if config.max_workers is None or cycle.opened_at is None or cycle.attempt > 1:
+        return False
+    return now < cycle.opened_at + dt.timedelta(seconds=config.late_first_s)
+
+
+def keep_places(cycle: Cycle, config: ServerConfig, num_awaited: int, now: dt.datetime) -> AdmissionRefusal | None:
+    """The refusal of a client that was not late, while the last places are kept for those that were; None: admitted.
+
+    Args:
+        num_awaited: number of clients that were late in the cycle before and have no place in this one. At most half of
+            the places are kept for them, so clients that never report cannot stop a process.
+    """
+    assert config.max_workers is not None
+    assert cycle.opened_at is not None
+    kept = min(num_awaited, config.max_workers // 2)
+    if cycle.num_assigned + kept < config.max_workers:
+        return None
+    until = cycle.opened_at + dt.timedelta(seconds=config.late_first_s)
+    rest_s = max(1, math.ceil((until - now).total_seconds()))
+    return AdmissionRefusal("places_kept", "the last places are kept for clients that were late", rest_s)
+
+
+def waiting_for_workers(config: ServerConfig) -> AdmissionRefusal:
     """The refusal while too few clients have requested the cycle."""
     return AdmissionRefusal(
         "waiting_for_workers", f"the cycle opens when {config.min_workers} clients request it", POLL_S
     )
 
 
-def may_renew(cycle: Cycle, own: Assignment, now: dt.datetime) -> bool:
+def may_renew(cycle: Cycle, config: ServerConfig, own: Assignment, now: dt.datetime) -> bool:
     """Whether an admitted client that has not reported may get a new request key instead of a lost one."""
-    passed = cycle.deadline_at is not None and now >= cycle.deadline_at
-    return cycle.state is CycleState.OPEN and own.state is AssignmentState.ASSIGNED and not passed
+    return own.state is AssignmentState.ASSIGNED and _takes_reports(cycle, config, now)
+
+
+def _takes_reports(cycle: Cycle, config: ServerConfig, now: dt.datetime) -> bool:
+    if cycle.state is not CycleState.OPEN:
+        return False
+    if cycle.grace_until is None and config.grace_s > 0:
+        return True  # if the deadline has passed, the first transaction that sees it begins the time of grace
+    return cycle.ends_at is None or now < cycle.ends_at
 
 
 def _wait_s(cycle: Cycle, now: dt.datetime) -> int:
-    """Seconds until the deadline of the cycle, at least 1; `POLL_S` without a deadline."""
-    if cycle.deadline_at is None:
+    """Seconds until the end of the cycle, at least 1; `POLL_S` without a deadline."""
+    if cycle.ends_at is None:
         return POLL_S
-    return max(1, math.ceil((cycle.deadline_at - now).total_seconds()))
+    return max(1, math.ceil((cycle.ends_at - now).total_seconds()))
 
 
 @dataclass(frozen=True)
@@ -250,7 +415,9 @@ class Redeemed:
     repeated: bool
 
 
-def redeem(cycle: Cycle, assignment: Assignment, now: dt.datetime, fingerprint: str | None) -> Redeemed | PygridError:
+def redeem(
+    cycle: Cycle, config: ServerConfig, assignment: Assignment, now: dt.datetime, fingerprint: str | None
+) -> Redeemed | PygridError:
     """Whether a request key is valid for a report. ``fingerprint`` is None before the bytes are known.
 
     An accepted report stays accepted in every state of its cycle. Other bytes under the same key are refused.
@@ -259,10 +426,60 @@ def redeem(cycle: Cycle, assignment: Assignment, now: dt.datetime, fingerprint: 
         if fingerprint is None or fingerprint == assignment.fingerprint:
             return Redeemed(repeated=True)
         return Conflict("this request key was already used for another report", code=codes.ALREADY_REPORTED)
-    passed = cycle.deadline_at is not None and now >= cycle.deadline_at
-    if assignment.state is AssignmentState.EXPIRED or cycle.state is not CycleState.OPEN or passed:
+    if assignment.state is AssignmentState.EXPIRED or not _takes_reports(cycle, config, now):
         return cycle_closed(cycle)
     return Redeemed(repeated=False)
+
+
+@dataclass(frozen=True)
+class FoundReport:
+    """A checked report, and the assignment of its key as read under the lock of the cycle."""
+
+    config: ServerConfig
+    assignment: Assignment
+    fingerprint: str
+    """Length and CRC-32 of the bytes."""
+
+
+@dataclass(frozen=True)
+class AcceptedReport:
+    """The report counts. ``assignment`` has reported; ``due`` is the transition that the report caused."""
+
+    assignment: Assignment
+    due: Due
+
+
+@dataclass(frozen=True)
+class RepeatedReport:
+    """The same report was accepted before; nothing changes."""
+
+
+def accept(
+    cycle: Cycle, found: FoundReport, now: dt.datetime
+) -> tuple[Cycle, AcceptedReport | RepeatedReport | PygridError]:
+    """Accept a report into a cycle: the cycle after it, and the outcome. A refusal leaves the cycle as it was.
+
+    The report that makes the cycle complete closes it, or begins its time of grace. The reports of a batch are folded
+    one after the other, so a cycle closes in the middle of a batch, and refuses the rest of it.
+
+    Returns:
+        As an error: Conflict ``already_reported``; Gone ``cycle_closed``.
+    """
+    config, assignment = found.config, found.assignment
+    redeemed = redeem(cycle, config, assignment, now, found.fingerprint)
+    if isinstance(redeemed, PygridError):
+        return cycle, redeemed
+    if redeemed.repeated:
+        return cycle, RepeatedReport()
+    counted = count_report(cycle)
+    is_due = due(counted, config, now)
+    match is_due:
+        case Due.CLOSE:
+            counted = close(counted)
+        case Due.GRACE:
+            counted = begin_grace(counted, config, now)
+    reported = replace(assignment, state=AssignmentState.REPORTED, fingerprint=found.fingerprint)
+    return counted, AcceptedReport(reported, is_due)
 
 
 def cycle_closed(cycle: Cycle) -> Gone:

@@ -13,20 +13,37 @@ Only callers that may change the dataset can see its records.
 from __future__ import annotations
 
 import enum
-import math
-import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import PurePosixPath
-from typing import Any
 
 import msgspec
-import numpy as np
 
 from pygrid import codes
 from pygrid.core.access import OWNER, Permission, Principal, not_permitted
-from pygrid.errors import Forbidden, InvalidConfig, NotFound
+from pygrid.core.columns import (
+    MAX_DESCRIPTION,
+    MAX_NAME,
+    Understood,
+    bound_number,
+    bounds_of,
+    check_column_name,
+    check_declaration,
+    declarations_of,
+    invalid_description,
+    stored_dtype,
+    understand,
+)
+from pygrid.core.csv_options import check_csv_options
+from pygrid.core.sql_origins import check_origin
+from pygrid.errors import Forbidden, NotFound
 from pygrid.messages.datasets import (
+    CODED,
+    MISSING_CODE,
+    NULLABLE,
+    STORED_DTYPES,
+    TIMES,
+    Bound,
     Column,
     ColumnDeclaration,
     Dtype,
@@ -37,16 +54,32 @@ from pygrid.messages.datasets import (
     Visibility,
 )
 
-__all__ = ["Column", "ColumnDeclaration", "DatasetLimits", "Dtype", "Schema", "Visibility"]
+__all__ = [
+    "CODED",
+    "MAX_NAME",
+    "MISSING_CODE",
+    "NULLABLE",
+    "STORED_DTYPES",
+    "TIMES",
+    "Bound",
+    "Column",
+    "ColumnDeclaration",
+    "DatasetLimits",
+    "Dtype",
+    "Schema",
+    "Understood",
+    "Visibility",
+    "bound_number",
+    "bounds_of",
+    "check_column_name",
+    "declarations_of",
+    "stored_dtype",
+    "understand",
+]
 
-MAX_NAME = 100
-MAX_DESCRIPTION = 20_000
 MAX_TAGS = 50
 MAX_TAG = 50
-MAX_SHORT_TEXT = 200
 MAX_MOCK_RECORDS = 10_000
-MAX_DECLARED_CATEGORIES = 10_000
-_RESERVED_NAMES = frozenset({"__metadata__"})
 
 
 class DatasetLimits(msgspec.Struct, frozen=True):
@@ -67,6 +100,10 @@ class DatasetLimits(msgspec.Struct, frozen=True):
     """Stored bytes for each uploaded byte. A higher ratio indicates a decompression bomb."""
     free_bytes: int = 16 * 1024**2
     """Stored bytes that are allowed at any ratio, for small compressed files."""
+    max_text_ratio: int = 100
+    """Bytes of a compressed CSV text for each uploaded byte."""
+    free_text_bytes: int = 256 * 1024**2
+    """Bytes of a compressed CSV text that are allowed at any ratio. They are read in pieces and not stored as such."""
     min_free_bytes: int = 512 * 1024**2
     """Bytes that an upload leaves free on the disk, for the other data of a Domain."""
 
@@ -84,6 +121,10 @@ class DatasetLimits(msgspec.Struct, frozen=True):
     def max_stored_bytes(self, uploaded_bytes: int) -> int:
         """Maximum stored bytes of an upload of this size."""
         return min(self.max_total_bytes, max(self.free_bytes, self.max_ratio * uploaded_bytes))
+
+    def max_unpacked_bytes(self, uploaded_bytes: int) -> int:
+        """Maximum bytes of the text in a compressed CSV file of this size."""
+        return min(self.max_upload_bytes, max(self.free_text_bytes, self.max_text_ratio * uploaded_bytes))
 
 
 @dataclass(frozen=True)
@@ -181,7 +222,7 @@ def told_schema(schema: Schema, *, to_owner: bool) -> Schema:
         else msgspec.structs.replace(column, categories=None, num_categories=None)
         for column in schema.columns
     )
-    return msgspec.structs.replace(schema, columns=columns)
+    return msgspec.structs.replace(schema, columns=columns, origin=None, skipped=())
 
 
 def check_name(name: str) -> str:
@@ -192,14 +233,14 @@ def check_name(name: str) -> str:
     """
     name = name.strip()
     if not 0 < len(name) <= MAX_NAME or not name.isprintable() or "/" in name or "\\" in name:
-        raise _invalid("name", name, f"use 1 to {MAX_NAME} printable characters without slashes")
+        raise invalid_description("name", name, f"use 1 to {MAX_NAME} printable characters without slashes")
     return name
 
 
 def check_description(text: str) -> str:
     """Raises InvalidConfig: longer than 20,000 characters."""
     if len(text) > MAX_DESCRIPTION:
-        raise _invalid("description", text, f"use at most {MAX_DESCRIPTION:,} characters")
+        raise invalid_description("description", text, f"use at most {MAX_DESCRIPTION:,} characters")
     return text
 
 
@@ -213,33 +254,17 @@ def check_tags(tags: Iterable[str]) -> tuple[str, ...]:
     found = dict.fromkeys(tag.strip() for tag in tags)
     for tag in found:
         if not 0 < len(tag) <= MAX_TAG or not tag.isprintable():
-            raise _invalid("tags", tag, f"use 1 to {MAX_TAG} printable characters for each tag")
+            raise invalid_description("tags", tag, f"use 1 to {MAX_TAG} printable characters for each tag")
     if len(found) > MAX_TAGS:
-        raise _invalid("tags", f"{len(found)} tags", f"use at most {MAX_TAGS}")
+        raise invalid_description("tags", f"{len(found)} tags", f"use at most {MAX_TAGS}")
     return tuple(found)
-
-
-def check_column_name(name: str) -> str:
-    """Check the name of a column in a file or a declaration. It is a label, never a path.
-
-    Raises:
-        InvalidConfig: empty, too long, not printable, or reserved by the file formats.
-    """
-    if not 0 < len(name) <= MAX_NAME or not name.isprintable() or name != name.strip() or name in _RESERVED_NAMES:
-        raise InvalidConfig(
-            f"{name[:MAX_NAME]!r} cannot be the name of a column: use 1 to {MAX_NAME} printable characters, without "
-            "spaces at either end",
-            code=codes.INVALID_COLUMN_NAME,
-            column=name[:MAX_NAME],
-        )
-    return name
 
 
 def check_upload(request: UploadRequest) -> UploadRequest:
     """The request with name and tags in their stored form. Raises InvalidConfig: names the field."""
     check_version_request(request)
     if request.fresh_budget:
-        raise _invalid("fresh_budget", True, "set it in the policy, which opens the budget of a new dataset")
+        raise invalid_description("fresh_budget", True, "set it in the policy, which opens the budget of a new dataset")
     return msgspec.structs.replace(
         request,
         name=check_name(request.name),
@@ -260,6 +285,12 @@ def check_update(update: UpdateDataset) -> UpdateDataset:
     return msgspec.structs.replace(update, **changes)
 
 
+def check_note(note: str) -> None:
+    """Raises InvalidConfig: longer than 20,000 characters."""
+    if len(note) > MAX_DESCRIPTION:
+        raise invalid_description("note", note, f"use at most {MAX_DESCRIPTION:,} characters")
+
+
 def check_version_request(request: VersionRequest) -> None:
     """Check what does not depend on the file.
 
@@ -267,118 +298,35 @@ def check_version_request(request: VersionRequest) -> None:
         InvalidConfig: names the column, or another field, and the fault.
     """
     if len(request.columns) > DatasetLimits().max_columns:
-        raise _invalid("columns", f"{len(request.columns)} columns", f"use at most {DatasetLimits().max_columns}")
+        raise invalid_description(
+            "columns", f"{len(request.columns)} columns", f"use at most {DatasetLimits().max_columns}"
+        )
     names = [column.name for column in request.columns]
     for column in request.columns:
-        _check_declaration(column)
+        check_declaration(column)
     if twice := {name for name in names if names.count(name) > 1}:
-        raise _invalid("columns", min(twice), "declare each column once")
+        raise invalid_description("columns", min(twice), "declare each column once")
     if not 1 <= request.num_mock_records <= MAX_MOCK_RECORDS:
-        raise _invalid("num_mock_records", request.num_mock_records, f"use 1 to {MAX_MOCK_RECORDS:,}")
+        raise invalid_description("num_mock_records", request.num_mock_records, f"use 1 to {MAX_MOCK_RECORDS:,}")
     if not 0 <= request.mock_seed < 2**63:
-        raise _invalid("mock_seed", request.mock_seed, "use a number from 0 to 2^63 - 1")
-    if len(request.note) > MAX_DESCRIPTION:
-        raise _invalid("note", request.note, f"use at most {MAX_DESCRIPTION:,} characters")
+        raise invalid_description("mock_seed", request.mock_seed, "use a number from 0 to 2^63 - 1")
+    check_csv_options(request)
+    for name in (*request.names, *(() if request.index is None else (request.index,))):
+        check_column_name(name)
+    check_note(request.note)
+    if request.origin is not None:
+        check_origin(request.origin)
     if request.max_records_per_subject is not None:
         if request.subject is None:
-            raise _invalid("max_records_per_subject", request.max_records_per_subject, "name the subject column too")
+            raise invalid_description(
+                "max_records_per_subject", request.max_records_per_subject, "name the subject column too"
+            )
         if not 1 <= request.max_records_per_subject < 2**31:
-            raise _invalid("max_records_per_subject", request.max_records_per_subject, "use 1 or more")
+            raise invalid_description("max_records_per_subject", request.max_records_per_subject, "use 1 or more")
     elif request.subject is not None:
-        raise _invalid(
+        raise invalid_description(
             "subject", request.subject, "set max_records_per_subject, the number of records of one subject in a job"
         )
-
-
-def _check_declaration(column: ColumnDeclaration) -> None:
-    check_column_name(column.name)
-    where = f"columns: {column.name!r}"
-    for field in ("unit", "meaning", "description"):
-        if len(getattr(column, field)) > (MAX_DESCRIPTION if field == "description" else MAX_SHORT_TEXT):
-            raise _invalid(f"{where}.{field}", getattr(column, field), "it is too long")
-    for bound in (column.min, column.max):
-        if bound is not None and not math.isfinite(bound):
-            raise _invalid(f"{where}: min and max", bound, "use finite numbers")
-    if column.min is not None and column.max is not None and column.min > column.max:
-        raise _invalid(f"{where}: min", column.min, f"it must not be above max, {column.max}")
-    if column.categories is not None:
-        if column.dtype not in (None, "text"):
-            raise _invalid(
-                f"{where}: categories", column.dtype, "only a text column has them; leave dtype out, or use text"
-            )
-        if not 0 < len(column.categories) <= MAX_DECLARED_CATEGORIES or len(set(column.categories)) != len(
-            column.categories
-        ):
-            raise _invalid(f"{where}: categories", f"{len(column.categories)} texts", "name each of 1 to 10,000 once")
-    if (column.categories is not None or column.dtype == "text") and (column.min is not None or column.max is not None):
-        raise _invalid(f"{where}: min and max", column.dtype, "a text column has none")
-    if column.has_missing is not None and column.dtype not in (None, "float32", "float64"):
-        raise _invalid(
-            f"{where}: has_missing", column.dtype, "only float32 and float64 columns have missing values; leave it out"
-        )
-    understand(column.meaning)
-
-
-@dataclass(frozen=True)
-class Understood:
-    """The parts of a meaning that pygrid can check. None: the meaning has no such part."""
-
-    shape: tuple[int, ...] | None = None
-    bounds: tuple[int, int] | None = None
-
-
-_IMAGE = re.compile(r"image (\d{1,6}(?:x\d{1,6}){1,3})")
-_LABEL = re.compile(r"label (-?\d{1,15})\.\.(-?\d{1,15})")
-
-
-def understand(meaning: str) -> Understood:
-    """Parse a meaning: ``image 1x28x28`` sets the shape, ``label 0..9`` the bounds. Other meanings are for people.
-
-    Raises:
-        InvalidConfig: the meaning begins like one of the two forms but is malformed.
-    """
-    if match := _IMAGE.fullmatch(meaning):
-        shape = tuple(int(part) for part in match[1].split("x"))
-        if 0 not in shape:
-            return Understood(shape=shape)
-    elif match := _LABEL.fullmatch(meaning):
-        low, high = int(match[1]), int(match[2])
-        if low <= high:
-            return Understood(bounds=(low, high))
-    elif not re.match(r"(image|label) -?\d", meaning):
-        return Understood()
-    raise _invalid("meaning", meaning, "write an image like 'image 1x28x28' and labels like 'label 0..9'")
-
-
-def bounds_of(column: Column | ColumnDeclaration) -> tuple[float | None, float | None]:
-    """The declared bounds of the values: ``min`` and ``max``, or those of a label."""
-    label = understand(column.meaning).bounds
-    low = column.min if column.min is not None or label is None else float(label[0])
-    high = column.max if column.max is not None or label is None else float(label[1])
-    return low, high
-
-
-def stored_dtype(column: Column) -> np.dtype[Any]:
-    """The dtype of the values in the file of the column. Text is stored as int32 codes."""
-    return np.dtype("int32" if column.dtype == "text" else column.dtype).newbyteorder("<")
-
-
-def declarations_of(schema: Schema) -> tuple[ColumnDeclaration, ...]:
-    """Declarations for a table like this one: its next version, or an uploaded mock dataset."""
-    return tuple(
-        ColumnDeclaration(
-            column.name,
-            column.dtype,
-            column.unit,
-            column.meaning,
-            column.description,
-            column.min,
-            column.max,
-            column.categories if column.declared else None,
-            has_missing=True if column.has_missing else None,
-        )
-        for column in schema.columns
-    )
 
 
 def search_text(name: str, description: str, tags: Sequence[str], schema: Schema) -> str:
@@ -416,11 +364,6 @@ def looks_like_path(name: str) -> bool:
         or PurePosixPath(name).name != name
         or ":" in name[:2]
     )
-
-
-def _invalid(field: str, value: object, wanted: str) -> InvalidConfig:
-    shown = str(value)[:100]
-    return InvalidConfig(f"{field} is {shown!r}: {wanted}", code=codes.INVALID_DATASET_CONFIG, field=field, value=shown)
 
 
 SCHEMA_FILE = "schema.json"

@@ -11,7 +11,8 @@ import numpy as np
 
 from pygrid import codes
 from pygrid.aggregation.optimizers import ServerOptimizer
-from pygrid.core.datasets import Column, Schema, bounds_of
+from pygrid.core.column_times import read_time, span_of, write_time
+from pygrid.core.datasets import CODED, MISSING_CODE, TIMES, Bound, Column, Dtype, Schema, bounds_of, stored_dtype
 from pygrid.core.federated import check_federation
 from pygrid.core.job_spec import ColumnRef, JobSpec, Statistic, check_spec
 from pygrid.core.metric_bounds import check_metric_bounds, resolve_metric_bounds
@@ -56,7 +57,13 @@ def check_request(request: JobRequest) -> None:
     check_metric_bounds(request)
     _refuse_nul(request)
     check_federation(request)
-    read_optimizer(request)
+    _refuse_unused(read_optimizer(request), request.optimizer)
+
+
+def _refuse_unused(optimizer: ServerOptimizer, written: Mapping[str, Any]) -> None:
+    faults = [f"optimizer.{fault.field} {fault.text}" for fault in optimizer.find_faults(written)]
+    if faults:
+        raise _invalid("; ".join(faults))
 
 
 def read_optimizer(request: JobRequest, lr: float = 1.0) -> ServerOptimizer:
@@ -148,11 +155,26 @@ def check_binding(request: JobRequest, ports: Mapping[str, DataPort], schema: Sc
                 f"port {name!r} takes {list(port.shape)} per record; column {column.name!r} has {list(column.shape)}",
                 name,
             )
-        if not np.can_cast(np.dtype(column.dtype), np.dtype(port.dtype), "same_kind"):
+        if port.tokenizer and port.tokenizer != column.tokenizer:
+            raise _unbound(
+                f"port {name!r} takes tokens of {port.tokenizer!r}; those of column {column.name!r} are of "
+                f"{column.tokenizer!r}. The data owner can declare a column of texts with "
+                f"tokens={port.tokenizer.partition(':')[0]}:{port.shape[0]}",
+                name,
+            )
+        if column.dtype == "category":
+            _check_codes(name, port, column)
+        if column.dtype == "datetime" and port.dtype == "float32":
+            raise _unbound(
+                f"port {name!r} is float32, which rounds the microseconds of column {column.name!r} to minutes; the "
+                "data owner can declare it as a date, whose days float32 holds",
+                name,
+            )
+        if not np.can_cast(stored_dtype(column), np.dtype(port.dtype), "same_kind"):
             raise _unbound(
                 f"port {name!r} is {port.dtype}, which column {column.name!r} ({column.dtype}) can't become", name
             )
-        if column.may_have_missing and port.optional is not True:
+        if column.dtype != "category" and column.may_have_missing and port.optional is not True:
             raise InvalidInput(
                 f"column {column.name!r} has missing values, and port {name!r} does not take them; bind another "
                 "column, or declare the port in the plan as optional, so that missing values arrive as NaN",
@@ -160,6 +182,36 @@ def check_binding(request: JobRequest, ports: Mapping[str, DataPort], schema: Sc
                 port=name,
                 column=column.name,
             )
+
+
+def _check_codes(name: str, port: DataPort, column: Column) -> None:
+    """Check that a port can take the codes of a category. Only declared levels are public, and so are their codes."""
+    if not column.declared or column.num_categories is None:
+        raise _unbound(
+            f"port {name!r}: the levels of column {column.name!r} come from the data, so their codes mean nothing to "
+            "others; the data owner can declare them (categories)",
+            name,
+        )
+    if not port.dtype.startswith("int"):
+        raise _unbound(
+            f"port {name!r} is {port.dtype}, which would take the codes of column {column.name!r} for quantities; "
+            f"declare the port as a label of {column.num_categories} classes, or as whole numbers",
+            name,
+        )
+    if port.num_classes is not None and column.num_categories > port.num_classes:
+        raise _unbound(
+            f"port {name!r} takes {port.num_classes} classes; column {column.name!r} has more levels: "
+            f"{column.num_categories}",
+            name,
+        )
+    if column.may_have_missing and port.ignore != MISSING_CODE:
+        raise InvalidInput(
+            f"column {column.name!r} has missing values, whose code is {MISSING_CODE}, and port {name!r} does not take "
+            f"them; declare it as a label with ignore={MISSING_CODE}, or ask the data owner to make them a level",
+            code=codes.MISSING_VALUES,
+            port=name,
+            column=column.name,
+        )
 
 
 def used_columns(request: JobRequest, schema: Schema) -> tuple[str, ...]:
@@ -194,37 +246,78 @@ def read_statistics(request: JobRequest, schema: Schema) -> tuple[Statistic, ...
 
 def _read_statistic(number: int, asked: StatisticRequest, schema: Schema) -> Statistic:
     where = f"statistic {number} ({asked.kind})"
+    dtype: Dtype = "float64"
     has_missing = False
     if asked.column:
         column = _column(schema, asked.column)
-        has_missing = column.may_have_missing
-        if column.dtype == "text" or column.name == schema.subject:
+        dtype, has_missing = column.dtype, column.may_have_missing
+        if (dtype in CODED and asked.kind != "count") or column.name == schema.subject:
             raise _bad(
-                f"{where}: column {column.name!r} holds texts or subjects; count them by declared keys: by, keys"
+                f"{where}: column {column.name!r} holds texts, categories or subjects; count them by declared keys: "
+                "by, keys"
             )
-    if asked.keys and not asked.by:
+    if (asked.keys or asked.per) and not asked.by:
         raise _bad(f"{where}: keys are values of a column: name it in by")
     keys: Sequence[int] = ()
+    spans: Sequence[tuple[float, float]] = ()
     if asked.by:
         column = _column(schema, asked.by)
         if column.name == schema.subject:
             raise _bad(f"{where}: answers never show single subjects, so {column.name!r} can't be used in by")
-        keys = _codes(where, column, asked.keys)
+        if column.dtype in TIMES:
+            spans = _spans(where, column, asked)
+        elif asked.per:
+            raise _bad(f"{where}: per is for dates, and column {column.name!r} is {column.dtype}; leave it out")
+        else:
+            keys = _codes(where, column, asked.keys)
+    lower, upper, *edges = (_number(where, value, dtype) for value in (asked.lower, asked.upper, *asked.edges))
     return Statistic(
         kind=asked.kind,
         column=asked.column,
         has_missing=has_missing,
-        lower=asked.lower,
-        upper=asked.upper,
-        edges=asked.edges,
+        lower=lower,
+        upper=upper,
+        edges=tuple(edges),
         quantile=asked.quantile,
         by=asked.by,
         keys=tuple(keys),
+        spans=tuple(spans),
     )
 
 
+def _number(where: str, value: Bound, dtype: Dtype) -> float:
+    """A bound or an edge in the unit of the stored values."""
+    if not isinstance(value, str):
+        return value
+    if dtype not in TIMES:
+        raise _bad(f"{where}: {value[:50]!r} is not a number; only bounds and edges of dates are texts")
+    try:
+        return read_time(value, dtype)
+    except ValueError:
+        raise _bad(f"{where}: {value[:50]!r} is not a date; write it as 2020-12-31") from None
+
+
+def _spans(where: str, column: Column, asked: StatisticRequest) -> list[tuple[float, float]]:
+    """The groups of dates. Keys that are years or months need ``per``; keys of a datetime are always such."""
+    if len(set(asked.keys)) != len(asked.keys) or not asked.keys:
+        raise _bad(f"{where}: declare the keys of the groups, each once")
+    if column.dtype == "datetime" and not asked.per:
+        raise _bad(f"{where}: column {column.name!r} is a datetime; group it per year or per month")
+    try:
+        found = [span_of(key, asked.per, column.dtype) for key in asked.keys]
+    except ValueError as error:
+        hint = "" if asked.per else "; write dates as 2020-12-31, or group per year or per month"
+        raise _bad(f"{where}: {str(error)[:100]}{hint}") from None
+    low, high = bounds_of(column)
+    for key, (begin, end) in zip(asked.keys, found, strict=True):
+        if (high is not None and begin > high) or (low is not None and end <= low):
+            shown = [write_time(bound, column.dtype) if bound is not None else "" for bound in (low, high)]
+            raise _unknown_key(where, key, column, " to ".join(shown))
+    return found
+
+
 def _codes(where: str, column: Column, keys: Sequence[int | str]) -> list[int]:
-    wanted = str if column.dtype == "text" else int
+    wanted = str if column.dtype in CODED else int
     if len(set(keys)) != len(keys) or not keys:
         raise _bad(f"{where}: declare the keys of the groups, each once")
     for key in keys:
@@ -236,8 +329,8 @@ def _codes(where: str, column: Column, keys: Sequence[int | str]) -> list[int]:
     if wanted is int:
         return [int(key) for key in keys]
     codes = {text: code for code, text in enumerate(column.categories or ())}
-    # Codes are never negative, so each unknown text gets its own empty group.
-    return [codes.get(str(key), -1 - position) for position, key in enumerate(keys)]
+    # No record has a code below that of a missing value, so each unknown text gets its own empty group.
+    return [codes.get(str(key), MISSING_CODE - 1 - position) for position, key in enumerate(keys)]
 
 
 def _refuse_undeclared(where: str, column: Column, keys: Sequence[int | str]) -> None:
@@ -245,7 +338,7 @@ def _refuse_undeclared(where: str, column: Column, keys: Sequence[int | str]) ->
 
     Keys that are not in the data pass, because their absence is private.
     """
-    if column.dtype == "text":
+    if column.dtype in CODED:
         if not column.declared:
             return
         known = set(column.categories or ())
@@ -256,11 +349,15 @@ def _refuse_undeclared(where: str, column: Column, keys: Sequence[int | str]) ->
         unknown = [key for key in keys if not low <= int(key) <= high]
         allowed = f"{low:g} to {high:g}"
     if unknown:
-        raise InvalidInput(
-            f"{where}: {str(unknown[0])[:80]!r} is not among the declared values of column {column.name!r}: {allowed}",
-            code=codes.UNKNOWN_KEY,
-            column=column.name,
-        )
+        raise _unknown_key(where, unknown[0], column, allowed)
+
+
+def _unknown_key(where: str, key: int | str, column: Column, allowed: str) -> InvalidInput:
+    return InvalidInput(
+        f"{where}: {str(key)[:80]!r} is not among the declared values of column {column.name!r}: {allowed}",
+        code=codes.UNKNOWN_KEY,
+        column=column.name,
+    )
 
 
 def _key_bounds(column: Column) -> tuple[float, float]:
@@ -286,19 +383,22 @@ def name_groups(answers: list[dict[str, Any]], request: JobRequest) -> list[dict
 def schema_for_mock(schema: Schema, request: JobRequest, manifest: Manifest | None) -> Schema:
     """The schema of the mock dataset for one request.
 
-    A column without declared bounds gets those of its port, so that a valid plan does not fail on generated values.
+    A column without declared bounds gets those of its port, so that a valid plan does not fail on generated values. So
+    does one whose bounds include a value for what has no label: the values between are not valid.
     """
     if manifest is None:
         return schema
-    most = {
-        request.binding[name]: port.num_classes for name, port in manifest.data.items() if port.num_classes is not None
-    }
-    columns = tuple(
-        msgspec.structs.replace(column, min=0.0, max=float(most[column.name] - 1))
-        if column.name in most and bounds_of(column) == (None, None)
-        else column
-        for column in schema.columns
-    )
+    ports = {request.binding[name]: port for name, port in manifest.data.items()}
+
+    def bounded(column: Column) -> Column:
+        port = ports.get(column.name)
+        if port is None or port.num_classes is None or column.prepared is not None:
+            return column
+        if bounds_of(column) != (None, None) and port.ignore is msgspec.UNSET:
+            return column
+        return msgspec.structs.replace(column, min=0.0, max=float(port.num_classes - 1))
+
+    columns = tuple(bounded(column) for column in schema.columns)
     return msgspec.structs.replace(schema, columns=columns)
 
 

@@ -11,8 +11,9 @@ Kinds of frames (`pygrid.sandbox.frames`):
 
 from __future__ import annotations
 
+import itertools
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Literal
 
 import msgspec
@@ -20,7 +21,7 @@ import msgspec
 from pygrid import codes
 from pygrid.aggregation.optimizers import ServerOptimizer
 from pygrid.errors import InvalidInput
-from pygrid.messages.datasets import Dtype
+from pygrid.messages.datasets import CODED, TIMES, Dtype
 from pygrid.messages.jobs import JobKind, Unit
 from pygrid.plans.manifest import Port
 
@@ -76,11 +77,18 @@ class Statistic(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     bins."""
     quantile: float = 0.5
     by: str = ""
-    """A column of integers or text for groups."""
+    """A column of integers, texts, categories or dates for groups."""
     keys: tuple[int, ...] = ()
-    """Values of ``by`` (for text: codes) that get a group. Records with other values are left out."""
+    """Values of ``by`` (for texts: codes) that get a group. Records with other values are left out."""
+    spans: tuple[tuple[float, float], ...] = ()
+    """For dates, in place of ``keys``: the first number of each group, and the first one after it."""
     has_missing: bool = False
     """Whether the column can have missing values, by its schema. Then a sum also counts the values that are present."""
+
+    @property
+    def num_groups(self) -> int:
+        """Number of groups; 0 without ``by``."""
+        return len(self.spans or self.keys)
 
 
 class PrivacyTerms(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -332,12 +340,25 @@ def _check_statistic(spec: JobSpec, statistic: Statistic) -> None:
         raise _invalid(f"{kind} of {statistic.column!r} needs at least two finite, increasing edges")
     if kind == "quantile" and not 0 <= statistic.quantile <= 1:
         raise _invalid(f"the quantile is {statistic.quantile}; it lies between 0 and 1")
-    if statistic.by and (not statistic.keys or len(set(statistic.keys)) != len(statistic.keys)):
-        raise _invalid(f"to group by {statistic.by!r}, declare its keys, each once")
-    if statistic.by and spec.columns[statistic.by].dtype not in ("int32", "int64", "uint8", "bool", "text"):
+    if statistic.by:
+        _check_groups(statistic, spec.columns[statistic.by].dtype)
+
+
+def _check_groups(statistic: Statistic, dtype: Dtype) -> None:
+    if dtype not in ("int32", "int64", "uint8", "bool", *CODED, *TIMES):
         raise _invalid(
-            f"column {statistic.by!r} is {spec.columns[statistic.by].dtype}; only integers and text can be used in by"
+            f"column {statistic.by!r} is {dtype}; only whole numbers, truth values, texts, categories and dates can be "
+            "used in by"
         )
+    spans = sorted(statistic.spans)
+    groups: Sequence[object] = spans if dtype in TIMES else statistic.keys
+    if not groups or len(groups) != len(statistic.keys) + len(spans) or len(set(groups)) != len(groups):
+        raise _invalid(f"to group by {statistic.by!r}, declare its keys, each once")
+    # A record that counts in two groups would have a vector of more than the norm that the noise is for.
+    if any(not low < high for low, high in spans) or any(
+        end > begin for (_, end), (begin, _) in itertools.pairwise(spans)
+    ):
+        raise _invalid(f"the keys of {statistic.by!r} overlap; each record can be in one group only")
 
 
 def _check_positive(name: str, value: float) -> None:

@@ -5,6 +5,7 @@
     approved ──start──> running      ──revoke──> revoked         ──fail──> failed       ──cancel──> cancelled
     running  ──finish──> released (private) | held (other)       ──fail──> failed       ──cancel──> cancelled
              ──requeue──> approved: a non-private job lost its Worker, once
+             ──put_back──> approved: no Worker began the job
              ──depart──> released  ──revoke──> revoked: a federated job
     held     ──sign off──> released  ──deny──> denied
 
@@ -92,6 +93,7 @@ TRANSITIONS: dict[JobState, frozenset[JobState]] = {
 """The possible next states of each state."""
 WITHDRAWN = frozenset({JobState.WAITING, JobState.HELD})
 """States in which a job waits for a person. They end when the dataset is deleted."""
+_NO_FAULT = {"code": "", "detail": ""}
 ENDED = frozenset(state for state, following in TRANSITIONS.items() if not following)
 
 
@@ -150,6 +152,8 @@ class JobRecord:
     facts: Mapping[str, Any] | None = None
     history: tuple[Change, ...] = ()
     """All states in order, the current one last: ``sequence`` changes and the first state."""
+    lease_fence: int = 0
+    """Number of the newest lease under which it ran. A run ends only under this number."""
 
     @property
     def is_private(self) -> bool:
@@ -202,6 +206,10 @@ def hash_request(
 def may_see(principal: Principal, requested_by: int, dataset: Holding) -> bool:
     """Whether the caller may see a job: the requester, or a person who may decide on it."""
     return principal.user_id == requested_by or sees_all(principal, requested_by, dataset)
+
+
+NOBODY = 0
+"""In place of a requester; no user has this id."""
 
 
 def sees_all(principal: Principal, requested_by: int, dataset: Holding) -> bool:
@@ -358,13 +366,19 @@ def abandon(job: JobRecord) -> JobRecord:
 
 def start(job: JobRecord) -> JobRecord:
     """``approved -> running``, in the transaction that charges the cost."""
-    return _move(job, {JobState.APPROVED}, JobState.RUNNING, num_attempts=job.num_attempts + 1, detail="")
+    return _move(job, {JobState.APPROVED}, JobState.RUNNING, num_attempts=job.num_attempts + 1, **_NO_FAULT)
 
 
 def requeue(job: JobRecord) -> JobRecord:
     """``running -> approved``: the Worker was lost; see `may_run_again`."""
     assert may_run_again(job)
     return _move(job, {JobState.RUNNING}, JobState.APPROVED, detail="its Worker was lost; it starts once more")
+
+
+def put_back(job: JobRecord, code: str, why: str) -> JobRecord:
+    """``running -> approved``: no Worker began the job; a charge stays reserved for its next start."""
+    assert not job.is_federated
+    return _move(job, {JobState.RUNNING}, JobState.APPROVED, num_attempts=job.num_attempts - 1, code=code, detail=why)
 
 
 def may_run_again(job: JobRecord) -> bool:

@@ -58,7 +58,7 @@ def is_owner(principal: Principal, model: Serving) -> bool:
     """Whether the caller served the model and still has the permission, or is an Owner of the Domain."""
     if principal.role.id == OWNER.id:
         return True
-    return principal.user_id == model.created_by and principal.may(Permission.UPLOAD_DATA)
+    return principal.user_id == model.created_by and principal.may(Permission.HOST_MODELS)
 
 
 def can_download(principal: Principal, model: Serving) -> ServingRefusal | None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import io
+import logging
 import os
 from collections.abc import Callable
 from pathlib import Path
@@ -16,6 +17,8 @@ from typing import BinaryIO, Protocol
 from pygrid import codes
 from pygrid.durable import ContentCache, content_mismatch, map_file, write_atomically
 from pygrid.errors import PayloadTooLarge
+
+logger = logging.getLogger(__name__)
 
 DEFAULT_MAX_BYTES = 1024 * 1024 * 1024
 
@@ -36,7 +39,7 @@ class Cache(Protocol):
         ...
 
     def note(self, digest: str, text: str) -> None:
-        """Store the note of a content; it replaces an earlier one."""
+        """Store the note of a content; it replaces an earlier one. A cache may drop notes, as it may drop contents."""
         ...
 
     def find_note(self, digest: str) -> str | None:
@@ -48,6 +51,24 @@ def default_cache_dir() -> Path:
     """The user's cache folder for pygrid: ``$XDG_CACHE_HOME/pygrid``, else ``~/.cache/pygrid``."""
     base = os.environ.get("XDG_CACHE_HOME")
     return (Path(base) if base else Path.home() / ".cache") / "pygrid"
+
+
+def default_cache(max_bytes: int) -> Cache:
+    """A cache in the user's folder; in memory if nothing can be written there, as on devices without a disk."""
+    try:
+        folder = default_cache_dir()
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    except (OSError, RuntimeError) as error:  # RuntimeError: the user has no home
+        reason = error
+    else:
+        if os.access(folder, os.W_OK | os.X_OK):
+            return DiskCache(folder, max_bytes=max_bytes)
+        reason = PermissionError(f"{folder} is not writable")
+    logger.warning(
+        "downloads are not kept: name a writable folder by cache_dir, --cache-dir or XDG_CACHE_HOME",
+        extra={"reason": str(reason)},
+    )
+    return MemoryCache()
 
 
 def start_over(file: BinaryIO) -> None:
@@ -92,7 +113,7 @@ class DiskCache:
     """
 
     def __init__(self, folder: str | os.PathLike[str], *, max_bytes: int = DEFAULT_MAX_BYTES) -> None:
-        self.folder = Path(folder)
+        self.folder = Path(folder).absolute()
         self.max_bytes = max_bytes
         self._files = ContentCache(self.folder, max_bytes=max_bytes, is_shared=True)
 

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import logging
 import os
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, BinaryIO, Self
 
@@ -17,7 +18,7 @@ from msgspec import UNSET
 
 import pygrid
 from pygrid import codes
-from pygrid.edge.cache import DEFAULT_MAX_BYTES, Cache, DiskCache, default_cache_dir, start_over
+from pygrid.edge.cache import DEFAULT_MAX_BYTES, Cache, DiskCache, default_cache, start_over
 from pygrid.edge.reports import ReportBody
 from pygrid.edge.settings import TrainingSettings
 from pygrid.edge.speed import Speed, measure_speed
@@ -36,6 +37,7 @@ from pygrid.messages.media import TENSORS
 from pygrid.plans import MAX_PLAN_BYTES, Plan
 from pygrid.tensors import Params, decode
 from pygrid.transport import Api, Body, Request, Response, RetryPolicy, Transport, open_transport
+from pygrid.transport.authorities import CaFile
 
 if TYPE_CHECKING:  # loaded when there is work, because ONNX Runtime costs 0.1 s and 15 MB
     from pygrid.plans.batches import Data
@@ -46,7 +48,7 @@ logger = logging.getLogger(__name__)
 Array = npt.NDArray[np.generic]
 
 DEVICE_RETRIES = RetryPolicy(max_elapsed_s=300.0)
-_FIRST_CONTACT_S = 10.0
+FIRST_CONTACT_S = 10.0
 _USUAL_PLAN = "training_plan"
 _ANSWER_SLACK_S = 30.0
 
@@ -64,12 +66,15 @@ class EdgeClient:
         auth_token: token for a process that requires one.
         client_id: the id from an earlier `authenticate`, to continue as that client.
         plan_name: name of the plan to train with; None: ``training_plan``, or the only plan.
-        cache_dir: folder of downloads; None: the user's cache folder. Many clients can share it.
+        cache_dir: folder of downloads, which many clients can share; None: the user's cache folder, or memory if
+            nothing can be written there.
         max_cache_bytes: size limit of that folder, and of the model.
         cache: used instead of a folder, for example a `MemoryCache`.
         num_threads: threads of the training.
         retries: when to retry if the Domain cannot be reached, after it was reached once.
+        first_contact_s: how long to retry until then.
         transport: used instead of HTTP to ``url``; the caller closes it, unless ``owns_transport``.
+        ca_file: PEM file of an authority to trust in addition to the public ones; None: that of ``PYGRID_CA_FILE``.
         sleep: waits that many seconds.
     """
 
@@ -87,28 +92,32 @@ class EdgeClient:
         cache: Cache | None = None,
         num_threads: int = 1,
         retries: RetryPolicy = DEVICE_RETRIES,
+        first_contact_s: float = FIRST_CONTACT_S,
         transport: Transport | None = None,
         owns_transport: bool = False,
+        ca_file: CaFile = None,
         sleep: Callable[[float], None] = time.sleep,
     ) -> None:
         self._owns_transport = transport is None or owns_transport
-        carrier = transport or open_transport(url)
+        carrier = transport or open_transport(url, ca_file=ca_file)
         # A client with an id has reached the Domain before.
-        first_contact_s = _FIRST_CONTACT_S if client_id is None else None
-        self._api = Api(carrier, retries=retries, first_contact_s=first_contact_s, sleep=sleep)
+        patience_s = first_contact_s if client_id is None else None
+        self._api = Api(carrier, retries=retries, first_contact_s=patience_s, sleep=sleep)
         self.model = model
         self.version = version
         self.client_id = client_id
         self.speed: Speed | None = None
         self.requires_speed_test = False
         self.is_waiting = False
-        """True during a request for work, which can be interrupted without loss."""
+        """True during a wait for work or for the process, which can be interrupted without loss."""
         self.assignment: CycleAccepted | None = None
         """The newest admission without a report."""
         self._auth_token = auth_token
         self._plan_name = plan_name
         self._num_threads = num_threads
-        self._cache: Cache = cache or DiskCache(cache_dir or default_cache_dir(), max_bytes=max_cache_bytes)
+        self._cache: Cache = cache or (
+            default_cache(max_cache_bytes) if cache_dir is None else DiskCache(cache_dir, max_bytes=max_cache_bytes)
+        )
         self._max_cache_bytes = max_cache_bytes
         self._runner: Runner | None = None
 
@@ -171,8 +180,7 @@ class EdgeClient:
             wait_s=wait_s,
         )
         self.assignment = None
-        self.is_waiting = True
-        try:
+        with self.waiting():
             raw = self._api.post(
                 "/model-centric/cycle-request",
                 msgspec.Raw,
@@ -180,12 +188,19 @@ class EdgeClient:
                 timeout_s=wait_s + _ANSWER_SLACK_S,
                 idempotent=True,
             )
-        finally:
-            self.is_waiting = False
         answer = self._read_answer(raw)
         if isinstance(answer, CycleAccepted):
             self.assignment = answer
         return answer
+
+    @contextlib.contextmanager
+    def waiting(self) -> Iterator[None]:
+        """Within the block, `is_waiting` is true."""
+        self.is_waiting = True
+        try:
+            yield
+        finally:
+            self.is_waiting = False
 
     def fetch_model(self) -> Params:
         """The model at the start of the cycle, from the cache if it is there. Its arrays are read-only.

@@ -1,5 +1,6 @@
 """The complete participation of a device in a training, in one call.
 
+    (wait for the process) ──> request
     request ──accepted──> fetch ──> train ──> report ──┐
      ^ └─────rejected──> wait                          │
      └─────────────────────┴────── cycle over ─────────┘      until training is over, or for ``cycles`` reports
@@ -23,11 +24,12 @@ from msgspec import UNSET
 
 from pygrid import codes
 from pygrid.edge.cache import Cache
-from pygrid.edge.client import EdgeClient
+from pygrid.edge.client import FIRST_CONTACT_S, EdgeClient
 from pygrid.errors import Conflict, Gone, InvalidInput, NotFound, PygridError, Unauthenticated
 from pygrid.messages.cycles import CycleAccepted, CycleRejected
 from pygrid.tensors.params import Difference
 from pygrid.transport import Transport
+from pygrid.transport.authorities import CaFile
 
 if TYPE_CHECKING:
     from pygrid.plans.runner import TrainResult
@@ -38,6 +40,8 @@ DEFAULT_WAIT_S = 30.0
 _CANCELLABLE_WAIT_S = 5.0
 _SHORT_PAUSE_S = 5.0
 _MAX_LOST_KEYS = 3
+_MAX_PROCESS_PAUSE_S = 30.0
+MAX_PROCESS_WAIT_S = 366 * 24 * 3600.0
 
 Batch = Mapping[str, Any]
 LocalData = Batch | Iterable[Batch] | Callable[[], Batch | Iterable[Batch]]
@@ -59,6 +63,8 @@ class Callbacks:
     """A cycle was lost; the next one is requested."""
     on_retry: Callable[[PygridError, float], object] | None = None
     """The Domain could not be reached, or was busy; the number is the seconds until the retry."""
+    on_missing: Callable[[float, float], object] | None = None
+    """The process is not hosted: seconds waited so far, and seconds until the wait ends."""
     on_finished: Callable[[], object] | None = None
     """Training is over."""
 
@@ -89,10 +95,12 @@ def participate(
     callbacks: Callbacks | None = None,
     cancel: threading.Event | None = None,
     wait_s: float = DEFAULT_WAIT_S,
+    process_wait_s: float = 0.0,
     cache_dir: str | os.PathLike[str] | None = None,
     cache: Cache | None = None,
     num_threads: int = 1,
     transport: Transport | None = None,
+    ca_file: CaFile = None,
 ) -> Participation:
     """Take part in the training of a model with local data, until training is over.
 
@@ -106,7 +114,9 @@ def participate(
         callbacks: functions to call at events.
         cancel: set it to end soon: between two batches, or within five seconds of waiting.
         wait_s: longest time for which the Domain holds each request for work, 0 to 120.
-        cache_dir, cache, num_threads, transport: as for `EdgeClient`.
+        process_wait_s: longest time to wait for a process that is not hosted, and for a Domain that cannot be reached
+            at first; 0: do not wait for a process, and ten seconds for a Domain.
+        cache_dir, cache, num_threads, transport, ca_file: as for `EdgeClient`.
     Raises:
         As the methods of `EdgeClient`, if a retry cannot help. Errors of callbacks pass through.
     """
@@ -118,7 +128,9 @@ def participate(
         cache_dir=cache_dir,
         cache=cache,
         num_threads=num_threads,
+        first_contact_s=max(FIRST_CONTACT_S, process_wait_s),
         transport=transport,
+        ca_file=ca_file,
     ) as client:
         return take_part(
             client,
@@ -128,6 +140,7 @@ def participate(
             callbacks=callbacks,
             cancel=cancel,
             wait_s=wait_s,
+            process_wait_s=process_wait_s,
         )
 
 
@@ -140,8 +153,11 @@ def take_part(
     callbacks: Callbacks | None = None,
     cancel: threading.Event | None = None,
     wait_s: float = DEFAULT_WAIT_S,
+    process_wait_s: float = 0.0,
 ) -> Participation:
     """Take part as `participate` does, with an existing client."""
+    if not 0 <= process_wait_s <= MAX_PROCESS_WAIT_S:
+        raise InvalidInput(f"process_wait_s is {process_wait_s}; use 0 to {MAX_PROCESS_WAIT_S:.0f} seconds")
     if cycles is not None and cycles < 1:
         raise InvalidInput(f"cycles is {cycles}; it must be at least 1, or None for no limit")
     if cycles != 1 and isinstance(data, Iterable) and iter(data) is data:
@@ -152,9 +168,10 @@ def take_part(
     if cancel is not None:
         wait_s = min(wait_s, _CANCELLABLE_WAIT_S)
     client.tell_retries(callbacks.on_retry if callbacks is not None else None)
-    return _Loop(client, data, callbacks or Callbacks(), cancel or threading.Event(), wait_s).run(
-        cycles, until_finished
-    )
+    loop = _Loop(client, data, callbacks or Callbacks(), cancel or threading.Event(), wait_s)
+    if process_wait_s > 0 and client.client_id is None:
+        loop.await_process(process_wait_s)
+    return loop.run(cycles, until_finished)
 
 
 class _Loop:
@@ -170,6 +187,27 @@ class _Loop:
         self._wait_s = wait_s
         self._lost_keys = 0
         self._done = Participation()
+
+    def await_process(self, max_s: float) -> None:
+        """Authenticate as soon as the process is hosted, or return when the participation is cancelled.
+
+        Raises:
+            NotFound: after ``max_s`` seconds there is no such process (``process_not_found``).
+        """
+        begin, pause_s = time.monotonic(), 1.0
+        while not self._cancel.is_set():
+            try:
+                self._client.authenticate()
+                return
+            except NotFound as error:
+                waited_s = time.monotonic() - begin
+                if error.code != codes.PROCESS_NOT_FOUND or waited_s >= max_s:
+                    raise
+            if self._callbacks.on_missing is not None:
+                self._callbacks.on_missing(waited_s, max_s - waited_s)
+            with self._client.waiting():
+                self._cancel.wait(min(pause_s * random.uniform(0.5, 1.0), max_s - waited_s))
+            pause_s = min(2 * pause_s, _MAX_PROCESS_PAUSE_S)
 
     def run(self, cycles: int | None, until_finished: bool) -> Participation:
         while not self._cancel.is_set():
@@ -238,7 +276,10 @@ class _Loop:
 
     def _train_and_report(self, accepted: CycleAccepted) -> TrainResult | None:
         """The result of the training; None: it was cancelled. Raises Gone: the cycle is over."""
-        deadline = time.monotonic() + accepted.deadline_s if isinstance(accepted.deadline_s, float) else float("inf")
+        deadline = float("inf")
+        if isinstance(accepted.deadline_s, float):
+            grace_s = accepted.grace_s if isinstance(accepted.grace_s, float) else 0.0
+            deadline = time.monotonic() + accepted.deadline_s + grace_s
         model = self._client.fetch_model()
         result = self._client.train(
             self._data() if callable(self._data) else self._data,

@@ -65,6 +65,8 @@ class CycleAccepted(msgspec.Struct):
     """SHA-256 of each plan's bytes: the plan id."""
     deadline_s: float | UnsetType | None = UNSET
     """Seconds until the cycle ends; null: no limit."""
+    grace_s: float | UnsetType = UNSET
+    """Seconds after the end of the cycle in which this client may still report."""
     max_report_bytes: int | UnsetType = UNSET
 
 
@@ -75,8 +77,10 @@ RefusalReason = Literal[
     "resting",
     "too_slow",
     "not_drawn",
+    "places_kept",
     "between_cycles",
     "training_finished",
+    "process_paused",
 ]
 
 
@@ -84,9 +88,17 @@ class CycleRejected(msgspec.Struct, omit_defaults=True):
     """The client is not admitted. ``timeout``: seconds until the next request; absent: the training has ended."""
 
     status: Literal["rejected"]
+    error: str | UnsetType = UNSET
+    """The fault in the request of a client of 2020, which gets it with the status 200."""
     timeout: int | UnsetType = UNSET
     reason: RefusalReason | UnsetType = UNSET
     detail: str | UnsetType = UNSET
+
+
+class ReportRefused(msgspec.Struct):
+    """The report of a client of 2020 was refused; the HTTP status is 200."""
+
+    error: str
 
 
 class ReportAccepted(msgspec.Struct):

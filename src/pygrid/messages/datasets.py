@@ -12,12 +12,47 @@ from typing import Literal
 import msgspec
 from msgspec import UNSET, UnsetType
 
-Dtype = Literal["float32", "float64", "int32", "int64", "uint8", "bool", "text"]
+from pygrid.messages.preparations import Preparation, PreparedFrom
+from pygrid.messages.sql_origins import SqlOrigin
+
+Dtype = Literal["float32", "float64", "int32", "int64", "uint8", "bool", "text", "category", "date", "datetime"]
+"""The type of a column. A text and a category are stored as codes, a date as days and a datetime as microseconds since
+1970-01-01 00:00 UTC."""
 Visibility = Literal["private", "listed", "public"]
 Format = Literal["csv", "parquet", "arrow", "npz", "safetensors"]
+Encoding = Literal["utf-8", "latin-1", "windows-1252", "utf-16"]
 
-ITEM_BYTES: dict[str, int] = {"float32": 4, "float64": 8, "int32": 4, "int64": 8, "uint8": 1, "bool": 1, "text": 4}
-"""Bytes of one stored value. A text is stored as its int32 code."""
+STORED_DTYPES: dict[Dtype, str] = {
+    "float32": "<f4",
+    "float64": "<f8",
+    "int32": "<i4",
+    "int64": "<i8",
+    "uint8": "|u1",
+    "bool": "|b1",
+    "text": "<i4",
+    "category": "<i4",
+    "date": "<f8",
+    "datetime": "<f8",
+}
+"""The numpy dtype of the stored values. float64 holds every day, and every microsecond from 1684 to 2255, exactly."""
+ITEM_BYTES: dict[Dtype, int] = {dtype: int(stored[-1]) for dtype, stored in STORED_DTYPES.items()}
+"""Bytes of one stored value."""
+CODED: frozenset[Dtype] = frozenset({"text", "category"})
+TIMES: frozenset[Dtype] = frozenset({"date", "datetime"})
+NULLABLE: frozenset[Dtype] = frozenset({"float32", "float64", "category", "date", "datetime"})
+"""Types whose values can be missing: NaN, or the code -1 of a category."""
+MISSING_CODE = -1
+Bound = float | str
+"""A number; for a date or datetime also a text such as ``2020-12-31``."""
+
+
+class TextTokens(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
+    """How the texts of a column become tokens (`pygrid.plans.tokenizers`)."""
+
+    length: int
+    """Tokens of each text."""
+    words: tuple[str, ...] | None = None
+    """The vocabulary. It is not stored. None: the tokens are bytes."""
 
 
 class Column(msgspec.Struct, frozen=True, omit_defaults=True):
@@ -32,9 +67,9 @@ class Column(msgspec.Struct, frozen=True, omit_defaults=True):
     description: str = ""
     min: float | None = None
     max: float | None = None
-    """Bounds that the owner declared. Every value is within them."""
+    """Bounds that the owner declared, in the unit of the stored values. Every value is within them."""
     categories: tuple[str, ...] | None = None
-    """Texts of a text column by code.
+    """Texts of a text or category column by code.
 
     None if the caller may not see them, or for the subject column, which keeps none.
     """
@@ -42,8 +77,14 @@ class Column(msgspec.Struct, frozen=True, omit_defaults=True):
     declared: bool = False
     """Whether the owner declared the categories. Otherwise they come from the data, and only the owner sees them."""
     has_missing: bool | None = None
-    """Whether values can be missing: NaN in a float32 or float64 column. Public, as the dtype is. None for other
-    dtypes, which have no missing values, and for versions of pygrid 0.1 whose records are not on the disk."""
+    """Whether values can be missing (`NULLABLE`). Public, as the dtype is. None for other dtypes, which have no missing
+    values, and for versions of pygrid 0.1 whose records are not on the disk."""
+    prepared: PreparedFrom | None = None
+    """How the Domain computes the column from another one; None: it comes from the file."""
+    format: str = ""
+    """How a date or datetime is written in the file, as `ColumnDeclaration.format`."""
+    tokenizer: str = ""
+    """The tokenizer that made the values of texts: ``bytes``, or ``words:`` and the SHA-256 of the vocabulary."""
 
     @property
     def num_values(self) -> int:
@@ -53,7 +94,7 @@ class Column(msgspec.Struct, frozen=True, omit_defaults=True):
     @property
     def may_have_missing(self) -> bool:
         """Whether a computation must expect missing values."""
-        return self.dtype in ("float32", "float64") and self.has_missing is not False
+        return self.dtype in NULLABLE and self.has_missing is not False
 
     @property
     def record_bytes(self) -> int:
@@ -62,7 +103,7 @@ class Column(msgspec.Struct, frozen=True, omit_defaults=True):
 
 
 class Schema(msgspec.Struct, frozen=True, omit_defaults=True):
-    """The columns of a version of a dataset. Column number i is stored in the file ``i.bin``."""
+    """The columns of a version of a dataset, the prepared ones last. Column number i is stored in ``i.bin``."""
 
     columns: tuple[Column, ...]
     num_records: int
@@ -72,6 +113,10 @@ class Schema(msgspec.Struct, frozen=True, omit_defaults=True):
     """Maximum number of records of one subject in a computation."""
     num_subjects: int | None = None
     """Number of different subjects. It is public, like the number of records. None without a subject column."""
+    origin: SqlOrigin | None = None
+    """The query that returned the records. Only the owner sees it."""
+    skipped: tuple[str, ...] = ()
+    """Columns of the file that are not stored. Only the owner sees them."""
 
     def find(self, name: str) -> Column | None:
         """The column with this name, or None."""
@@ -80,7 +125,7 @@ class Schema(msgspec.Struct, frozen=True, omit_defaults=True):
     @property
     def is_complete(self) -> bool:
         """Whether `Column.has_missing` of all columns and the number of subjects are known."""
-        known = all(column.has_missing is not None for column in self.columns if column.dtype in ("float32", "float64"))
+        known = all(column.has_missing is not None for column in self.columns if column.dtype in NULLABLE)
         return known and (self.subject is None or self.num_subjects is not None)
 
     @property
@@ -98,19 +143,49 @@ class ColumnDeclaration(msgspec.Struct, frozen=True, forbid_unknown_fields=True)
     unit: str = ""
     meaning: str = ""
     description: str = ""
-    min: float | None = None
-    max: float | None = None
+    min: Bound | None = None
+    max: Bound | None = None
     categories: tuple[str, ...] | None = None
+    """The texts that can occur, in the order of their codes. They are public. Without a dtype, the column is a
+    category."""
     source: tuple[str, ...] = ()
     """Columns of the file that make up this column, in order, for example ``pixel0``, ``pixel1`` ... ``pixel*`` means
     all columns with this prefix, in the order of the file. Empty: the column of the same name."""
     has_missing: bool | None = None
-    """For a float column. True: publish that values can be missing. False: refuse an upload with missing values. None:
-    publish whether the data has missing values."""
+    """For a column whose values can be missing. True: publish that values can be missing. False: refuse an upload with
+    missing values. None: publish whether the data has missing values."""
+    format: str = ""
+    """How a date or datetime is written in the file, with the directives of ``strptime``, for example ``%d.%m.%Y``.
+    Empty: as ISO 8601."""
+    tokens: TextTokens | None = None
+    """Stores tokens in place of the texts of a column, which then can be any number of different ones."""
 
 
-class VersionRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """The ``config`` part of an upload (multipart form).
+class CsvOptions(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """How a CSV file is written. Files of other formats accept no such option."""
+
+    header: bool | None = None
+    """Whether the first line holds the names of the columns. None: found from the file; a file where that is unclear is
+    refused."""
+    names: tuple[str, ...] = ()
+    """Names of all columns, in the order of the file. With a header, they replace its names."""
+    index: str | None = None
+    """Name of a first column without a name. None: such a column is left out if it counts the records."""
+    delimiter: str | None = None
+    """The character between fields. None: comma, semicolon, tab or bar, found from the file."""
+    decimal: Literal[".", ","] = "."
+    """The decimal mark of numbers."""
+    thousands: str | None = None
+    """The mark between groups of three digits."""
+    missing: tuple[str, ...] = ()
+    """Marks of a missing value, in addition to an empty field, ``NA``, ``N/A``, ``nan``, ``NaN`` and ``null``."""
+    skip_lines: tuple[int, ...] = ()
+    """Numbers of lines that are not read; the first line of the file is 1."""
+    encoding: Encoding = "utf-8"
+
+
+class VersionRequest(CsvOptions, frozen=True, forbid_unknown_fields=True):
+    """The ``config`` part of an upload (multipart form), with the fields of `CsvOptions`.
 
     It is the first part; ``data`` and optionally ``mock`` follow.
     """
@@ -120,7 +195,8 @@ class VersionRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     columns: tuple[ColumnDeclaration, ...] = ()
     """For a later version, empty means the declarations of the previous version."""
     skip: tuple[str, ...] = ()
-    """Columns of the file that pygrid does not store."""
+    """Columns of the file that pygrid does not store. For a later version, empty means those of the previous version
+    that the file has; a column that is declared is stored."""
     subject: str | None = None
     max_records_per_subject: int | None = None
     note: str = ""
@@ -129,9 +205,18 @@ class VersionRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Whether to generate a mock dataset from the schema if the form has no ``mock`` part."""
     num_mock_records: int = 100
     mock_seed: int = 0
+    prepare: tuple[Preparation, ...] | None = None
+    """Columns that the Domain computes from those of the file. None: for a later version, those of the previous one."""
+    origin: SqlOrigin | None = None
+    """The query that returned the file, for `pygrid dataset refresh`. The Domain stores it and never runs it."""
     fresh_budget: bool = False
     """For a later version: add it even if another dataset with the same content has a privacy budget. The same records
     are then released within both budgets, and the privacy costs of both add up."""
+
+    @property
+    def csv(self) -> CsvOptions:
+        """The options for a CSV file."""
+        return CsvOptions(**{name: getattr(self, name) for name in CsvOptions.__struct_fields__})
 
 
 class UploadRequest(VersionRequest, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -187,6 +272,18 @@ class DatasetInfo(DatasetSummary):
     schema: Schema
     versions: list[VersionInfo]
     """Newest first."""
+    notes: tuple[str, ...] = ()
+    """In the answer to an upload: what the Domain decided while it read the file. Empty elsewhere."""
+
+
+class UploadTrial(msgspec.Struct):
+    """What an upload would store. Nothing of it is stored."""
+
+    schema: Schema
+    size_bytes: int
+    """Size of the records as stored."""
+    notes: tuple[str, ...] = ()
+    """What the Domain decided while it read the file."""
 
 
 class DatasetList(msgspec.Struct):

@@ -6,6 +6,7 @@ Every request body, WebSocket message and frame between apps is decoded here. Th
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any, NoReturn
 
 import msgspec
@@ -58,17 +59,18 @@ def decode_json(body: bytes, *, may_hold_nul: bool = False, max_values: int = MA
     if num_objects and _count_members(value, num_objects) != structure.count(b":"):
         raise InvalidInput("the JSON has an object with two members of one name", code=codes.DUPLICATE_KEY)
     # JSON has no other spelling of NUL. The backslash may itself be escaped, so the decoded value decides.
-    if not may_hold_nul and b"\\u0000" in body and _holds_nul(value):
+    if not may_hold_nul and b"\\u0000" in body and holds_nul(value):
         raise InvalidInput("a text in the JSON holds a NUL character (\\u0000); remove it", code=codes.INVALID_TEXT)
     return value
 
 
-def _holds_nul(value: Any) -> bool:
+def holds_nul(value: Any) -> bool:
+    """Return whether a text in a decoded value, or the name of a member, has a NUL character."""
     if isinstance(value, str):
         return "\0" in value
-    if isinstance(value, dict):
-        return any("\0" in name or _holds_nul(item) for name, item in value.items())
-    return isinstance(value, list) and any(map(_holds_nul, value))
+    if isinstance(value, Mapping):
+        return any("\0" in name or holds_nul(item) for name, item in value.items())
+    return isinstance(value, list) and any(map(holds_nul, value))
 
 
 def _structure(body: bytes, max_texts: int) -> bytes:

@@ -124,7 +124,7 @@ class FoundProcess(msgspec.Struct, frozen=True, kw_only=True):
 
     name: Annotated[str, Meta(min_length=1, max_length=200)]
     version: Annotated[str, Meta(min_length=1, max_length=200)]
-    state: Literal["active", "finished"]
+    state: Literal["active", "paused", "finished"]
     num_parameters: _Count
     created_at: dt.datetime
 

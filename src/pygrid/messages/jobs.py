@@ -7,6 +7,8 @@ from typing import Any, Literal
 
 import msgspec
 
+from pygrid.messages.datasets import Bound
+
 JobKind = Literal["train", "evaluate", "statistics", "predict"]
 Unit = Literal["record", "subject", "domain"]
 JobState = Literal[
@@ -41,16 +43,22 @@ class PrivacyRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class StatisticRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """A statistic of a scalar column. The requester declares bounds, edges and keys."""
+    """A statistic of a scalar column. The requester declares bounds, edges and keys.
+
+    Those of dates and datetimes are texts such as ``2020-12-31``.
+    """
 
     kind: Literal["count", "sum", "mean", "variance", "quantile", "histogram"]
     column: str = ""
-    lower: float = 0.0
-    upper: float = 0.0
-    edges: tuple[float, ...] = ()
+    lower: Bound = 0.0
+    upper: Bound = 0.0
+    edges: tuple[Bound, ...] = ()
     quantile: float = 0.5
     by: str = ""
     keys: tuple[int | str, ...] = ()
+    """Values of ``by`` that get a group. For a date or datetime: days, or what ``per`` says."""
+    per: Literal["", "year", "month"] = ""
+    """For dates in ``by``: the keys are years (``2020``) or months (``2020-12``)."""
 
 
 class FederationRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -100,6 +108,9 @@ class JobRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """For ``predict``: the requested outputs. Empty: all outputs of the model."""
     max_records: int | None = None
     """For ``predict``: number of records from the start. None: all records."""
+    pool: str = ""
+    """Name of the pool in which the job runs. Empty: the first pool with a free place that the dataset's policy allows.
+    """
     federation: FederationRequest | None = None
     """Training across Domains. ``epochs`` is then per cycle, and the diffs of the cycles leave instead of a trained
     model."""
@@ -148,6 +159,18 @@ class JobCost(msgspec.Struct, frozen=True):
     before. It restates epsilon, up to delta."""
 
 
+FlagSeverity = Literal["red", "amber", "info"]
+
+
+class JobFlag(msgspec.Struct, frozen=True):
+    """A fact that a person who decides on a job must not miss. Red: the console asks to confirm that it was read."""
+
+    severity: FlagSeverity
+    code: str
+    """For example ``result_can_hold_records``."""
+    sentence: str
+
+
 class JobInfo(msgspec.Struct, frozen=True):
     """A job. Fields marked "Owner" are None for the data scientist."""
 
@@ -176,7 +199,8 @@ class JobInfo(msgspec.Struct, frozen=True):
     plan_name: str
     result_bytes: int | None
     result_media_type: str
-    decided_by: int | None
+    decided_by: str | None
+    """E-mail of the person that decided."""
     plan_summary: str | None = None
     """Owner: the plan, the statistics or the model in words."""
     leaves: str | None = None
@@ -195,6 +219,10 @@ class JobInfo(msgspec.Struct, frozen=True):
     """The request, without the token of a federation."""
     federation: FederationInfo | None = None
     """Progress of a federated job; None for other jobs."""
+    flags: tuple[JobFlag, ...] = ()
+    """Owner: what a decision must take into account, while the job waits for one."""
+    expected_ratio: float | None = None
+    """Owner: of a training that has not run, bytes of its model for each byte of the columns that it reads."""
 
 
 class JobList(msgspec.Struct, frozen=True):
@@ -226,7 +254,12 @@ class PolicyInfo(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     max_epsilon_per_job: float | None = None
     use: Literal["statistics", "training", "mixed"] = "mixed"
     allow_remote_workers: bool = False
-    """Whether the records may be sent to Workers on other machines that the Owner of the Domain has authorized."""
+    """Whether the records may be sent to Workers on other machines that the Owner of the Domain has authorized: the
+    pool ``leased``."""
+    pools: tuple[str, ...] | None = None
+    """Names of the pools in which jobs may run, and so of the machines that the records may be sent to. None in a
+    request: ``local``, and ``leased`` if `allow_remote_workers`. If given, it has ``leased`` exactly if
+    `allow_remote_workers` is set."""
     unit: Unit | None = None
     """The unit that the budget protects, fixed when it is opened. None in a request: ``subject`` if the dataset has a
     subject column, otherwise ``record``. ``domain`` protects nobody within the Domain and is never a default."""
@@ -238,7 +271,7 @@ class PolicyInfo(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 class BudgetInfo(msgspec.Struct, frozen=True):
     """The state of a budget, in its own epsilon. The spent and the remaining part add up to the cap.
 
-    ``spent``, ``left`` and ``users`` (spent epsilon by user id) are None for callers that may not see those of others.
+    ``spent``, ``left`` and ``users`` (spent epsilon by e-mail) are None for callers that may not see those of others.
     """
 
     dataset: int

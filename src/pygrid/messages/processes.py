@@ -13,7 +13,7 @@ class HostRequest(msgspec.Struct):
 
     The other parts are ``model`` (safetensors bytes), one ``plan:NAME`` for each plan, and at most one
     ``averaging_plan``. ``client_config`` needs ``name`` and ``version``; clients receive it unchanged. The fields of
-    ``server_config`` are those of `pygrid.core.process_config.ProcessConfig`.
+    ``server_config`` are those of `pygrid.configuration.ServerConfig`.
     """
 
     client_config: dict[str, Any]
@@ -37,6 +37,8 @@ class HostDraftRequest(msgspec.Struct, forbid_unknown_fields=True):
     """Hosts a draft with this configuration instead of its own."""
 
     server_config: dict[str, Any]
+    client_config: dict[str, Any] | None = None
+    """Settings of devices. The name and the version stay those of the draft. Null: those of the draft."""
 
 
 class DraftFile(msgspec.Struct, frozen=True):
@@ -73,11 +75,14 @@ class DraftRemoved(msgspec.Struct):
 
 
 class PlanInfo(msgspec.Struct):
-    """A plan of a process; ``plan_hash`` is its identity."""
+    """A plan of a process; ``plan_hash`` is its identity.
+
+    A kind that ends with ``_2020`` is a plan of PySyft 0.2 in protobuf, without an ONNX graph.
+    """
 
     id: int
     name: str
-    kind: Literal["training", "averaging"]
+    kind: Literal["training", "averaging", "training_2020", "averaging_2020"]
     plan_hash: str
     size_bytes: int
 
@@ -88,11 +93,21 @@ class RestoreRequest(msgspec.Struct):
     checkpoint: Annotated[int, msgspec.Meta(ge=1, le=2**31 - 1)]
 
 
+class MetricSpread(msgspec.Struct, frozen=True):
+    """The distribution of a metric over the reports of a cycle, each with the same weight."""
+
+    min: float
+    median: float
+    max: float
+    num_reports: int
+    """Reports that have the metric."""
+
+
 class CycleInfo(msgspec.Struct):
     """A cycle and its result.
 
     ``metrics`` are the reported metrics, averaged with the weights of the reports. ``bytes_received`` counts the
-    accepted reports.
+    accepted reports. ``num_late`` counts clients that had not reported when the cycle closed or was reopened.
     """
 
     sequence: int
@@ -109,6 +124,14 @@ class CycleInfo(msgspec.Struct):
     opened_at: dt.datetime | None
     deadline_at: dt.datetime | None
     completed_at: dt.datetime | None
+    num_late: int = 0
+    grace_until: dt.datetime | None = None
+    """End of the time of grace, once it has begun."""
+    scheduled: dict[str, float] = {}
+    """The values of this cycle that ``server_config.schedules`` sets."""
+    metric_spread: dict[str, MetricSpread] = {}
+    """How the metrics differ between devices. Empty for users who do not manage the process: it has values of single
+    devices."""
 
 
 class Contribution(msgspec.Struct, frozen=True):
@@ -142,13 +165,36 @@ class CheckpointInfo(msgspec.Struct):
     created_at: dt.datetime
 
 
+class EvaluationRequest(msgspec.Struct, forbid_unknown_fields=True):
+    """The metrics of a checkpoint on held-out data; they replace earlier ones."""
+
+    metrics: dict[str, float]
+    """1 to 32 finite numbers by printable names of up to 64 characters."""
+
+
+class EvaluationInfo(msgspec.Struct, frozen=True):
+    """The metrics of a checkpoint on held-out data."""
+
+    checkpoint: int
+    cycle: int
+    """The cycle that made the checkpoint; 0: the hosted model, or a copy of an earlier checkpoint."""
+    source: Literal["owner", "domain"]
+    """``owner``: computed by the model owner on data of their own. ``domain``: on a dataset of the Domain."""
+    metrics: dict[str, float]
+    at: dt.datetime
+
+
+class EvaluationList(msgspec.Struct, frozen=True):
+    evaluations: list[EvaluationInfo]
+
+
 class ProcessInfo(msgspec.Struct):
     """A hosted process."""
 
     id: int
     name: str
     version: str
-    state: Literal["active", "finished"]
+    state: Literal["active", "paused", "finished"]
     created_at: dt.datetime
     num_parameters: int
     model_bytes: int
@@ -171,11 +217,16 @@ class Event(msgspec.Struct):
         "process_hosted",
         "cycle_waiting",
         "cycle_opened",
+        "cycle_grace",
         "cycle_closing",
         "cycle_expired",
         "cycle_completed",
+        "checkpoint_evaluated",
+        "evaluation_failed",
         "checkpoint_restored",
         "process_finished",
+        "process_paused",
+        "process_resumed",
     ]
     at: dt.datetime
     cycle: int

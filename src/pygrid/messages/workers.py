@@ -37,6 +37,13 @@ class NewWorker(msgspec.Struct, frozen=True):
     token: str
 
 
+class NodeWorkers(msgspec.Struct, frozen=True):
+    """The ids of the nodes that clients of 2020 connected to the Domain."""
+
+    success: bool
+    workers: list[str]
+
+
 class WorkerList(msgspec.Struct, frozen=True):
     workers: list[WorkerInfo]
 
@@ -80,6 +87,23 @@ class LeaseAnswer(msgspec.Struct, frozen=True):
     """The answer to a `LeaseRequest`. None: there is no job now."""
 
     lease: Lease | None = None
+
+
+class ClaimRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """A Worker that an engine started requests its job with its start token."""
+
+    layers: tuple[str, ...]
+    """Layers of the sandbox that work on the machine."""
+    is_sound: bool
+    """Whether these layers suffice for untrusted plans."""
+
+
+class ClaimAnswer(msgspec.Struct, frozen=True):
+    """The job of a start token, which is no longer valid."""
+
+    lease: Lease
+    secret: str
+    """The credential of the Worker for this lease; it is in this answer only."""
 
 
 class RenewRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from pygrid.plans.averaging import AveragingRunner
     from pygrid.plans.averaging_child import DiffRef, run_averaging_async, run_averaging_in_child
     from pygrid.plans.gate import GateLimits, GateReport, check, check_async, check_in_child
+    from pygrid.plans.inference import export_onnx
     from pygrid.plans.runner import Gradients, Runner, TrainResult
     from pygrid.plans.selftest import run_selftest, selftest_inputs, selftest_loss
 
@@ -30,6 +31,7 @@ _LAZY = {
     "check": "gate",
     "check_async": "gate",
     "check_in_child": "gate",
+    "export_onnx": "inference",
     "Gradients": "runner",
     "Runner": "runner",
     "TrainResult": "runner",
@@ -59,6 +61,7 @@ __all__ = [
     "check",
     "check_async",
     "check_in_child",
+    "export_onnx",
     "run_averaging_async",
     "run_averaging_in_child",
     "run_selftest",

@@ -1,7 +1,7 @@
 """The plan file: a canonical zip of ONNX graphs, a JSON manifest and the author's source.
 
     plan.json       the manifest (`pygrid.plans.manifest`)
-    train.onnx      any of the graphs that the manifest lists: train, grads, eval, average
+    train.onnx      any of the graphs that the manifest lists: train, grads, eval, predict, average
     source.py.txt   the author's function, for a person to read; it is never run
 
 Each content has exactly one file: the entries are stored in the order of their names, without timestamps, attributes,
@@ -30,14 +30,16 @@ from pygrid import codes
 from pygrid.durable import write_atomically
 from pygrid.errors import InvalidPlan
 from pygrid.plans.manifest import FORMAT, Manifest
+from pygrid.plans.overview import svg
 from pygrid.plans.text import one_line
+from pygrid.plans.variants import MAX_FILE_BYTES, SUFFIX, Variants, read_variants
 
 MAX_PLAN_BYTES = 8 * 1024 * 1024
 MAX_MANIFEST_BYTES = 1024 * 1024
 MAX_SOURCE_BYTES = 256 * 1024
 MANIFEST_NAME = "plan.json"
 SOURCE_NAME = "source.py.txt"
-GRAPH_NAMES = ("train", "grads", "eval", "average")
+GRAPH_NAMES = ("train", "grads", "eval", "predict", "average")
 
 _MEMBERS = frozenset({MANIFEST_NAME, SOURCE_NAME, *(f"{name}.onnx" for name in GRAPH_NAMES)})
 _LOCAL = struct.Struct("<4sHHHHHIIIHH")
@@ -59,6 +61,8 @@ class Plan:
     data: bytes
     manifest: Manifest = field(compare=False)
     members: Mapping[str, bytes] = field(compare=False)
+    variants: Variants | None = field(default=None, compare=False)
+    """The plan for clients of 2020, if it was built for them; not part of the file."""
 
     @classmethod
     def from_bytes(cls, data: bytes | bytearray | memoryview) -> Plan:
@@ -80,13 +84,35 @@ class Plan:
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> Plan:
-        """The plan in a file. Raises as `from_bytes`, and OSError if the file cannot be read."""
+        """The plan in a file, with the variants in the file next to it.
+
+        Raises:
+            InvalidPlan: as `from_bytes`; or ``plan_variant_invalid``: the variants belong to another plan.
+            OSError: the file cannot be read.
+        """
         with Path(path).open("rb") as file:
-            return cls.from_bytes(file.read(MAX_PLAN_BYTES + 1))
+            plan = cls.from_bytes(file.read(MAX_PLAN_BYTES + 1))
+        beside = variants_path(path)
+        if not beside.is_file():
+            return plan
+        with beside.open("rb") as file:
+            return plan.with_variants(read_variants(file.read(MAX_FILE_BYTES + 1), plan.id))
 
     def save(self, path: str | os.PathLike[str]) -> None:
-        """Write the plan to a file; an existing file is replaced completely or not at all."""
+        """Write the plan to a file; an existing file is replaced completely or not at all.
+
+        Variants are written to the file next to it, whose name ends with ``.variants``. One that is there without them
+        belongs to another plan, and is removed.
+        """
         write_atomically(Path(path), self.data, mode=0o666, sync=False)
+        if self.variants is not None:
+            write_atomically(variants_path(path), self.variants.to_bytes(), mode=0o666, sync=False)
+        else:
+            variants_path(path).unlink(missing_ok=True)
+
+    def with_variants(self, variants: Variants) -> Plan:
+        """The same plan with these variants."""
+        return Plan(self.data, self.manifest, self.members, variants)
 
     @cached_property
     def id(self) -> str:
@@ -133,7 +159,12 @@ class Plan:
         left = "style='text-align:left'"
         shown = [(name, html.escape(text)) for name, text in facts.items() if text]
         rows = (f"<tr><th {left}>{name}</th><td {left}>{text}</td></tr>" for name, text in shown)
-        return f"<table>{''.join(rows)}</table>"
+        return f"<table>{''.join(rows)}</table>{svg(manifest)}"
+
+
+def variants_path(path: str | os.PathLike[str]) -> Path:
+    """The file with the variants of a plan file."""
+    return Path(f"{os.fspath(path)}{SUFFIX}")
 
 
 def build_archive(manifest: Manifest, graphs: Mapping[str, bytes], source: str) -> bytes:

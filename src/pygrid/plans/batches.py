@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+from msgspec import UNSET
 
 from pygrid.errors import InvalidInput, NonFinite, ShapeMismatch
 from pygrid.plans.manifest import DataPort, Manifest, NoisePort
@@ -103,7 +104,7 @@ def check_arrays(ports: Mapping[str, DataPort], data: Mapping[str, Any]) -> Batc
     for name in data:
         if name not in ports:
             raise ShapeMismatch(f"column {name!r} is not expected; the plan takes {', '.join(ports)}", column=name)
-    arrays = {name: np.asarray(data[name]) for name in ports}
+    arrays = {name: _unmasked(name, data[name]) for name in ports}
     length: int | None = None
     for name, array in arrays.items():
         port = ports[name]
@@ -119,14 +120,27 @@ def check_arrays(ports: Mapping[str, DataPort], data: Mapping[str, Any]) -> Batc
     return arrays
 
 
+def _unmasked(name: str, values: Any) -> Array:
+    """The values as an array; a masked float is NaN, which only an optional port takes."""
+    # Recognized by its method, because a Worker cannot import numpy.ma in its sandbox.
+    if not hasattr(values, "filled") or not np.any(values.mask):
+        return np.asarray(values)
+    if values.dtype.kind != "f":
+        raise InvalidInput(
+            f"column {name!r} has masked values of {values.dtype}, which cannot be missing: leave these examples out",
+            column=name,
+        )
+    return np.asarray(values.filled(np.nan))
+
+
 def _check_values(name: str, port: DataPort, array: Array) -> None:
     target = np.dtype(port.dtype)
     # "same_kind" casts float64 to float32 and any integer to another. It refuses floats as labels: a cast would
     # truncate them silently.
     if not np.can_cast(array.dtype, target, "same_kind"):
         raise InvalidInput(f"column {name!r} has dtype {array.dtype}, which cannot become {target}", column=name)
-    bounds = (0, port.num_classes - 1) if port.num_classes is not None else None
-    if bounds is None and target.kind == "i" and not np.can_cast(array.dtype, target):
+    bounds = None
+    if port.num_classes is None and target.kind == "i" and not np.can_cast(array.dtype, target):
         bounds = (int(np.iinfo(target).min), int(np.iinfo(target).max))
     for begin in range(0, len(array), _CHECK_ROWS):  # in blocks: a column can be a mapped file larger than memory
         block = array[begin : begin + _CHECK_ROWS]
@@ -136,9 +150,31 @@ def _check_values(name: str, port: DataPort, array: Array) -> None:
                 row = begin + int(np.argwhere(bad)[0][0])
                 what = "infinity" if port.optional is True else "NaN or infinity"
                 raise NonFinite(f"column {name!r} has {what} in example {row}", column=name, example=row)
+        if port.num_classes is not None and block.size and (block.min() < 0 or block.max() >= port.num_classes):
+            wrong = invalid_values(port, block)
+            if wrong.any():
+                row = begin + int(np.argwhere(wrong)[0][0])
+                raise InvalidInput(
+                    f"column {name!r} contains {block[wrong][0]} in example {row}; allowed are {_allowed(port)}",
+                    column=name,
+                    example=row,
+                )
         if bounds is not None and block.size and (block.min() < bounds[0] or block.max() > bounds[1]):
             worst = block.min() if block.min() < bounds[0] else block.max()
             raise InvalidInput(f"column {name!r} contains {worst}; allowed are {bounds[0]} to {bounds[1]}", column=name)
+
+
+def invalid_values(port: DataPort, values: Array) -> npt.NDArray[np.bool_]:
+    """Which values of a column are not classes of its port; none if the port declares no number of classes."""
+    if port.num_classes is None:
+        return np.zeros(values.shape, np.bool_)
+    wrong: npt.NDArray[np.bool_] = (values < 0) | (values >= port.num_classes)
+    return wrong if port.ignore is UNSET else wrong & (values != port.ignore)
+
+
+def _allowed(port: DataPort) -> str:
+    extra = "" if port.ignore is UNSET else f", or {port.ignore} for no label"
+    return f"0 to {(port.num_classes or 0) - 1}{extra}"
 
 
 def convert(ports: Mapping[str, DataPort], batch: Mapping[str, Array]) -> Batch:

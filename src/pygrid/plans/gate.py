@@ -35,19 +35,27 @@ from pygrid.sandbox.process import ChildLimits, run
 _CHILD_LIMITS = ChildLimits(memory_bytes=2 * 1024**3, cpu_s=20, wall_s=30.0, max_output_bytes=4 * 1024**2)
 
 
+MODEL_COPIES = 8
+"""Arrays of the model's size that a training step of Adam holds: weights, gradients and two moments, before and after.
+"""
+
+
 class GateLimits(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Limits for a plan. Bytes and operations are for one call with the plan's ``max_batch_size`` examples."""
 
-    max_nodes: int = 20_000
+    max_nodes: int = 24_000
     """Nodes of all graphs together."""
     max_constant_bytes: int = 4 * 1024**2
     """Constants of all graphs together. Weights are inputs and do not count."""
     max_tensor_bytes: int = 256 * 1024**2
-    """Size of each tensor that an operator makes."""
+    """Size of each tensor that an operator makes; or the size of the model's largest array, if that is more."""
     max_peak_bytes: int = 2 * 1024**3
+    """In addition to `MODEL_COPIES` times the model."""
     max_flops: int = 2 * 10**12
     max_diffs: int = 100
     """Number of diffs in one call, for averaging plans that take all diffs at once."""
+    max_model_bytes: int = 1024**3
+    """Bytes of the model that count for tensors and memory. By default, devices keep no larger model."""
 
 
 class GraphReport(msgspec.Struct, frozen=True):
@@ -183,6 +191,11 @@ def _report(plan: Plan, models: dict[str, Any], limits: GateLimits) -> GateRepor
     manifest = plan.manifest
     max_n = limits.max_diffs if manifest.kind == "averaging" else manifest.max_batch_size
     graphs: dict[str, GraphReport] = {}
+    spec = _model_spec(manifest)
+    arrays = [4 * _num_elements(array.shape) for array in spec.values()]
+    counted = limits.max_model_bytes if manifest.kind == "training" else 0
+    max_tensor_bytes = max(limits.max_tensor_bytes, min(max(arrays, default=0), counted))
+    max_peak_bytes = limits.max_peak_bytes + MODEL_COPIES * min(sum(arrays), counted)
     verdict = RowIndependence(False, "the plan has no grads graph")
     slow: list[str] = []
     constants_left = limits.max_constant_bytes
@@ -195,10 +208,10 @@ def _report(plan: Plan, models: dict[str, Any], limits: GateLimits) -> GateRepor
                 "weights to the model, which is an input",
                 code=codes.PLAN_CONSTANTS_TOO_LARGE,
             )
-        analysis = analyse(model.graph, name=name, max_n=max_n, max_tensor_bytes=limits.max_tensor_bytes)
+        analysis = analyse(model.graph, name=name, max_n=max_n, max_tensor_bytes=max_tensor_bytes)
         check_outputs(analysis, manifest.graphs[name])
         peak, flops = analysis.peak_bytes(max_n), analysis.flops(max_n)
-        _check_cost(name, "bytes of memory at once", peak, limits.max_peak_bytes, max_n, "plan_memory_too_large")
+        _check_cost(name, "bytes of memory at once", peak, max_peak_bytes, max_n, "plan_memory_too_large")
         _check_cost(name, "operations", flops, limits.max_flops, max_n, "plan_flops_too_large")
         fixed, per_example = analysis.flops_split()
         largest, largest_bytes = analysis.largest(max_n)
@@ -216,18 +229,29 @@ def _report(plan: Plan, models: dict[str, Any], limits: GateLimits) -> GateRepor
             slow.append(name)
         if name == "grads":
             verdict = judge(analysis)
-    spec = _model_spec(manifest)
+    changed = _changed_buffer(manifest)
+    if changed and verdict.independent:
+        verdict = RowIndependence(
+            False, f"the buffer {changed!r} changes while it trains, which a private job leaves out"
+        )
     return GateReport(
         plan_id=plan.id,
         kind=manifest.kind,
         name=manifest.name,
         graphs=graphs,
         model_spec=spec,
-        model_bytes=sum(4 * _num_elements(array.shape) for array in spec.values()),
+        model_bytes=sum(arrays),
         per_example_independent=verdict.independent,
         independence_reason=verdict.reason,
         value_dependent_time=tuple(slow),
     )
+
+
+def _changed_buffer(manifest: Manifest) -> str:
+    """The first buffer that the train graph changes; empty if it changes none."""
+    train = manifest.graphs.get("train")
+    names = [port.name for port in train.outputs] if train else []
+    return next((name.removeprefix("new/buffers/") for name in names if name.startswith("new/buffers/")), "")
 
 
 def _check_cost(graph: str, what: str, value: int, limit: int, max_n: int, code: str) -> None:

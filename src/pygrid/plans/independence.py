@@ -89,11 +89,12 @@ def judge_rows(graph: Analysis) -> RowIndependence:
 
     Then the batches of several callers can be joined, run at once, and separated again: no row depends on a row of
     another caller. This requires more than `judge`, where a tensor can depend on position and batch size. Here, a value
-    computed from the batch size may only set the shape to which rows are brought.
+    computed from the batch size may only set the shape to which rows are brought, or for how many rows a constant is
+    repeated, such as the first state of a recurrent layer.
     """
     if any(not graph.values[name].shape or graph.values[name].shape[0] != SYMBOL for name in graph.inputs):
         return RowIndependence(False, "an input has no batch axis")
-    places = _places(graph, {name: Rows(0) for name in graph.inputs})
+    places = _places(graph, {name: Rows(0) for name in graph.inputs}, repeats=True)
     counts: set[str] = set()
     for step in graph.steps:
         counting = [index for index, name in enumerate(step.input_names) if name in counts]
@@ -112,14 +113,26 @@ def judge_rows(graph: Analysis) -> RowIndependence:
     return RowIndependence(True, "")
 
 
-def _places(graph: Analysis, inputs: Mapping[str, Place]) -> dict[str, Place]:
-    """The place of every tensor of the graph."""
+def _places(graph: Analysis, inputs: Mapping[str, Place], *, repeats: bool = False) -> dict[str, Place]:
+    """The place of every tensor of the graph; ``repeats``: one constant row, repeated for each example, is rows."""
     places: dict[str, Place] = {**inputs, **dict.fromkeys(graph.initializers, FREE)}
     for step in graph.steps:
         given = [places[name] for name in step.input_names]
         for name, value in zip(step.output_names, step.outputs, strict=True):
-            places[name] = _settle(_place(step, given, value), value, step.label)
+            place = _place(step, given, value)
+            if repeats and place == FREE and step.call.op_type == "Expand":
+                place = _repeated(step.call.get(0), value)
+            places[name] = _settle(place, value, step.label)
     return places
+
+
+def _repeated(before: TensorValue, after: TensorValue) -> Place:
+    """Rows, if the operator repeats one constant along a single axis, once for each example."""
+    axes = [axis for axis, size in enumerate(after.shape) if not isinstance(size, int)]
+    if len(axes) != 1 or after.shape[axes[0]] != SYMBOL:
+        return FREE
+    axis = axes[0] + len(before.shape) - len(after.shape)
+    return Rows(axes[0]) if axis < 0 or before.shape[axis] == 1 else FREE
 
 
 def _settle(place: Place, value: TensorValue, label: str) -> Place:

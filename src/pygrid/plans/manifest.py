@@ -5,6 +5,9 @@ Names in graphs have prefixes, so a runner is a short loop: run, then feed each 
     inputs   params/fc1.weight  buffers/bn.running_mean  state/momentum/fc1.weight  hyper/lr  data/x  noise/dropout0
     outputs  new/params/...     new/buffers/...          new/state/...              metrics/loss      grads/...
 
+The graph ``predict`` is for whoever serves the trained model: ``data/x -> predictions/output``, in evaluation mode. No
+device and no job runs it.
+
 A plan of kind ``averaging`` has one graph, ``average``. If iterative: ``avg/NAME, item/NAME, num -> new/avg/NAME``.
 Otherwise: ``diffs/NAME`` (one more leading dimension, ``num_diffs``) ``-> avg/NAME``.
 
@@ -24,7 +27,7 @@ NUM_DIFFS = "num_diffs"
 """The symbolic leading dimension of the inputs of an averaging plan that takes all diffs at once."""
 
 DType = Literal["float32", "int64", "int32", "bool"]
-GraphName = Literal["train", "grads", "eval", "average"]
+GraphName = Literal["train", "grads", "eval", "predict", "average"]
 PlanKind = Literal["training", "averaging"]
 
 
@@ -60,6 +63,10 @@ class DataPort(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """For labels and tokens: values are in ``[0, num_classes)``."""
     optional: bool | msgspec.UnsetType = msgspec.UNSET
     """True: values can be missing and arrive as NaN; float32 only. UNSET is false, older manifests keep their bytes."""
+    ignore: int | msgspec.UnsetType = msgspec.UNSET
+    """A value outside ``[0, num_classes)`` that is also valid: the label of what has no label, such as 255 or -100."""
+    tokenizer: str | msgspec.UnsetType = msgspec.UNSET
+    """The tokenizer whose tokens the port takes: ``bytes``, or ``words:`` and the SHA-256 of its vocabulary."""
 
 
 class NoisePort(msgspec.Struct, frozen=True, forbid_unknown_fields=True):

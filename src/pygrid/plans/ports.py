@@ -6,20 +6,24 @@ import math
 import re
 from collections.abc import Iterable, Mapping
 
+import numpy as np
+
 from pygrid import codes
 from pygrid.errors import InvalidPlan
-from pygrid.plans.manifest import BATCH, NUM_DIFFS, Manifest, Port
+from pygrid.plans.manifest import BATCH, NUM_DIFFS, DataPort, Manifest, Port
+from pygrid.plans.tokenizers import is_tokenizer_name
 
 MAX_BATCH_SIZE = 65_536
 MAX_PORTS = 10_000
 MAX_TEXT = 10_000
 _NAME = re.compile(r"[A-Za-z0-9_.\-]{1,200}(/[A-Za-z0-9_.\-]{1,200})*")
-_TRAINING_GRAPHS = ("train", "grads", "eval")
+_TRAINING_GRAPHS = ("train", "grads", "eval", "predict")
 _INPUTS = ("params", "buffers", "state", "hyper", "data", "noise")
 _OUTPUTS = {
     "train": ("new/params", "new/buffers", "new/state", "metrics"),
     "grads": ("grads", "metrics"),
     "eval": ("metrics",),
+    "predict": ("predictions",),
 }
 _NUM = "num"
 
@@ -65,6 +69,17 @@ def _check_values(manifest: Manifest) -> None:
                 f"data port {name!r} is {column.dtype} with {column.num_classes} classes; labels need an integer dtype "
                 "and at least 1 class"
             )
+        if isinstance(column.ignore, int) and (
+            column.num_classes is None
+            or 0 <= column.ignore < column.num_classes
+            or not np.iinfo(column.dtype).min <= column.ignore <= np.iinfo(column.dtype).max
+        ):
+            raise _invalid(
+                f"data port {name!r} has ignore {column.ignore} and num_classes {column.num_classes}; ignore must be a "
+                f"value of {column.dtype} that is not one of the classes"
+            )
+        if isinstance(column.tokenizer, str):
+            _check_tokenizer(name, column)
         if column.optional is True and column.dtype != "float32":
             raise _invalid(f"data port {name!r} is {column.dtype} and optional; missing values need float32 (NaN)")
     for name, noise in manifest.noise.items():
@@ -82,6 +97,16 @@ def _check_values(manifest: Manifest) -> None:
         1 <= vector.batch_size <= manifest.max_batch_size and math.isfinite(vector.loss) and 0 < vector.tolerance <= 1
     ):
         raise _invalid("test_vector needs a batch size that the plan takes, a finite loss and a tolerance in (0, 1]")
+
+
+def _check_tokenizer(name: str, column: DataPort) -> None:
+    if not is_tokenizer_name(column.tokenizer if isinstance(column.tokenizer, str) else ""):
+        raise _invalid(
+            f"data port {name!r} has the tokenizer {str(column.tokenizer)[:80]!r}; use 'bytes', or 'words:' and the "
+            "SHA-256 of the vocabulary"
+        )
+    if column.num_classes is None or len(column.shape) != 1:
+        raise _invalid(f"data port {name!r} takes tokens; it needs a number of classes and one axis, the tokens")
 
 
 def _check_port(graph: str, port: Port) -> None:
@@ -103,7 +128,9 @@ def _check_port(graph: str, port: Port) -> None:
 def _check_training(manifest: Manifest) -> None:
     names = set(manifest.graphs)
     if not names & {"train", "grads"} or not names <= set(_TRAINING_GRAPHS):
-        raise _invalid(f"a training plan has train or grads or both, and optionally eval; this one has {sorted(names)}")
+        raise _invalid(
+            f"a training plan has train or grads or both, and optionally eval and predict; this one has {sorted(names)}"
+        )
     if not manifest.data:
         raise _invalid("a training plan needs at least one data port")
     spec: dict[str, Port] = {}
@@ -113,7 +140,10 @@ def _check_training(manifest: Manifest) -> None:
         _check_prefixes(name, outputs, _OUTPUTS[name])
         _check_model(name, inputs, spec)
         _check_environment(manifest, name, inputs)
-        _check_metrics(manifest, name, outputs)
+        if name == "predict":
+            _check_predictions(inputs, outputs)
+        else:
+            _check_metrics(manifest, name, outputs)
         if name == "train":
             _check_loop(name, inputs, outputs)
         elif _under(inputs, "state"):
@@ -143,7 +173,7 @@ def _check_environment(manifest: Manifest, graph: str, inputs: Ports) -> None:
         unknown = found.keys() - declared.keys()
         if unknown:
             raise _ports(graph, f"takes {prefix}/{min(unknown)}, which the manifest does not declare")
-        must_take_all = prefix == "data" or (prefix == "hyper" and graph == "train")
+        must_take_all = (prefix == "data" and graph != "predict") or (prefix == "hyper" and graph == "train")
         missing = declared.keys() - found.keys()
         if missing and must_take_all:
             raise _ports(graph, f"does not take {prefix}/{min(missing)}, which the manifest declares")
@@ -163,6 +193,17 @@ def _check_metrics(manifest: Manifest, graph: str, outputs: Ports) -> None:
         _equals(graph, port, Port(port.name, "float32", ()))
     if "loss" not in found:
         raise _ports(graph, "must output metrics/loss")
+
+
+def _check_predictions(inputs: Ports, outputs: Ports) -> None:
+    """Check that predict makes rows of outputs from rows of data, without noise."""
+    if not _under(inputs, "data") or not outputs:
+        raise _ports("predict", "must take data/ and output predictions/")
+    for port in outputs.values():
+        if port.shape[:1] != (BATCH,):
+            raise _ports("predict", f"port {port.name!r} must have a row for each example: shape ['batch', ...]")
+    if noise := _under(inputs, "noise"):
+        raise _ports("predict", f"takes noise/{min(noise)}; predictions are without noise")
 
 
 def _check_loop(graph: str, inputs: Ports, outputs: Ports) -> None:

@@ -159,7 +159,12 @@ class Runner:
                 break
         last = meters[max(meters)].result() if meters else {}
         most_seen = max((meter.num_examples for meter in meters.values()), default=0)
-        trained = {_bare(name): np.array(feed[name]) for name in feed if name.startswith(_MODEL_PREFIXES)}
+        own = {name for _, name in graph.feedback} if num_updates else set()  # arrays of a run, not of the caller
+        trained = {
+            _bare(name): array if name in own else np.array(array)
+            for name, array in feed.items()
+            if name.startswith(_MODEL_PREFIXES)
+        }
         passed_through = {name: np.array(array) for name, array in params.items() if name not in trained}
         return TrainResult({**trained, **passed_through}, last, most_seen, num_updates, cancelled)
 

@@ -75,20 +75,23 @@ def run_failed(name: str, error: Exception) -> InvalidPlan:
 class OnnxSession:
     """One loaded graph. Runs are serial; `terminate` may be called from another thread."""
 
-    def __init__(self, graph: bytes, *, name: str, num_threads: int = 1) -> None:
+    def __init__(self, graph: bytes, *, name: str, num_threads: int = 1, keeps_memory: bool = True) -> None:
         """Load a graph.
 
         Args:
             graph: ONNX bytes, never a path, so that no reference to another file can be followed.
             name: name of the graph, for error messages.
             num_threads: threads inside an operator.
+            keeps_memory: whether memory is kept for later operators and runs, which is faster, and takes more of it.
         Raises:
             InvalidPlan: ONNX Runtime refuses the graph (``plan_load_failed``).
         """
         self._name = name
         self._run_options = quiet_run()
         self._terminated = False
-        self._session = load(graph, quiet_session(num_threads), name=name)
+        options = quiet_session(num_threads)
+        options.enable_cpu_mem_arena = options.enable_mem_pattern = keeps_memory
+        self._session = load(graph, options, name=name)
 
     def run(self, outputs: Sequence[str], feed: Mapping[str, Array]) -> list[Any]:
         """The named outputs, as new arrays.

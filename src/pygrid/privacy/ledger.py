@@ -238,8 +238,12 @@ def epsilon_spent(cost: Cost, cap: Cap) -> float:
     It is the share of the divergence that the cap allows at its order, so the cost of a job does not depend on earlier
     charges. It is not the guarantee of these events by themselves, which is `epsilon_of` of their curve.
     """
-    share = cost.at(cap.order).divergence / cap.divergence
-    return share * (cap.epsilon - cap.basic_epsilon) + cost.basic_epsilon
+    return in_epsilon(cost.at(cap.order), cap)
+
+
+def in_epsilon(spent: Spending, cap: Cap) -> float:
+    """As `epsilon_spent`, of sums at the order of the cap."""
+    return spent.divergence / cap.divergence * (cap.epsilon - cap.basic_epsilon) + spent.basic_epsilon
 
 
 def epsilon_left(cost: Cost, cap: Cap) -> float:
@@ -247,17 +251,15 @@ def epsilon_left(cost: Cost, cap: Cap) -> float:
     return max(0.0, cap.epsilon - epsilon_spent(cost, cap))
 
 
-def best_guess(epsilon: float, prior: float = 0.5) -> float:
-    """The largest probability that an observer of a release can assign to the right one of two contents of a unit.
-
-    Holds up to delta.
-
-    Args:
-        prior: the probability that the observer assigned to the right content before the release.
-    Source: the definition of differential privacy, by Bayes' rule.
-    """
-    odds = prior / (1.0 - prior) * math.exp(min(epsilon, 700.0))
-    return odds / (1.0 + odds)
+def count_fitting(spent: Spending, cost: Spending, cap: Cap) -> int | None:
+    """How many charges of this cost a cap allows in addition to what is spent; None: they cost nothing."""
+    rest = (
+        (cap.divergence - spent.divergence, cost.divergence),
+        (cap.basic_epsilon - spent.basic_epsilon, cost.basic_epsilon),
+        (cap.basic_delta - spent.basic_delta, cost.basic_delta),
+    )
+    counts = [max(0, math.floor(left / each)) for left, each in rest if each > 0.0]
+    return min(counts) if counts else None
 
 
 def _fits(spent: float, cost: float, allowed: float) -> bool:

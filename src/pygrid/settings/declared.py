@@ -73,6 +73,48 @@ class DomainSettings(AppSettings):
         min=1,
         help="Copies of each checkpoint's bytes that are kept, at least 1.",
     )
+    store: str = setting(
+        "",
+        env="PYGRID_STORE",
+        flag="--store",
+        panel="Storage",
+        metavar="URL",
+        help="s3://BUCKET/PREFIX for all files, with PostgreSQL; default: the data folder.",
+    )
+    s3_endpoint: str = setting(
+        "",
+        env="PYGRID_S3_ENDPOINT",
+        panel="Storage",
+        metavar="URL",
+        help="Address of the S3 store, for example https://s3.example; default: that of AWS.",
+    )
+    s3_region: str = setting(
+        "us-east-1", env="PYGRID_S3_REGION", panel="Storage", metavar="NAME", help="Region of the bucket."
+    )
+    s3_path_style: bool = setting(
+        False, env="PYGRID_S3_PATH_STYLE", panel="Storage", help="Whether addresses have the bucket in their path."
+    )
+    s3_sse: str = setting(
+        "",
+        env="PYGRID_S3_SSE",
+        panel="Storage",
+        metavar="NAME",
+        help="Encryption that the store is asked for: AES256, or aws:kms:KEY; default: the bucket's own.",
+    )
+    cache_dir: str = setting(
+        "",
+        env="PYGRID_CACHE_DIR",
+        panel="Storage",
+        metavar="PATH",
+        help="Folder for local copies of files in the store; default: cache in the data folder.",
+    )
+    cache_mb: int = setting(
+        10_240,
+        env="PYGRID_CACHE_MB",
+        panel="Storage",
+        min=64,
+        help="Size of the local copies of files in the store, in MiB; at least 64.",
+    )
     legacy_open: bool = setting(
         False,
         env="PYGRID_LEGACY_OPEN",
@@ -120,6 +162,46 @@ class DomainSettings(AppSettings):
         min=1,
         max=64,
         help="Jobs of one account that take part in training at other Domains at once, 1 to 64.",
+    )
+    review_result_percent: int = setting(
+        10,
+        env="PYGRID_REVIEW_RESULT_PERCENT",
+        panel="Jobs",
+        min=1,
+        max=1_000_000,
+        help="Size of a non-private result, in percent of the data, from which it is flagged in red.",
+    )
+    review_budget_percent: int = setting(
+        80,
+        env="PYGRID_REVIEW_BUDGET_PERCENT",
+        panel="Jobs",
+        min=1,
+        max=100,
+        help="Part of a budget, in percent, after which a job that would spend more is flagged.",
+    )
+    review_similar_requests: int = setting(
+        5,
+        env="PYGRID_REVIEW_SIMILAR_REQUESTS",
+        panel="Jobs",
+        min=1,
+        help="Non-private requests on a dataset within 24 hours, from which each is flagged.",
+    )
+    review_account_h: int = setting(
+        24,
+        env="PYGRID_REVIEW_ACCOUNT_H",
+        panel="Jobs",
+        min=0,
+        help="Age of an account in hours below which its requests are flagged; 0: never.",
+    )
+    review_groups: int = setting(
+        50, env="PYGRID_REVIEW_GROUPS", panel="Jobs", min=1, help="Groups of one statistic above which it is flagged."
+    )
+    budget_presets: str = setting(
+        "Strict=1,Usual=3,Loose=8",
+        env="PYGRID_BUDGET_PRESETS",
+        panel="Jobs",
+        metavar="NAME=EPSILON,...",
+        help="Privacy budgets that the web console offers, for example Strict=1,Usual=3.",
     )
     keep_results_days: int = setting(
         0,
@@ -201,6 +283,9 @@ class DomainSettings(AppSettings):
         flag="--allow-weak-sandbox",
         panel="Jobs",
         help="Whether untrusted plans run even without a complete sandbox; see pygrid worker doctor.",
+    )
+    pools: str = setting(
+        "", env="PYGRID_POOLS", flag="--pools", panel="Jobs", metavar="PATH", help="File of pools, usually pools.toml."
     )
     prefer_remote_workers: bool = setting(
         False,
@@ -291,6 +376,17 @@ class DomainSettings(AppSettings):
         metavar="COUNTS",
         help=f"Counts that the Network may publish: all, none, or some of {','.join(PUBLISHABLE_COUNTS)}.",
     )
+
+    @property
+    def has_store(self) -> bool:
+        """Whether the files are in a bucket, so that no file in the data folder is needed."""
+        return bool(self.store)
+
+    @property
+    def named_budgets(self) -> dict[str, float]:
+        """The presets of `budget_presets`: epsilon by name. Raises ValueError: one of them is not a number."""
+        pairs = (part.partition("=") for part in self.budget_presets.split(","))
+        return {name.strip(): float(epsilon) for name, _, epsilon in pairs}
 
     @property
     def is_loopback(self) -> bool:

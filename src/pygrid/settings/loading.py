@@ -24,6 +24,8 @@ _PUBLISHED_SECRET = "justasecretkeythatishouldputhere"
 
 NETWORK_NAME = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9._-]{0,98}[A-Za-z0-9])?")
 """The form of a Domain's name on a Network, where it is part of addresses and commands."""
+_STORE = re.compile(r"s3://[a-z0-9][a-z0-9.-]{1,61}[a-z0-9](?:/[A-Za-z0-9_-][A-Za-z0-9._-]{0,99}){0,5}/?")
+_ENCRYPTION = re.compile(r"AES256|aws:kms(?::[A-Za-z0-9:/_.-]{1,300})?")
 _HOST_NAME = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9._-]{0,251}[A-Za-z0-9])?\.?")
 
 S = TypeVar("S", bound=AppSettings)
@@ -168,7 +170,37 @@ def _check(settings: S) -> S:
             code=codes.SECRET_KEY_SHORT,
             setting="SECRET_KEY",
         )
+    _check_provider(settings)
     return settings
+
+
+def _check_provider(settings: AppSettings) -> None:
+    """Check the settings of the sign-in provider."""
+    if not settings.oidc_issuer:
+        alone = ("oidc_client_id", "oidc_role_claim", "oidc_roles", "oidc_default_role")
+        if wrong := next((name for name in alone if getattr(settings, name)), None):
+            raise _wrong_field(settings, wrong, "set PYGRID_OIDC_ISSUER, too, or remove it")
+        return
+    parts = urlsplit(settings.oidc_issuer)
+    is_safe = parts.scheme == "https" or (parts.scheme == "http" and is_loopback_host(parts.hostname or ""))
+    if not is_safe or not parts.hostname or parts.query or parts.fragment or "@" in parts.netloc:
+        wanted = "use the provider's https address without query; http is for a provider on this machine"
+        raise _wrong_field(settings, "oidc_issuer", wanted)
+    if not settings.oidc_client_id:
+        raise _wrong_field(settings, "oidc_client_id", "set it to the id of this app at the provider")
+    if "openid" not in settings.oidc_scopes.split():
+        raise _wrong_field(settings, "oidc_scopes", "openid must be one of the scopes")
+    if not settings.address and not settings.is_loopback:
+        wanted = "set it to the address of this app that browsers use, because the provider leads them back to it"
+        raise _wrong_field(settings, "address", wanted)
+    if settings.oidc_role_claim.strip() and not settings.oidc_roles.strip():
+        raise _wrong_field(settings, "oidc_roles", "use VALUE=ROLE, separated by semicolons")
+    if settings.oidc_roles.strip() and not settings.oidc_role_claim.strip():
+        raise _wrong_field(settings, "oidc_role_claim", "name the claim whose values PYGRID_OIDC_ROLES lists")
+    for entry in filter(None, map(str.strip, settings.oidc_roles.split(";"))):
+        value, equals, role = entry.rpartition("=")
+        if not (equals and value.strip() and role.strip()):
+            raise _wrong_field(settings, "oidc_roles", "use VALUE=ROLE, separated by semicolons")
 
 
 def _check_limits(settings: AppSettings) -> None:
@@ -196,9 +228,41 @@ def _check_domain(settings: DomainSettings) -> DomainSettings:
     if settings.publish not in ("all", "none") and not set(counts) <= set(PUBLISHABLE_COUNTS):
         wanted = f"use all, none, or some of {','.join(PUBLISHABLE_COUNTS)}, separated by commas"
         raise _wrong_field(settings, "publish", wanted)
+    _check_presets(settings)
+    _check_store(settings)
     if settings.legacy_open and not settings.is_loopback:
         raise _legacy_open_refused(settings, "lets anyone host and download")
     return settings
+
+
+def _check_store(settings: DomainSettings) -> None:
+    """Check the settings of the store of files."""
+    if not settings.store:
+        return
+    if not _STORE.fullmatch(settings.store):
+        raise _wrong_store(f"PYGRID_STORE is {settings.store[:80]!r}: use s3://BUCKET or s3://BUCKET/PREFIX")
+    if not settings.database_url.startswith(("postgresql://", "postgres://")):
+        raise _wrong_store("PYGRID_STORE needs a PostgreSQL database: set DATABASE_URL to postgresql://...")
+    if not settings.secret_key:
+        raise _wrong_store("PYGRID_STORE needs SECRET_KEY: a key in the data folder would be lost with its disk")
+    parts = urlsplit(settings.s3_endpoint)
+    if settings.s3_endpoint and (parts.scheme not in ("http", "https") or not parts.hostname or parts.username):
+        raise _wrong_store(f"PYGRID_S3_ENDPOINT is {settings.s3_endpoint[:80]!r}: use https://HOST, without a user")
+    if settings.s3_sse and not _ENCRYPTION.fullmatch(settings.s3_sse):
+        raise _wrong_store(f"PYGRID_S3_SSE is {settings.s3_sse[:80]!r}: use AES256 or aws:kms:KEY")
+
+
+def _wrong_store(detail: str) -> InvalidConfig:
+    return InvalidConfig(detail, code=codes.INVALID_STORE)
+
+
+def _check_presets(settings: DomainSettings) -> None:
+    try:
+        presets = settings.named_budgets
+    except ValueError:
+        presets = {}
+    if not presets or not all(name and 0.0 < epsilon <= 100.0 for name, epsilon in presets.items()):
+        raise _wrong_field(settings, "budget_presets", "use names with an epsilon up to 100, like Strict=1,Usual=3")
 
 
 def _check_network(settings: NetworkSettings) -> NetworkSettings:
@@ -256,7 +320,7 @@ def _reach(settings: AppSettings) -> str:
 def _name(settings: AppSettings, field: str) -> str:
     """The name of a setting in messages: ``VARIABLE (--flag)``."""
     meta = next(known.metadata for known in dataclasses.fields(settings) if known.name == field)
-    return f"{meta['env']} ({meta['flag']})"
+    return f"{meta['env']} ({meta['flag']})" if meta["flag"] else str(meta["env"])
 
 
 def _wrong_field(settings: AppSettings, field: str, wanted: str) -> InvalidConfig:

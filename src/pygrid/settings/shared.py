@@ -90,6 +90,82 @@ class AppSettings:
         panel="Accounts",
         help="Whether anybody may create an account (with the role User); default: only on loopback.",
     )
+    admin: bool = setting(
+        True,
+        env="PYGRID_ADMIN",
+        flag="--admin/--no-admin",
+        panel="Network",
+        help="Whether the app serves its web console below /admin.",
+    )
+    admin_insecure: bool = setting(
+        False,
+        env="PYGRID_ADMIN_INSECURE",
+        panel="Network",
+        help="Whether the web console takes passwords over plain HTTP from other machines; for laboratories only.",
+    )
+    oidc_issuer: str = setting(
+        "",
+        env="PYGRID_OIDC_ISSUER",
+        flag="--oidc-issuer",
+        panel="Accounts",
+        metavar="URL",
+        help="OpenID Connect provider that people sign in with, for example https://login.example.",
+    )
+    oidc_client_id: str = setting(
+        "",
+        env="PYGRID_OIDC_CLIENT_ID",
+        flag="--oidc-client-id",
+        panel="Accounts",
+        metavar="ID",
+        help="Id of this app at the sign-in provider.",
+    )
+    oidc_client_secret: str = setting(
+        "",
+        is_secret=True,
+        env="PYGRID_OIDC_CLIENT_SECRET",
+        panel="Accounts",
+        help="Secret of this app at the sign-in provider; empty for a public client.",
+    )
+    oidc_name: str = setting(
+        "",
+        env="PYGRID_OIDC_NAME",
+        flag="--oidc-name",
+        panel="Accounts",
+        metavar="NAME",
+        help="Name of the sign-in provider, shown to people; default: its host.",
+    )
+    oidc_scopes: str = setting(
+        "openid email profile",
+        env="PYGRID_OIDC_SCOPES",
+        flag="--oidc-scopes",
+        panel="Accounts",
+        metavar="SCOPES",
+        help="Scopes that are requested from the sign-in provider, separated by blanks.",
+    )
+    oidc_role_claim: str = setting(
+        "",
+        env="PYGRID_OIDC_ROLE_CLAIM",
+        flag="--oidc-role-claim",
+        panel="Accounts",
+        metavar="CLAIM",
+        help="Claim that roles are mapped from, for example groups or realm_access.roles.",
+    )
+    oidc_roles: str = setting(
+        "",
+        env="PYGRID_OIDC_ROLES",
+        flag="--oidc-roles",
+        panel="Accounts",
+        metavar="ROLES",
+        help="Roles by value of the claim, for example 'staff=Administrator; guests=User'.",
+    )
+    oidc_default_role: str = setting(
+        "",
+        env="PYGRID_OIDC_DEFAULT_ROLE",
+        flag="--oidc-default-role",
+        panel="Accounts",
+        metavar="ROLE",
+        help="Role of people from the provider without another one; default: they get no account.",
+    )
     log_level: Literal["debug", "info", "warning", "error"] = setting(
         "info",
         env="PYGRID_LOG_LEVEL",
@@ -150,10 +226,20 @@ class AppSettings:
     )
 
     @property
+    def has_store(self) -> bool:
+        """Whether the files are in a bucket, so that no file in the data folder is needed."""
+        return False
+
+    @property
     def host_names(self) -> frozenset[str]:
         """The names of the app in lower case. It also answers to IP addresses and loopback names."""
         names = [self.host, urlsplit(self.address).hostname or "", *self.hosts.split(",")]
         return frozenset(plain for name in names if (plain := name.strip().lower().rstrip(".")))
+
+    @property
+    def oidc_shown_name(self) -> str:
+        """The name of the sign-in provider, as people see it."""
+        return self.oidc_name or urlsplit(self.oidc_issuer).hostname or ""
 
     @property
     def is_loopback(self) -> bool:

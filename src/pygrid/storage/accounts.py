@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import datetime as dt
-from collections.abc import Iterable, Sequence
+import unicodedata
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -34,6 +35,7 @@ roles = sa.Table(
     _flag("can_upload_data"),
     # Only roles of a Network have this permission; of the others, they have only some.
     _flag("can_manage_nodes"),
+    sa.Column("can_host_models", sa.Boolean, nullable=False, server_default=sa.false()),
     sqlite_autoincrement=True,
 )
 
@@ -197,6 +199,12 @@ def count_owners(connection: sa.Connection) -> int:
     ).scalar_one()
 
 
+def find_owner_email(connection: sa.Connection) -> str | None:
+    """The e-mail of the Owner whose account is the oldest."""
+    statement = sa.select(users.c.email).where(users.c.role_id == OWNER.id).order_by(users.c.id).limit(1)
+    return connection.execute(statement).scalar()
+
+
 def put_user(
     connection: sa.Connection,
     *,
@@ -216,7 +224,7 @@ def put_user(
         "role_id": role_id,
         "created_at": now,
     }
-    _refuse_taken(connection, email_key)
+    refuse_taken(connection, email_key)
     try:
         user_id: int = connection.execute(sa.insert(users).values(values).returning(users.c.id)).scalar_one()
     except IntegrityError:
@@ -237,15 +245,18 @@ def get_user(connection: sa.Connection, user_id: int) -> User:
     return found[0]
 
 
-def search_users(connection: sa.Connection, email: str | None, role_id: int | None, group: str | None) -> list[User]:
-    """Users that match all given values: part of the e-mail, the role, part of the name of one of their groups."""
+def search_users(
+    connection: sa.Connection, email: str | None, role_id: int | None, group: str | int | None
+) -> list[User]:
+    """Users that match all given values: part of the e-mail, the role, part of the name, or the id, of a group."""
     wanted: sa.ColumnElement[bool] = sa.true()
     if email is not None:
         wanted &= users.c.email_key.contains(email.casefold(), autoescape=True)
     if role_id is not None:
         wanted &= users.c.role_id == role_id
     if group is not None:
-        inside = sa.select(memberships.c.user_id).join(groups).where(groups.c.name.contains(group, autoescape=True))
+        is_group = groups.c.name.contains(group, autoescape=True) if isinstance(group, str) else groups.c.id == group
+        inside = sa.select(memberships.c.user_id).join(groups).where(is_group)
         wanted &= users.c.id.in_(inside)
     return _load_users(connection, wanted)
 
@@ -254,6 +265,24 @@ def find_password_hash(connection: sa.Connection, email_key: str) -> tuple[int, 
     """User id and password hash of an account, for log-in."""
     row = connection.execute(sa.select(users.c.id, users.c.password_hash).where(users.c.email_key == email_key)).first()
     return None if row is None else (row.id, row.password_hash)
+
+
+def key_of_email(email: str) -> str:
+    """The text by which e-mails are compared: NFKC, case-folded."""
+    return unicodedata.normalize("NFKC", email.strip()[:254]).casefold()
+
+
+def find_user_id(connection: sa.Connection, email: str) -> int | None:
+    """The id of the user with this e-mail, in any case; None: there is none."""
+    found = connection.execute(sa.select(users.c.id).where(users.c.email_key == key_of_email(email))).scalar()
+    return None if found is None else int(found)
+
+
+def list_emails(connection: sa.Connection, user_ids: Collection[int]) -> dict[int, str]:
+    """The e-mail of each of these users, by id; of a removed account, words in its place."""
+    statement = sa.select(users.c.id, users.c.email).where(users.c.id.in_(user_ids))
+    found = {row.id: row.email for row in connection.execute(statement)}
+    return {user_id: found.get(user_id, f"removed account {user_id}") for user_id in user_ids}
 
 
 def get_principal(connection: sa.Connection, user_id: int) -> Principal:
@@ -269,7 +298,7 @@ def find_private_key_owner(connection: sa.Connection, private_key_hash: str) -> 
 
 def update_email(connection: sa.Connection, user_id: int, email: str, email_key: str) -> None:
     """Set the e-mail. Raises Conflict: ``email_taken``."""
-    _refuse_taken(connection, email_key, but=user_id)
+    refuse_taken(connection, email_key, but=user_id)
     try:
         connection.execute(sa.update(users).where(users.c.id == user_id).values(email=email, email_key=email_key))
     except IntegrityError:
@@ -355,13 +384,22 @@ def put_memberships(connection: sa.Connection, user_id: int, group_ids: Sequence
 
 
 def put_session(
-    connection: sa.Connection, token_hash: str, user_id: int, now: dt.datetime, expires_at: dt.datetime
+    connection: sa.Connection,
+    token_hash: str,
+    user_id: int,
+    now: dt.datetime,
+    expires_at: dt.datetime,
+    began_at: dt.datetime | None = None,
 ) -> None:
-    """Add a session of the user."""
+    """Add a session of the user.
+
+    Args:
+        began_at: when the user proved who they are; None: now.
+    """
     values = {
         "token_hash": token_hash,
         "user_id": user_id,
-        "created_at": now,
+        "created_at": began_at or now,
         "last_seen_at": now,
         "expires_at": expires_at,
     }
@@ -436,7 +474,8 @@ def _insert_if_absent(connection: sa.Connection, table: sa.Table, values: dict[s
     return insert(table).values(values).on_conflict_do_nothing()
 
 
-def _refuse_taken(connection: sa.Connection, email_key: str, but: int | None = None) -> None:
+def refuse_taken(connection: sa.Connection, email_key: str, but: int | None = None) -> None:
+    """Raise Conflict: ``email_taken``, if an account other than ``but`` has this e-mail."""
     found = connection.execute(sa.select(users.c.id).where(users.c.email_key == email_key)).scalar()
     if found is not None and found != but:
         raise _email_taken()

@@ -16,7 +16,7 @@ import logging
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Protocol, TypeVar
 
 import msgspec
 import sqlalchemy as sa
@@ -25,6 +25,7 @@ from pygrid import codes
 from pygrid.durable import write_atomically
 from pygrid.errors import InvalidInput, Unavailable
 from pygrid.storage.sql.database import Database
+from pygrid.storage.sql.lanes import Lane
 from pygrid.storage.sql.metadata import metadata
 
 logger = logging.getLogger(__name__)
@@ -125,6 +126,22 @@ def get_head(connection: sa.Connection) -> Head:
 def list_entries(connection: sa.Connection, after: int = 0, limit: int = 100) -> list[AuditEntry]:
     """Entries with numbers above ``after``, in order."""
     query = sa.select(audit_entries).where(audit_entries.c.number > after).order_by(audit_entries.c.number).limit(limit)
+    return [_entry(row.number, row.entry) for row in connection.execute(query)]
+
+
+def list_newest(
+    connection: sa.Connection, *, before: int | None = None, limit: int = 100, action: str = ""
+) -> list[AuditEntry]:
+    """Entries with numbers below ``before``, newest first.
+
+    Args:
+        action: only entries of this action.
+    """
+    query = sa.select(audit_entries).order_by(audit_entries.c.number.desc()).limit(limit)
+    if before is not None:
+        query = query.where(audit_entries.c.number < before)
+    if action:
+        query = query.where(audit_entries.c.entry.contains(f'"action":"{action}"', autoescape=True))
     return [_entry(row.number, row.entry) for row in connection.execute(query)]
 
 
@@ -240,14 +257,29 @@ def _insert_if_absent(connection: sa.Connection) -> None:
     connection.execute(insert(audit_head).values(id=1, number=0, hash=START).on_conflict_do_nothing())
 
 
+class HeadStore(Protocol):
+    """Where the head is, in addition to the data folder."""
+
+    def find(self) -> Head | None:
+        """The head; None: there is none. Raises InvalidInput: ``invalid_audit_head``. Unavailable."""
+        ...
+
+    def raise_to(self, head: Head) -> None:
+        """Replace the head by a later one; an earlier one changes nothing. Raises as `find`."""
+        ...
+
+
 class AuditedWrites:
     """Transactions that write entries of the audit log.
 
     Args:
         head_file: file for the head of the log, which reveals that an old copy of the database was put back.
+        head_store: where the head is, too, because the file can be lost with its disk.
     """
 
-    def __init__(self, database: Database, head_file: Path) -> None:
+    def __init__(self, database: Database, head_file: Path, head_store: HeadStore | None = None) -> None:
+        self._head_store = head_store
+        self._also = "" if head_store is None else " and audit/head.json from the store"
         self._database = database
         self._head_file = head_file
         self._exporting = asyncio.Lock()
@@ -259,11 +291,14 @@ class AuditedWrites:
         """Compare the log with the head that was exported last. Call it once, before the first request."""
 
         def read() -> Head | None:
+            stored = None if self._head_store is None else self._head_store.find()
+            if stored is not None:
+                export_head(stored, self._head_file)
             return read_head(self._head_file) if self._head_file.exists() else None
 
         try:
             known = await asyncio.to_thread(read)
-        except (InvalidInput, OSError):
+        except (InvalidInput, Unavailable, OSError):
             logger.exception("exported audit head cannot be read")
             self.is_rolled_back = True
             return
@@ -277,8 +312,8 @@ class AuditedWrites:
         if self.is_rolled_back:
             raise Unavailable(
                 "the database of this Domain is older than the exported head of its audit log, so what was spent "
-                "since is missing from the privacy budgets, and no private job is run. Put the newer database back. "
-                f"To accept the loss, remove {self._head_file.name} from the data folder and restart the Domain",
+                "since is missing from the privacy budgets, and no private job is run. Put the newer database back. To "
+                f"accept the loss, remove {self._head_file.name} from the data folder{self._also} and restart it",
                 code=codes.LEDGER_ROLLED_BACK,
             )
 
@@ -292,13 +327,18 @@ class AuditedWrites:
             lock(connection)
             return fn(connection)
 
-        answer = await self._database.write(transaction)
+        answer = await self._database.write(transaction, Lane.AUDITED)
         if self.is_rolled_back:
             return answer
         async with self._exporting:
             head = await self._database.read(get_head)
             try:
-                await asyncio.to_thread(export_head, head, self._head_file)
-            except (InvalidInput, OSError):
+                await asyncio.to_thread(self._export, head)
+            except (InvalidInput, Unavailable, OSError):
                 logger.exception("audit head not exported", extra={"number": head.number})
         return answer
+
+    def _export(self, head: Head) -> None:
+        export_head(head, self._head_file)
+        if self._head_store is not None:
+            self._head_store.raise_to(head)

@@ -66,6 +66,13 @@ grants = sa.Table(
     sa.Column("granted_at", UtcDateTime, nullable=False),
 )
 
+SUMS = {
+    "spent_divergence": "user_cost",
+    "spent_in_dataset": "dataset_cost",
+    "spent_basic_epsilon": "basic_epsilon",
+    "spent_basic_delta": "basic_delta",
+}
+"""Sums of a grant, and the columns of charges that they are sums of."""
 _CAP_FIELDS = tuple(Cap.__dataclass_fields__)
 
 
@@ -145,13 +152,13 @@ def update_budget(
 def find_budget(connection: sa.Connection, dataset_id: int) -> Budget | None:
     """The budget of a dataset, if one was opened."""
     row = connection.execute(sa.select(budgets).where(budgets.c.dataset_id == dataset_id)).first()
-    return None if row is None else _budget(row)
+    return None if row is None else read_budget(row)
 
 
 def lock_budget(connection: sa.Connection, dataset_id: int) -> Budget | None:
     """As `find_budget`; no other transaction locks the budget before this one ends."""
     row = connection.execute(sa.select(budgets).where(budgets.c.dataset_id == dataset_id).with_for_update()).first()
-    return None if row is None else _budget(row)
+    return None if row is None else read_budget(row)
 
 
 def get_budget(connection: sa.Connection, dataset_id: int) -> Budget:
@@ -166,20 +173,44 @@ def get_budget(connection: sa.Connection, dataset_id: int) -> Budget:
 
 def list_budgets(connection: sa.Connection) -> list[Budget]:
     """All budgets, by dataset."""
-    return [_budget(row) for row in connection.execute(sa.select(budgets).order_by(budgets.c.dataset_id))]
+    return [read_budget(row) for row in connection.execute(sa.select(budgets).order_by(budgets.c.dataset_id))]
 
 
 def find_grant(connection: sa.Connection, dataset_id: int, user_id: int) -> Cap | None:
     """The cap of a user on a dataset; None if the user has no grant of their own and no charge."""
     where = (grants.c.dataset_id == dataset_id, grants.c.user_id == user_id)
     row = connection.execute(sa.select(grants).where(*where)).first()
-    return None if row is None else _cap(row)
+    return None if row is None else read_cap(row)
 
 
 def list_grants(connection: sa.Connection, dataset_id: int) -> dict[int, Cap]:
     """Caps of a dataset by user id."""
     query = sa.select(grants).where(grants.c.dataset_id == dataset_id).order_by(grants.c.user_id)
-    return {row.user_id: _cap(row) for row in connection.execute(query)}
+    return {row.user_id: read_cap(row) for row in connection.execute(query)}
+
+
+def put_grant(
+    connection: sa.Connection, dataset_id: int, user_id: int, epsilon: float, *, actor: int | None, now: dt.datetime
+) -> Cap:
+    """Set the cap of one user. What the user has spent stays spent.
+
+    Raises:
+        NotFound: ``budget_not_found``. InvalidInput: ``budget_too_small``, or epsilon is out of range.
+    """
+    audit.lock(connection)
+    budget = get_budget(connection, dataset_id)
+    before = find_grant(connection, dataset_id, user_id)
+    if before is None:
+        cap = ledger.open_cap(epsilon, budget.cap.delta)
+        key = {"dataset_id": dataset_id, "user_id": user_id, "is_default": False, "granted_at": now}
+        connection.execute(grants.insert().values({**key, **asdict(cap), **dict.fromkeys(SUMS, 0.0)}))
+    else:
+        cap = ledger.change_cap(before, epsilon)
+        where = (grants.c.dataset_id == dataset_id, grants.c.user_id == user_id)
+        connection.execute(grants.update().where(*where).values(epsilon=cap.epsilon, is_default=False))
+    data = {"dataset_id": dataset_id, "user_id": user_id, "cap": asdict(cap)}
+    audit.append(connection, "budget_granted", data, actor=actor, now=now)
+    return cap
 
 
 def _prefixed(cap: Cap | None) -> dict[str, Any]:
@@ -191,10 +222,10 @@ def _caps_data(cap: Cap, user_cap: Cap | None) -> dict[str, Any]:
     return {"cap": asdict(cap), "user_cap": None if user_cap is None else asdict(user_cap)}
 
 
-def _cap(row: sa.Row[Any], prefix: str = "") -> Cap:
+def read_cap(row: sa.Row[Any], prefix: str = "") -> Cap:
     return Cap(**{name: row._mapping[prefix + name] for name in _CAP_FIELDS})
 
 
-def _budget(row: sa.Row[Any]) -> Budget:
-    user_cap = None if row.user_epsilon is None else _cap(row, "user_")
-    return Budget(row.dataset_id, _cap(row), user_cap, row.opened_at, row.unit)
+def read_budget(row: sa.Row[Any]) -> Budget:
+    user_cap = None if row.user_epsilon is None else read_cap(row, "user_")
+    return Budget(row.dataset_id, read_cap(row), user_cap, row.opened_at, row.unit)

@@ -37,7 +37,7 @@ from pygrid.privacy.ledger import (
     cost_of,
 )
 from pygrid.storage import audit
-from pygrid.storage.budgets import find_grant, grants, lock_budget
+from pygrid.storage.budgets import SUMS, find_grant, grants, lock_budget
 from pygrid.storage.sql.metadata import UtcDateTime, metadata
 
 curves = sa.Table(
@@ -70,14 +70,7 @@ charges = sa.Table(
     sa.Index("ix_charges_dataset_user", "dataset_id", "user_id"),
 )
 
-_SUMS = {
-    "spent_divergence": "user_cost",
-    "spent_in_dataset": "dataset_cost",
-    "spent_basic_epsilon": "basic_epsilon",
-    "spent_basic_delta": "basic_delta",
-}
-"""Sums of a grant, and the columns of charges that they are sums of."""
-_COUNTED = ("dataset_id", "user_id", *_SUMS.values())
+_COUNTED = ("dataset_id", "user_id", *SUMS.values())
 
 _CHARGE = [
     *(charges.c[name] for name in ("job_id", "dataset_id", "user_id", "state", "created_at", "updated_at")),
@@ -200,7 +193,7 @@ def get_charge(connection: sa.Connection, job_id: str) -> Charge:
 
 def find_mismatch(connection: sa.Connection) -> tuple[int, int] | None:
     """Dataset and user of the first grant whose sums differ from its charges; None if all are equal."""
-    sums = {name: sa.func.coalesce(sa.func.sum(charges.c[column]), 0.0) for name, column in _SUMS.items()}
+    sums = {name: sa.func.coalesce(sa.func.sum(charges.c[column]), 0.0) for name, column in SUMS.items()}
     joined = (charges.c.dataset_id == grants.c.dataset_id) & (charges.c.user_id == grants.c.user_id) & _counts
     query = (
         sa.select(grants, *(value.label(f"true_{name}") for name, value in sums.items()))
@@ -209,7 +202,7 @@ def find_mismatch(connection: sa.Connection) -> tuple[int, int] | None:
         .order_by(grants.c.dataset_id, grants.c.user_id)
     )
     for row in connection.execute(query).mappings():
-        for name in _SUMS:
+        for name in SUMS:
             # Sums in another order are rounded differently.
             if not math.isclose(row[name], row[f"true_{name}"], rel_tol=1e-9, abs_tol=1e-12):
                 return row["dataset_id"], row["user_id"]
@@ -261,7 +254,7 @@ def _spent(connection: sa.Connection, dataset_id: int, user_id: int) -> tuple[Sp
 def _count(connection: sa.Connection, charge: Mapping[str, Any], sign: int = 1) -> None:
     """Add a charge to the sums of its user's grant; subtract it if ``sign`` is -1."""
     where = (grants.c.dataset_id == charge["dataset_id"], grants.c.user_id == charge["user_id"])
-    added = {grants.c[name]: grants.c[name] + sign * charge[column] for name, column in _SUMS.items()}
+    added = {grants.c[name]: grants.c[name] + sign * charge[column] for name, column in SUMS.items()}
     connection.execute(grants.update().where(*where).values(added))
 
 
@@ -290,7 +283,7 @@ def _put_curve(connection: sa.Connection, events: str, curve: Curve) -> int:
 
 def _insert_default_grant(connection: sa.Connection, dataset_id: int, user_id: int, cap: Cap, now: dt.datetime) -> None:
     values = {"dataset_id": dataset_id, "user_id": user_id, "is_default": True, "granted_at": now}
-    connection.execute(grants.insert().values({**values, **asdict(cap), **dict.fromkeys(_SUMS, 0.0)}))
+    connection.execute(grants.insert().values({**values, **asdict(cap), **dict.fromkeys(SUMS, 0.0)}))
 
 
 def _charge(row: sa.Row[Any]) -> Charge:

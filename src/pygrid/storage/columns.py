@@ -17,6 +17,7 @@ import shutil
 import uuid
 from collections.abc import Collection, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +26,7 @@ import numpy as np
 import numpy.typing as npt
 
 from pygrid import codes
-from pygrid.core.datasets import SCHEMA_FILE, Column, Schema, column_file, stored_dtype
+from pygrid.core.datasets import CODED, SCHEMA_FILE, Column, Schema, column_file, stored_dtype
 from pygrid.durable import WRITEBACK_BYTES, CheckedFiles, sync_directory, write_atomically
 from pygrid.errors import NotFound
 from pygrid.storage.blobs.checked import crc_of, damaged
@@ -48,22 +49,27 @@ def map_columns(folder: Path) -> tuple[Schema, dict[str, npt.NDArray[Any]]]:
         for index, column in enumerate(schema.columns):
             path, shape = folder / column_file(index), (schema.num_records, *column.shape)
             if path.stat().st_size != schema.num_records * column.record_bytes:
-                raise _missing()
+                raise records_missing()
             arrays[column.name] = np.memmap(path, dtype=stored_dtype(column), mode="r", shape=shape)
     except FileNotFoundError:
-        raise _missing() from None
+        raise records_missing() from None
     return schema, arrays
 
 
 def hash_content(folder: Path) -> str:
-    """SHA-256 over the values of a folder of columns; the order and the names of columns make no difference.
+    """SHA-256 over the values of a folder of columns; the order and the names of columns make no difference, and
+    prepared columns none either.
 
     Texts are hashed as texts, not as codes. Reads every file once; call it in a thread.
     """
     schema = msgspec.json.decode((folder / SCHEMA_FILE).read_bytes(), type=Schema)
     found = []
     for index, column in enumerate(schema.columns):
-        digest = hashlib.sha256(f"{column.dtype} {list(column.shape)}".encode())
+        if column.prepared is not None:
+            continue
+        # A category has the hash of the same texts: declaring one as the other makes no other content.
+        dtype = "text" if column.dtype in CODED else column.dtype
+        digest = hashlib.sha256(f"{dtype} {list(column.shape)}".encode())
         with (folder / column_file(index)).open("rb") as file:
             words = _word_hashes(column)
             while chunk := file.read(_HASHED_AT_ONCE):
@@ -73,11 +79,13 @@ def hash_content(folder: Path) -> str:
 
 
 def _word_hashes(column: Column) -> npt.NDArray[Any] | None:
-    """The first 64 bits of each category's hash, and 0 for the code -1; None: values are hashed as stored."""
-    if column.dtype != "text" or column.categories is None:
+    """The first 64 bits of each category's hash, and at last that of a missing one, which is that of an empty text;
+    None: values are hashed as stored.
+    """
+    if column.dtype not in CODED or column.categories is None:
         return None
-    hashes = [hashlib.sha256(text.encode()).digest()[:8] for text in column.categories or ()]
-    return np.frombuffer(b"".join([*hashes, bytes(8)]), "<u8")
+    hashes = [hashlib.sha256(text.encode()).digest()[:8] for text in (*column.categories, "")]
+    return np.frombuffer(b"".join(hashes), "<u8")
 
 
 class ColumnWriter:
@@ -127,6 +135,15 @@ class ColumnDraft:
         """Write the schema of the columns."""
         (self.path / SCHEMA_FILE).write_bytes(msgspec.json.encode(schema))
 
+    def take(self, folder: Path, schema: Schema) -> None:
+        """Take the columns of another folder, whose files do not change: on one disk they have the same bytes."""
+        for index in range(len(schema.columns)):
+            try:
+                os.link(folder / column_file(index), self.path / column_file(index))
+            except OSError:
+                shutil.copyfile(folder / column_file(index), self.path / column_file(index))
+        self.write_schema(schema)
+
     def put(self, schema: Schema, arrays: Mapping[str, npt.NDArray[Any]]) -> None:
         """Write a whole small table: the columns of ``schema`` as stored."""
         for index, column in enumerate(schema.columns):
@@ -161,7 +178,7 @@ class ColumnFiles:
         files = list(draft.path.iterdir())
         with ThreadPoolExecutor(_SYNCED_AT_ONCE) as threads:
             checksums = dict(zip((file.name for file in files), threads.map(_sync_data, files), strict=True))
-        _write_checksums(draft.path, checksums)
+        write_checksums(draft.path, checksums)
         sync_directory(draft.path)
         name = secrets.token_hex(32)
         draft.path.rename(self.folder / name)
@@ -176,7 +193,7 @@ class ColumnFiles:
         """
         path = self.folder / name
         if not (path / SCHEMA_FILE).is_file():
-            raise _missing()
+            raise records_missing()
         return path
 
     def checked_path(self, name: str, files: Collection[str] | None = None) -> Path:
@@ -192,17 +209,25 @@ class ColumnFiles:
             checksums = msgspec.json.decode((path / CHECKSUMS_FILE).read_bytes(), type=dict[str, int])
         except FileNotFoundError:
             checksums = {file.name: crc_of(file) for file in path.iterdir() if not file.name.startswith(".")}
-            _write_checksums(path, checksums)
+            write_checksums(path, checksums)
         except msgspec.DecodeError:
             raise damaged("a dataset", f"{name}/{CHECKSUMS_FILE}") from None
         for file in checksums.keys() if files is None else {*files, SCHEMA_FILE}:
             try:
                 is_whole = self._checked.is_whole(path / file, lambda path: crc_of(path) == checksums.get(path.name))
             except FileNotFoundError:
-                raise _missing() from None
+                raise records_missing() from None
             if not is_whole:
                 raise damaged("a column of a dataset", f"{name}/{file}")
         return path
+
+    def locate(self, name: str) -> Path:
+        """The folder of that name; its files can be absent before `checked_path`."""
+        return self.folder / name
+
+    def hold(self, name: str) -> AbstractContextManager[None]:
+        """Keep the files that `checked_path` returned, until the block ends."""
+        return contextlib.nullcontext()
 
     def drop(self, name: str) -> None:
         """Remove columns. A process that has mapped them can go on."""
@@ -225,9 +250,11 @@ def _sync_data(file: Path) -> int:
     return crc_of(file)
 
 
-def _write_checksums(folder: Path, checksums: Mapping[str, int]) -> None:
+def write_checksums(folder: Path, checksums: Mapping[str, int]) -> None:
+    """Write the CRC-32 of each other file of a folder of columns."""
     write_atomically(folder / CHECKSUMS_FILE, msgspec.json.encode(checksums))
 
 
-def _missing() -> NotFound:
+def records_missing() -> NotFound:
+    """The error for columns that are not there."""
     return NotFound("the records of this dataset are not on this machine, or damaged", code=codes.RECORDS_NOT_FOUND)

@@ -3,24 +3,26 @@
 from __future__ import annotations
 
 import datetime as dt
+from dataclasses import replace
 
 import sqlalchemy as sa
 
+from pygrid.configuration import ServerConfig
 from pygrid.core import cycles as rules
-from pygrid.core.cycles import Cycle, CycleState
-from pygrid.core.process_config import ProcessConfig
+from pygrid.core.cycles import Cycle, CycleState, Due
 from pygrid.storage import cycles as rows
-from pygrid.storage import reports
+from pygrid.storage import processes, reports
 
 LEASE_S = 600.0
 """Seconds of the lease under which a cycle is completed."""
 
 
 def begin_cycle(
-    connection: sa.Connection, process_id: int, config: ProcessConfig, sequence: int, checkpoint: int, now: dt.datetime
+    connection: sa.Connection, process_id: int, config: ServerConfig, sequence: int, checkpoint: int, now: dt.datetime
 ) -> Cycle:
-    """Add a cycle: open, or waiting for enough clients."""
-    state = rules.next_cycle_state(config)
+    """Add a cycle: open, or waiting for enough clients or for the process to be resumed."""
+    is_paused = processes.get_process(connection, process_id).state == "paused"
+    state = rules.next_cycle_state(config, is_paused=is_paused)
     cycle = rows.put_cycle(
         connection,
         process_id=process_id,
@@ -36,31 +38,51 @@ def begin_cycle(
     return cycle
 
 
-def open_cycle(connection: sa.Connection, cycle: Cycle, config: ProcessConfig, now: dt.datetime) -> Cycle:
-    """``hosted -> open``."""
-    opened = rules.open_cycle(cycle, config, now)
-    rows.update_cycle(connection, opened)
+def store_opening(connection: sa.Connection, cycle: Cycle, now: dt.datetime) -> None:
+    """Store a cycle that has become ``open``, with its event."""
+    rows.update_cycle(connection, cycle)
     rows.put_event(connection, cycle.process_id, cycle.sequence, "cycle_opened", now, {"checkpoint": cycle.checkpoint})
-    return opened
 
 
-def reopen_cycle(connection: sa.Connection, cycle: Cycle, config: ProcessConfig, now: dt.datetime) -> Cycle:
+def reopen_cycle(connection: sa.Connection, cycle: Cycle, config: ServerConfig, now: dt.datetime) -> Cycle:
     """``open -> open`` with a new deadline; assignments that did not report end."""
     reports.expire_assignments(connection, cycle.id)
-    reopened = rules.reopen(cycle, config, now)
+    num_late = reports.count_late(connection, cycle.id)
+    reopened = replace(rules.reopen(cycle, config, now), num_late=num_late)
     rows.update_cycle(connection, reopened)
-    rows.put_event(
-        connection, cycle.process_id, cycle.sequence, "cycle_expired", now, {"num_reports": cycle.num_reports}
-    )
+    data = {"num_reports": cycle.num_reports, "num_late": num_late}
+    rows.put_event(connection, cycle.process_id, cycle.sequence, "cycle_expired", now, data)
     return reopened
 
 
+def store_grace(connection: sa.Connection, cycle: Cycle, config: ServerConfig, now: dt.datetime) -> None:
+    """Store a cycle whose time of grace has begun, with its event."""
+    rows.update_cycle(connection, cycle)
+    data = {"num_reports": cycle.num_reports, "num_assigned": cycle.num_assigned, "grace_s": config.grace_s}
+    rows.put_event(connection, cycle.process_id, cycle.sequence, "cycle_grace", now, data)
+
+
+def end_if_due(connection: sa.Connection, cycle: Cycle, config: ServerConfig, now: dt.datetime) -> Cycle:
+    """Close a cycle, or begin its time of grace, if a report or a departure makes that due.
+
+    The caller holds the lease of a closing cycle after this.
+    """
+    match rules.due(cycle, config, now):
+        case Due.CLOSE:
+            return close_cycle(connection, cycle, now)
+        case Due.GRACE:
+            ended = rules.begin_grace(cycle, config, now)
+            store_grace(connection, ended, config, now)
+            return ended
+    return cycle
+
+
 def restart_cycle(
-    connection: sa.Connection, cycle: Cycle, config: ProcessConfig, checkpoint: int, of: int, now: dt.datetime
+    connection: sa.Connection, cycle: Cycle, config: ServerConfig, checkpoint: int, of: int, now: dt.datetime
 ) -> Cycle:
     """Go on from ``checkpoint``, which repeats the checkpoint ``of``.
 
-    If the cycle is closing, the caller holds its lease after this.
+    If the cycle is closing, the caller holds its lease after this, and a completion that runs now cannot end.
     """
     if cycle.state is CycleState.OPEN:
         reports.expire_assignments(connection, cycle.id)
@@ -78,8 +100,13 @@ def close_cycle(connection: sa.Connection, cycle: Cycle, now: dt.datetime) -> Cy
     The caller holds its lease after this.
     """
     closing = rules.close(cycle)
-    rows.update_cycle(connection, closing, lease_until=now + dt.timedelta(seconds=LEASE_S))
+    store_closing(connection, closing, now)
+    return closing
+
+
+def store_closing(connection: sa.Connection, cycle: Cycle, now: dt.datetime) -> None:
+    """Store a cycle that has become ``closing``, with its event; this instance holds its lease."""
+    rows.update_cycle(connection, cycle, lease_until=now + dt.timedelta(seconds=LEASE_S))
     rows.put_event(
         connection, cycle.process_id, cycle.sequence, "cycle_closing", now, {"num_reports": cycle.num_reports}
     )
-    return closing

@@ -9,15 +9,17 @@ Assignments and reports are in `pygrid.storage.reports`. Statements of the path 
 from __future__ import annotations
 
 import datetime as dt
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Collection, Sequence
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import sqlalchemy as sa
 
 from pygrid.core.cycles import Cycle, CycleState
 from pygrid.storage.processes import processes
+from pygrid.storage.sql.database import instance_of
 from pygrid.storage.sql.metadata import UtcDateTime, metadata
+from pygrid.storage.sql.prepared import AnyOf, Prepared
 
 cycles = sa.Table(
     "cycles",
@@ -38,8 +40,14 @@ cycles = sa.Table(
     sa.Column("totals", sa.JSON, nullable=True),
     # Number of named clients that have left the process: the cycle does not wait for them.
     sa.Column("num_left", sa.Integer, nullable=False, server_default=sa.text("0")),
+    # End of the time of grace, once it has begun; and clients that had not reported at the end.
+    sa.Column("grace_until", UtcDateTime, nullable=True),
+    sa.Column("num_late", sa.Integer, nullable=False, server_default=sa.text("0")),
     # The largest distance, or norm, of a diff that counted in full; NULL without a limit.
     sa.Column("radius", sa.Double, nullable=True),
+    # Instance that completes the cycle, and a number that each holder increments; it is checked at the end of the work.
+    sa.Column("lease_holder", sa.String(32), nullable=True),
+    sa.Column("lease_fence", sa.Integer, nullable=False, server_default=sa.text("0")),
     sa.UniqueConstraint("process_id", "sequence"),
 )
 
@@ -67,19 +75,23 @@ events = sa.Table(
     "events",
     metadata,
     sa.Column("id", sa.Integer, primary_key=True),
-    sa.Column("process_id", sa.ForeignKey("processes.id"), nullable=False, index=True),
+    sa.Column("process_id", sa.ForeignKey("processes.id"), nullable=False),
     sa.Column("cycle", sa.Integer, nullable=False),
     sa.Column("kind", sa.String(32), nullable=False),
     sa.Column("data", sa.JSON, nullable=False),
     sa.Column("at", UtcDateTime, nullable=False),
+    # Its place among the events of its process. It is given under the lock of the process, so the events of a process
+    # are committed in the order of their numbers. The ids of two writers are not.
+    sa.Column("number", sa.BigInteger, nullable=False, server_default=sa.text("0")),
+    sa.Index("ix_events_process_id_number", "process_id", "number", unique=True),
 )
 
 
 @dataclass(frozen=True)
 class StoredEvent:
-    """One change in the life of a process."""
+    """One change in the life of a process. ``number`` grows with each event of the process."""
 
-    id: int
+    number: int
     cycle: int
     kind: str
     data: dict[str, Any]
@@ -94,6 +106,9 @@ class CycleTotals:
     num_clipped: int
     bytes_received: int
     metrics: dict[str, float]
+    spread: dict[str, tuple[float, float, float, int]] = field(default_factory=dict)
+    """Smallest value, median, largest value and number of reports of each metric. Empty for cycles that
+    version 0.1 completed."""
 
 
 CYCLE_COLUMNS = [cycles.c[field] for field in Cycle.__dataclass_fields__]
@@ -173,7 +188,11 @@ def list_unfinished_cycles(connection: sa.Connection) -> list[Cycle]:
 
 
 def update_cycle(connection: sa.Connection, cycle: Cycle, lease_until: dt.datetime | None = None) -> None:
-    """Store the fields that transitions change; ``lease_until`` acquires the lease for the completion."""
+    """Store the fields that transitions change.
+
+    Args:
+        lease_until: end of the lease of this instance for the completion; None: nobody holds it after this.
+    """
     connection.execute(
         cycles.update()
         .where(cycles.c.id == cycle.id)
@@ -184,7 +203,11 @@ def update_cycle(connection: sa.Connection, cycle: Cycle, lease_until: dt.dateti
             num_assigned=cycle.num_assigned,
             opened_at=cycle.opened_at,
             deadline_at=cycle.deadline_at,
+            grace_until=cycle.grace_until,
+            num_late=cycle.num_late,
             completed_at=cycle.completed_at,
+            lease_fence=cycle.lease_fence,
+            lease_holder=None if lease_until is None else instance_of(connection),
             lease_until=lease_until,
         )
     )
@@ -215,25 +238,52 @@ def find_radius(connection: sa.Connection, process_id: int) -> float | None:
     return connection.execute(statement).scalar()
 
 
-def acquire_lease(connection: sa.Connection, cycle_id: int, now: dt.datetime, until: dt.datetime) -> bool:
-    """Acquire the lease for the completion of a closing cycle; False while another holder has it."""
-    free = cycles.c.lease_until.is_(None) | (cycles.c.lease_until <= now)
-    statement = (
-        cycles.update()
-        .where(cycles.c.id == cycle_id, cycles.c.state == CycleState.CLOSING.value, free)
-        .values(lease_until=until)
-    )
-    return connection.execute(statement).rowcount == 1
+def acquire_lease(connection: sa.Connection, cycle_id: int, now: dt.datetime, until: dt.datetime) -> int | None:
+    """Acquire the lease for the completion of a closing cycle; None while another instance holds it.
+
+    Returns:
+        The fence of the lease. An instance that holds it already, since it closed the cycle, keeps its fence.
+    """
+    row = connection.execute(
+        sa.select(cycles.c.state, cycles.c.lease_holder, cycles.c.lease_fence, cycles.c.lease_until)
+        .where(cycles.c.id == cycle_id)
+        .with_for_update()
+    ).one()
+    is_held = row.lease_until is not None and row.lease_until > now
+    is_own = row.lease_holder == instance_of(connection)
+    if row.state != CycleState.CLOSING.value or (is_held and not is_own):
+        return None
+    fence: int = row.lease_fence if is_held else row.lease_fence + 1
+    values = {"lease_holder": instance_of(connection), "lease_fence": fence, "lease_until": until}
+    connection.execute(cycles.update().where(cycles.c.id == cycle_id).values(values))
+    return fence
 
 
-def release_lease(connection: sa.Connection, cycle_id: int) -> None:
-    """Release the lease, so that the next attempt need not wait for its end."""
-    connection.execute(cycles.update().where(cycles.c.id == cycle_id).values(lease_until=None))
+def _holds(connection: sa.Connection, cycle_id: int, fence: int) -> sa.ColumnElement[bool]:
+    held = (cycles.c.lease_holder == instance_of(connection)) & (cycles.c.lease_fence == fence)
+    return (cycles.c.id == cycle_id) & (cycles.c.state == CycleState.CLOSING.value) & held
+
+
+def is_leased(connection: sa.Connection, cycle_id: int, fence: int) -> bool:
+    """Whether this instance holds a closing cycle under ``fence``; no other transaction changes that before this ends.
+
+    A lease that is over is still held until another instance acquires it, under the next fence.
+    """
+    statement = sa.select(cycles.c.id).where(_holds(connection, cycle_id, fence)).with_for_update()
+    return connection.execute(statement).first() is not None
+
+
+def release_lease(connection: sa.Connection, cycle_id: int, fence: int) -> None:
+    """Release this instance's lease, so that the next attempt need not wait for its end."""
+    connection.execute(cycles.update().where(_holds(connection, cycle_id, fence)).values(_FREE))
 
 
 def release_all_leases(connection: sa.Connection) -> None:
     """Release the leases of a Domain that crashed. Call it at start, when no other process uses the database."""
-    connection.execute(cycles.update().where(cycles.c.state == CycleState.CLOSING.value).values(lease_until=None))
+    connection.execute(cycles.update().where(cycles.c.state == CycleState.CLOSING.value).values(_FREE))
+
+
+_FREE = {"lease_holder": None, "lease_until": None}
 
 
 # -- clients and assignments -------------------------------------------------------------------------------------------
@@ -262,8 +312,68 @@ def put_client(
 
 
 def lock_process(connection: sa.Connection, process_id: int) -> None:
-    """Lock a process: no other transaction locks it before this one ends."""
-    connection.execute(sa.select(processes.c.id).where(processes.c.id == process_id).with_for_update())
+    """Lock a process: no other transaction locks it before this one ends. Rows that refer to it can be added."""
+    _LOCK_PROCESSES.all(connection, {"process_ids": [process_id]})
+
+
+def lock_cycle(connection: sa.Connection, cycle_id: int) -> Cycle:
+    """Lock a cycle, which must exist, and its process before it."""
+    process_id = get_cycle(connection, cycle_id).process_id
+    return lock_cycles(connection, [(process_id, cycle_id)])[cycle_id]
+
+
+_newest = cycles.alias("newest")
+_LOCK_PROCESSES = Prepared(
+    sa.select(processes.c.id)
+    .where(AnyOf(processes.c.id, "process_ids"))
+    .order_by(processes.c.id)
+    .with_for_update(key_share=True)
+)
+_LOCK_CYCLES = Prepared(
+    sa.select(*CYCLE_COLUMNS).where(AnyOf(cycles.c.id, "cycle_ids")).order_by(cycles.c.id).with_for_update()
+)
+
+
+def lock_cycles(connection: sa.Connection, ids: Collection[tuple[int, int]]) -> dict[int, Cycle]:
+    """Lock cycles, and their processes before them; returns the cycles by id.
+
+    Args:
+        ids: the id of the process and that of the cycle, of each.
+    """
+    if connection.dialect.name != "sqlite":  # it has one writer
+        _LOCK_PROCESSES.all(connection, {"process_ids": [process_id for process_id, _ in ids]})
+    found = _LOCK_CYCLES.all(connection, {"cycle_ids": [cycle_id for _, cycle_id in ids]})
+    return {cycle.id: cycle for cycle in map(read_cycle, found)}
+
+
+_LOCK_NEWEST = Prepared(
+    sa.select(*CYCLE_COLUMNS)
+    .where(
+        cycles.c.id.in_(
+            sa.select(
+                sa.select(_newest.c.id)
+                .where(_newest.c.process_id == processes.c.id)
+                .order_by(_newest.c.sequence.desc())
+                .limit(1)
+                .correlate(processes)
+                .scalar_subquery()
+            )
+            .select_from(processes)
+            .where(AnyOf(processes.c.id, "process_ids"))
+        )
+    )
+    .order_by(cycles.c.id)
+    .with_for_update()
+)
+
+
+def lock_newest_cycles(connection: sa.Connection, process_ids: Collection[int]) -> dict[int, Cycle]:
+    """Lock processes, and then their newest cycles; returns these by the id of the process."""
+    values = {"process_ids": list(process_ids)}
+    if connection.dialect.name != "sqlite":  # it has one writer
+        # After this, no other transaction adds a cycle.
+        _LOCK_PROCESSES.all(connection, values)
+    return {cycle.process_id: cycle for cycle in map(read_cycle, _LOCK_NEWEST.all(connection, values))}
 
 
 def find_client(connection: sa.Connection, process_id: int, subject: str) -> str | None:
@@ -289,16 +399,24 @@ def put_event(
     now: dt.datetime,
     data: dict[str, Any] | None = None,
 ) -> None:
-    """Record a change in the life of a process."""
-    connection.execute(events.insert().values(process_id=process_id, cycle=cycle, kind=kind, data=data or {}, at=now))
+    """Record a change in the life of a process; locks the process, whose count is the number of the event."""
+    numbered = (
+        processes.update()
+        .where(processes.c.id == process_id)
+        .values(num_events=processes.c.num_events + 1)
+        .returning(processes.c.num_events)
+    )
+    number = connection.execute(numbered).scalar_one()
+    row = {"process_id": process_id, "number": number, "cycle": cycle, "kind": kind, "data": data or {}, "at": now}
+    connection.execute(events.insert().values(row))
 
 
 def list_events(connection: sa.Connection, process_id: int, after: int, limit: int) -> list[StoredEvent]:
-    """Events of a process with an id above ``after``, oldest first."""
+    """Events of a process with a number above ``after``, oldest first."""
     statement = (
         sa.select(*_EVENT)
-        .where(events.c.process_id == process_id, events.c.id > after)
-        .order_by(events.c.id)
+        .where(events.c.process_id == process_id, events.c.number > after)
+        .order_by(events.c.number)
         .limit(limit)
     )
     return [StoredEvent(*row) for row in connection.execute(statement)]

@@ -126,6 +126,8 @@ class NewVersion:
     note: str
     content_hash: str
     """Hash of the columns' values."""
+    notes: tuple[str, ...] = ()
+    """What the reader decided by itself; they are not stored."""
 
 
 _DATASET = [datasets.c[field] for field in DatasetRow.__dataclass_fields__]
@@ -261,6 +263,13 @@ def get_dataset(connection: sa.Connection, dataset_id: int) -> DatasetRow:
     return DatasetRow(*row)
 
 
+def list_holdings(connection: sa.Connection, dataset_ids: Collection[int]) -> dict[int, Holding]:
+    """What decides about access to each of these datasets that is not deleted, by id."""
+    columns = (datasets.c.id, datasets.c.created_by, datasets.c.visibility)
+    statement = sa.select(*columns).where(datasets.c.id.in_(dataset_ids), _LIVE)
+    return {row.id: Holding(row.created_by, row.visibility) for row in connection.execute(statement)}
+
+
 def find_dataset_by_name(connection: sa.Connection, principal: Principal | None, name: str) -> DatasetRow | None:
     """The dataset of a name, in any case, that the caller may see: the caller's own, else the newest; or None."""
     statement = sa.select(*_DATASET).where(datasets.c.name_key == name.casefold(), _visible(principal))
@@ -268,6 +277,23 @@ def find_dataset_by_name(connection: sa.Connection, principal: Principal | None,
         statement = statement.order_by(sa.case((datasets.c.created_by == principal.user_id, 0), else_=1))
     row = connection.execute(statement.order_by(datasets.c.id.desc()).limit(1)).first()
     return None if row is None else DatasetRow(*row)
+
+
+def get_own_dataset(connection: sa.Connection, created_by: int | None, name: str) -> DatasetRow:
+    """The dataset of a user by its name, in any case.
+
+    Raises:
+        NotFound: ``dataset_not_found``: the user has none of that name, or there is no user.
+    """
+    statement = sa.select(*_DATASET).where(
+        datasets.c.name_key == name.casefold(), datasets.c.created_by == created_by, _LIVE
+    )
+    # Datasets without a user, because the account was deleted, belong to nobody.
+    row = None if created_by is None else connection.execute(statement).first()
+    if row is None:
+        detail = f"the user who hosts the process has no dataset {name[:100]!r} on this Domain"
+        raise NotFound(detail, code=codes.DATASET_NOT_FOUND)
+    return DatasetRow(*row)
 
 
 def has_dataset(connection: sa.Connection, created_by: int, name: str) -> bool:

@@ -6,13 +6,21 @@ that names it were flushed to the disk.
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
+import datetime as dt
 import os
 import threading
 import uuid
+from collections.abc import Iterator
 from pathlib import Path
+
+import sqlalchemy as sa
 
 from pygrid.durable import WRITEBACK_BYTES, Bytes, start_writeback, sync_directory, write_all
 from pygrid.storage.blobs.checked import DamagedReportError, crc_of
+from pygrid.storage.blobs.protocol import Place
+from pygrid.storage.reports import Report
 
 
 class SegmentLog:
@@ -22,6 +30,7 @@ class SegmentLog:
     """
 
     def __init__(self, path: Path) -> None:
+        self.name = path.name
         self._path = path
         self._descriptor: int | None = None
         self._end = 0
@@ -99,6 +108,20 @@ class Spool:
             self._path.unlink(missing_ok=True)
 
 
+def check_report(path: Path, report: Report) -> None:
+    """Compare the bytes of a report in a file with its fingerprint.
+
+    Raises:
+        DamagedReportError: they differ, or are incomplete.
+    """
+    try:
+        crc = crc_of(path, report.offset, report.length)
+    except FileNotFoundError:
+        raise DamagedReportError(report.id) from None
+    if report.fingerprint and report.fingerprint != f"{report.length:x}-{crc:08x}":
+        raise DamagedReportError(report.id)
+
+
 class DiffFiles:
     """The diffs of open cycles, in one folder.
 
@@ -111,38 +134,41 @@ class DiffFiles:
         self._logs: dict[int, SegmentLog] = {}
         folder.mkdir(parents=True, exist_ok=True)
 
-    @staticmethod
-    def segment(process_id: int) -> str:
-        """The name of the file that holds the small reports of a process's open cycle."""
-        return f"{process_id}.segment"
-
     def log(self, process_id: int) -> SegmentLog:
         """The log of small reports of a process's open cycle."""
         log = self._logs.get(process_id)
         if log is None:
-            log = self._logs[process_id] = SegmentLog(self.path(self.segment(process_id)))
+            log = self._logs[process_id] = SegmentLog(self._folder / f"{process_id}.segment")
         return log
 
     def spool(self, cycle_id: int) -> Spool:
         """A new file for one large report."""
         return Spool(self._folder, cycle_id)
 
-    def path(self, file: str) -> Path:
-        """Path of a `segment`, or of a spool by its name."""
-        return self._folder / file
+    async def append(self, cycle_id: int, data: bytes) -> Place:
+        """Store a small report in a file of its own; it is durable when this returns. The log is faster."""
 
-    def check(self, report_id: int, file: str, offset: int, length: int, fingerprint: str) -> None:
-        """Compare the stored bytes of a report with its fingerprint.
+        def store() -> Place:
+            spool = self.spool(cycle_id)
+            spool.write(data)
+            spool.commit()
+            return Place(spool.name, 0)
+
+        return await asyncio.to_thread(store)
+
+    @contextlib.contextmanager
+    def local(self, report: Report) -> Iterator[Path]:
+        """The file itself in which a report lies, after a comparison of its bytes with its fingerprint.
 
         Raises:
             DamagedReportError: they differ, or are incomplete.
         """
-        try:
-            crc = crc_of(self.path(file), offset, length)
-        except FileNotFoundError:
-            raise DamagedReportError(report_id) from None
-        if fingerprint and fingerprint != f"{length:x}-{crc:08x}":
-            raise DamagedReportError(report_id)
+        path = self._folder / report.file
+        check_report(path, report)
+        yield path
+
+    def doom(self, connection: sa.Connection, cycle_id: int, now: dt.datetime) -> None:
+        """Nothing: `drop` removes the files at once."""
 
     def drop(self, process_id: int, cycle_id: int) -> None:
         """Remove all diffs of a completed cycle.

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections import OrderedDict
+from collections.abc import Sequence
 from pathlib import Path
 
 import sqlalchemy as sa
 
-from pygrid.core.process_config import read_server_config
-from pygrid.core.processes import HostedPlan, HostedProcess
+from pygrid.configuration import read_server_config
+from pygrid.core.processes import HostedPlan, HostedProcess, HostedVariant
 from pygrid.storage import processes as store
 from pygrid.storage.blobs.protocol import Blobs
 from pygrid.storage.sql.database import Database
@@ -19,7 +20,8 @@ MAX_CHECKPOINTS = 1000
 
 def read_model_layout(blobs: Blobs, model_hash: str) -> Layout:
     """The layout of a stored model, from its header."""
-    return read_layout_of(blobs.path(model_hash))
+    with blobs.local(model_hash) as path:
+        return read_layout_of(path)
 
 
 def read_layout_of(path: Path) -> Layout:
@@ -66,6 +68,14 @@ class HostedProcesses:
 
         return await self._database.read(find)
 
+    def forget(self, process_id: int) -> None:
+        """Forget a process that was deleted."""
+        known = self._known.pop(process_id, None)
+        if known is not None:
+            self._names.pop((known.name, known.version), None)
+        for key in [key for key in self._checkpoints if key[0] == process_id]:
+            del self._checkpoints[key]
+
     async def get_checkpoint(self, process_id: int, number: int) -> store.Checkpoint:
         """A checkpoint of a process by number; recent ones are kept in memory.
 
@@ -91,6 +101,7 @@ class HostedProcesses:
             return known
         process = store.get_process(connection, process_id)
         plans = store.list_plans(connection, process_id)
+        variants = store.list_variants(connection, process_id)
         hosted = HostedProcess(
             id=process.id,
             name=process.name,
@@ -98,13 +109,14 @@ class HostedProcesses:
             config=read_server_config(process.server_config),
             client_config=process.client_config,
             model=read_model_layout(self._blobs, store.get_checkpoint(connection, process_id).model_hash),
-            plans=tuple(_plan(plan) for plan in plans if plan.kind == "training"),
-            averaging_plan=next((_plan(plan) for plan in plans if plan.kind == "averaging"), None),
+            plans=tuple(_plan(plan, variants) for plan in plans if plan.kind in store.TRAINING),
+            averaging_plan=next((_plan(plan) for plan in plans if plan.kind in store.AVERAGING), None),
         )
         self._known[process_id] = hosted
         self._names[hosted.name, hosted.version] = process_id
         return hosted
 
 
-def _plan(plan: store.PlanRow) -> HostedPlan:
-    return HostedPlan(plan.id, plan.name, plan.plan_hash, plan.size_bytes)
+def _plan(plan: store.PlanRow, variants: Sequence[tuple[int, str, int, str]] = ()) -> HostedPlan:
+    own = tuple(HostedVariant(dialect, size, blob) for plan_id, dialect, size, blob in variants if plan_id == plan.id)
+    return HostedPlan(plan.id, plan.name, plan.plan_hash, plan.size_bytes, own, plan.kind in store.TRACED)

@@ -70,19 +70,24 @@ def check_folder(folder: Path, app: str) -> None:
         )
 
 
-def match_database(database: Database, folder: Path, app: str) -> str:
+def match_database(database: Database, folder: Path, app: str, *, is_disposable: bool = False) -> str:
     """The id that a data folder and its database share; new ones get one here. The caller owns the folder.
 
+    Args:
+        is_disposable: no file that is needed is in the folder, so an empty one belongs to any database.
     Raises:
         InvalidConfig: ``wrong_database``: they do not belong together; nothing was changed.
     """
     ours = _read(folder)
-    theirs = database.read_now(_find)
+    theirs = database.read_now(find_installation)
+    if is_disposable and ours is None and theirs is not None:
+        ours = FolderId(theirs, app)
+        _write(folder, ours)
     if theirs is not None and (ours is None or ours.id != theirs):
         raise _wrong(database, folder, f"belongs to another data folder (its id is {theirs})")
     if theirs is None and ours is not None and not ours.is_pending:
         raise _wrong(database, folder, f"has no id, but the folder belongs to a database with the id {ours.id}")
-    if theirs is None and ours is None and _has_bytes(folder) and database.read_now(_is_empty):
+    if theirs is None and ours is None and not is_disposable and _has_bytes(folder) and database.read_now(is_empty):
         raise _wrong(database, folder, "is empty, and the folder holds models or data")
     known = ours or FolderId(uuid.uuid4().hex, app, is_pending=True)
     if ours is None:
@@ -94,7 +99,8 @@ def match_database(database: Database, folder: Path, app: str) -> str:
     return known.id
 
 
-def _find(connection: sa.Connection) -> str | None:
+def find_installation(connection: sa.Connection) -> str | None:
+    """The id of a database, which its data folder or its store shares; None: it has none."""
     found: str | None = connection.execute(sa.select(installation.c.instance_id)).scalar()
     return found
 
@@ -104,7 +110,7 @@ def _put(connection: sa.Connection, known: FolderId) -> None:
     connection.execute(installation.insert().values(values))
 
 
-def _is_empty(connection: sa.Connection) -> bool:
+def is_empty(connection: sa.Connection) -> bool:
     """Whether the database has no row that files could belong to."""
     from pygrid.storage.datasets import datasets
     from pygrid.storage.drafts import drafts

@@ -17,9 +17,11 @@ import hashlib
 import shutil
 import uuid
 from collections.abc import Collection, Iterator
+from contextlib import AbstractContextManager
 from pathlib import Path
 
 from pygrid import codes
+from pygrid.core.jobs import JobRecord
 from pygrid.durable import CheckedFiles, has_digest, write_atomically
 from pygrid.errors import NotFound
 from pygrid.storage.blobs.checked import damaged
@@ -28,7 +30,7 @@ from pygrid.storage.blobs.protocol import Blobs
 from pygrid.storage.sql.failures import may_be_done
 
 REPORT = "report.json"
-_OUTCOME = "outcome.json"
+OUTCOME = "outcome.json"
 
 
 class JobFolder:
@@ -46,10 +48,15 @@ class JobFolder:
         """
         path = self._folder / name
         if not path.is_file():
-            raise _missing(name)
+            raise job_file_missing(name)
         if not self._checked.is_whole(path, lambda path: has_digest(path, name)):
             raise damaged("a stored file of this job", name)
         return path
+
+    @contextlib.contextmanager
+    def local(self, name: str) -> Iterator[Path]:
+        """As `path`; the file stays until the block ends."""
+        yield self.path(name)
 
     def read_report(self) -> bytes:
         """The report that `JobFiles.put_report` stored.
@@ -57,7 +64,7 @@ class JobFolder:
         Raises:
             NotFound: ``blob_not_found``. Unavailable: ``blob_damaged``.
         """
-        return _read_checked(self._folder / REPORT)
+        return _read_sealed(self._folder / REPORT)
 
 
 class JobFiles:
@@ -88,6 +95,10 @@ class JobFiles:
         """The inputs of a job."""
         return JobFolder(self._inputs / job_id, self._checked)
 
+    def hold(self, job_id: str) -> AbstractContextManager[None]:
+        """Keep the inputs of a job, until the block ends."""
+        return contextlib.nullcontext()
+
     def cycle_folder(self, job_id: str) -> Path:
         """Folder for the cycles of a federated job; removed with its inputs."""
         return self._inputs / job_id / "cycles"
@@ -98,7 +109,7 @@ class JobFiles:
 
     def put_report(self, job_id: str, report: bytes) -> None:
         """Store the gate's report on the model of a job, durably, for `JobFolder.read_report`."""
-        _write_checked(self._inputs / job_id / REPORT, report)
+        write_atomically(self._inputs / job_id / REPORT, seal(report))
 
     def put_result(self, job_id: str, payload: bytes, outcome: bytes) -> str:
         """Store the result of a job durably; returns the SHA-256 of its bytes.
@@ -108,7 +119,7 @@ class JobFiles:
         """
         folder = self._results / job_id
         files = BlobFiles(folder)
-        _write_checked(folder / _OUTCOME, outcome)
+        write_atomically(folder / OUTCOME, seal(outcome))
         return files.put(payload)
 
     def find_result(self, job_id: str) -> tuple[str, bytes, bytes] | None:
@@ -118,12 +129,19 @@ class JobFiles:
             Unavailable: ``blob_damaged``.
         """
         folder = self._results / job_id
-        if not (folder / _OUTCOME).is_file():
+        if not (folder / OUTCOME).is_file():
             return None
         names = [path.name for path in folder.iterdir() if len(path.name) == 64]
         if len(names) != 1:
             return None
-        return names[0], self.result(job_id).path(names[0]).read_bytes(), _read_checked(folder / _OUTCOME)
+        return names[0], self.result(job_id).path(names[0]).read_bytes(), _read_sealed(folder / OUTCOME)
+
+    def model_bytes(self, job: JobRecord) -> int | None:
+        """Size of the model with which a job was submitted; None: it has none, or it was removed."""
+        try:
+            return (self._inputs / job.id / job.model_hash).stat().st_size if job.model_hash else None
+        except FileNotFoundError:
+            return None
 
     def drop_inputs(self, job_id: str) -> None:
         """Remove the inputs of a job."""
@@ -153,30 +171,32 @@ def new_job_id() -> str:
     return uuid.uuid4().hex
 
 
-def _missing(name: str) -> NotFound:
+def job_file_missing(name: str) -> NotFound:
+    """The error for a file of a job that is not there."""
     return NotFound("a stored file of this job is missing", code=codes.BLOB_NOT_FOUND, name=name)
 
 
-def _write_checked(path: Path, data: bytes) -> None:
-    write_atomically(path, _digest(data) + b"\n" + data)
+def seal(data: bytes) -> bytes:
+    """``data`` behind its SHA-256, so that `open_sealed` notices damage."""
+    return _digest(data) + b"\n" + data
 
 
-def _read_checked(path: Path) -> bytes:
-    """The data of `_write_checked`.
-
-    Raises:
-        NotFound: ``blob_not_found``. Unavailable: ``blob_damaged``.
-    """
-    try:
-        stored = path.read_bytes()
-    except FileNotFoundError:
-        raise _missing(path.name) from None
+def open_sealed(stored: bytes, name: str) -> bytes:
+    """The data of `seal`. Raises Unavailable: ``blob_damaged``."""
     if stored.startswith(b"{"):
         return stored  # written by version 0.1, without a SHA-256
     digest, _, data = stored.partition(b"\n")
     if _digest(data) != digest:
-        raise damaged("a stored file of this job", path.name)
+        raise damaged("a stored file of this job", name)
     return data
+
+
+def _read_sealed(path: Path) -> bytes:
+    """Raises NotFound: ``blob_not_found``. Unavailable: ``blob_damaged``."""
+    try:
+        return open_sealed(path.read_bytes(), path.name)
+    except FileNotFoundError:
+        raise job_file_missing(path.name) from None
 
 
 def _digest(data: bytes) -> bytes:

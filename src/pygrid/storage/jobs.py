@@ -1,4 +1,4 @@
-"""Jobs and the policies of datasets: tables, and queries inside a transaction of the caller.
+"""Jobs: the table, and queries inside a transaction of the caller.
 
     datasets 1--1 policies
     datasets 1--n jobs 1--1 charges (`pygrid.storage.charges`)
@@ -11,7 +11,7 @@ keys to users, because requests and decisions outlive accounts.
 from __future__ import annotations
 
 import datetime as dt
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -21,28 +21,16 @@ import sqlalchemy as sa
 from pygrid import codes
 from pygrid.core.access import OWNER, Permission, Principal
 from pygrid.core.datasets import Holding
+from pygrid.core.job_pools import LOCAL
 from pygrid.core.job_spec import PrivacyTerms
 from pygrid.core.jobs import ENDED, RESULT_EXPIRED, TRANSITIONS, WITHDRAWN, Change, JobRecord, JobState, Result
 from pygrid.errors import Conflict, NotFound
 from pygrid.messages.jobs import JobRequest
-from pygrid.privacy.ledger import Use
 from pygrid.storage.accounts import users
 from pygrid.storage.datasets import dataset_versions, datasets
+from pygrid.storage.policies import allows_pool, list_allowed_pools
+from pygrid.storage.sql.database import instance_of
 from pygrid.storage.sql.metadata import UtcDateTime, metadata
-
-policies = sa.Table(
-    "policies",
-    metadata,
-    sa.Column("dataset_id", sa.ForeignKey("datasets.id"), primary_key=True, autoincrement=False),
-    sa.Column("auto_approve", sa.Boolean, nullable=False),
-    sa.Column("max_epsilon_per_job", sa.Double, nullable=True),
-    # The use that the budget was opened for, which determines its order. It never changes.
-    sa.Column("use", sa.String(16), nullable=False),
-    sa.Column("updated_at", UtcDateTime, nullable=False),
-    # Whether the records may be sent to Workers on other machines.
-    sa.Column("allow_remote_workers", sa.Boolean, nullable=False, server_default=sa.false()),
-)
-
 
 jobs = sa.Table(
     "jobs",
@@ -81,6 +69,11 @@ jobs = sa.Table(
     sa.Column("facts", sa.JSON(none_as_null=True), nullable=True),
     # Set while the job runs, and renewed by the Domain that runs it, so that another Domain notices its end.
     sa.Column("lease_until", UtcDateTime, nullable=True),
+    # The instance that runs the job, and a number that each holder increments; both are checked at the end of the work.
+    sa.Column("lease_holder", sa.String(32), nullable=True),
+    sa.Column("lease_fence", sa.Integer, nullable=False, server_default=sa.text("0")),
+    # The pool that the requester named; empty: any.
+    sa.Column("pool", sa.String(40), nullable=False, server_default=sa.text("''")),
     # A federated job takes a Worker for each cycle, and none while it waits for the next cycle.
     sa.Column("is_federated", sa.Boolean, nullable=False, server_default=sa.false()),
     sqlite_autoincrement=True,
@@ -100,17 +93,6 @@ class JobDataset:
     mock: str
     holding: Holding
     is_deleted: bool
-
-
-@dataclass(frozen=True)
-class Policy:
-    """The decisions of a data owner on all jobs of a dataset."""
-
-    auto_approve: bool
-    max_epsilon_per_job: float | None
-    use: Use
-    allow_remote_workers: bool = False
-    """Whether its records may be sent to Workers on other machines."""
 
 
 _SAME = (
@@ -136,7 +118,7 @@ _SAME = (
     "facts",
 )
 """Fields of a job that are stored unchanged in columns."""
-_JOB = [column for column in jobs.c if column.name not in ("lease_until", "is_federated")]
+_JOB = [column for column in jobs.c if column.name not in ("lease_until", "lease_holder", "is_federated", "pool")]
 
 
 # Jobs
@@ -150,19 +132,22 @@ def put_job(connection: sa.Connection, job: JobRecord) -> None:
 
 def update_job(
     connection: sa.Connection, job: JobRecord, now: dt.datetime, *, lease_until: dt.datetime | None = None
-) -> None:
-    """Store a job that has made one transition since it was read.
+) -> JobRecord:
+    """Store a job that has made one transition since it was read; returns it as stored.
 
+    Args:
+        lease_until: end of a new lease of this instance; None: nobody holds the job after this.
     Raises:
         Conflict: ``job_decided``: it has made another transition; nothing was changed.
     """
     job = replace(job, updated_at=now, history=(*job.history, Change(job.state, now)))
-    values = {**_values(job), "lease_until": lease_until}
-    changed = connection.execute(
-        jobs.update().where(jobs.c.id == job.id, jobs.c.sequence == job.sequence - 1).values(values)
-    ).rowcount
-    if not changed:
+    holder, step = (None, 0) if lease_until is None else (instance_of(connection), 1)
+    lease = {"lease_until": lease_until, "lease_holder": holder, "lease_fence": jobs.c.lease_fence + step}
+    statement = jobs.update().where(jobs.c.id == job.id, jobs.c.sequence == job.sequence - 1)
+    fence = connection.execute(statement.values({**_values(job), **lease}).returning(jobs.c.lease_fence)).scalar()
+    if fence is None:
         raise Conflict("the job has changed since it was read; load it again", code=codes.JOB_DECIDED)
+    return replace(job, lease_fence=fence)
 
 
 def find_job(connection: sa.Connection, job_id: str, *, lock: bool = False) -> JobRecord | None:
@@ -207,6 +192,21 @@ def list_jobs(
         statement = statement.where(
             jobs.c.number < sa.select(jobs.c.number).where(jobs.c.id == before).scalar_subquery()
         )
+    return [_job(row) for row in connection.execute(statement)]
+
+
+def list_queue(
+    connection: sa.Connection, principal: Principal, states: Collection[JobState], after: str | None, limit: int
+) -> list[JobRecord]:
+    """Jobs in these states that the caller may see, oldest first.
+
+    Args:
+        after: only jobs submitted after the one of this id.
+    """
+    where = [_visible(principal), jobs.c.state.in_([state.value for state in states])]
+    if after is not None:
+        where.append(jobs.c.number > sa.select(jobs.c.number).where(jobs.c.id == after).scalar_subquery())
+    statement = sa.select(*_JOB).join(datasets).where(*where).order_by(jobs.c.number).limit(limit)
     return [_job(row) for row in connection.execute(statement)]
 
 
@@ -281,7 +281,7 @@ def count_waiting(connection: sa.Connection, dataset_id: int) -> int:
 
 
 def find_next(
-    connection: sa.Connection, *, exact_only: bool = False, remote_only: bool = False, federated: bool = False
+    connection: sa.Connection, *, exact_only: bool = False, pool: str | None = None, federated: bool = False
 ) -> JobRecord | None:
     """The next approved job, or None; no other transaction gets it before this one ends.
 
@@ -289,8 +289,8 @@ def find_next(
 
     Args:
         exact_only: only a non-private job.
-        remote_only: only a job that may run on another machine: the dataset's policy allows it, and no Worker was lost
-            with it.
+        pool: only a job that may run in this pool: the dataset's policy and the job allow it. A job that lost a Worker
+            of another machine runs on this one, if it may.
         federated: only federated jobs, which take no Worker at this point; else only other jobs.
     """
     others = jobs.alias()
@@ -307,9 +307,12 @@ def find_next(
     where = [jobs.c.state == JobState.APPROVED.value, jobs.c.is_federated.is_(federated)]
     if exact_only:
         where.append(jobs.c.terms.is_(None))
-    if remote_only:
-        open_to_remote = sa.select(policies.c.dataset_id).where(policies.c.allow_remote_workers)
-        where += [jobs.c.num_attempts == 0, jobs.c.dataset_id.in_(open_to_remote)]
+    if pool is not None:
+        where += [allows_pool(jobs.c.dataset_id, pool), jobs.c.pool.in_(("", pool))]
+    if pool not in (None, LOCAL):
+        where.append(
+            sa.or_(jobs.c.num_attempts == 0, jobs.c.pool == pool, sa.not_(allows_pool(jobs.c.dataset_id, LOCAL)))
+        )
     statement = (
         sa.select(*_JOB)
         .where(*where)
@@ -321,10 +324,54 @@ def find_next(
     return None if row is None else _job(row)
 
 
-def renew_leases(connection: sa.Connection, job_ids: Collection[str], until: dt.datetime) -> None:
-    """Renew the leases of running jobs."""
-    where = (jobs.c.id.in_(job_ids), jobs.c.state == JobState.RUNNING.value)
-    connection.execute(jobs.update().where(*where).values(lease_until=until))
+def find_pools(connection: sa.Connection, job: JobRecord) -> frozenset[str]:
+    """Names of the pools in which a job may run: the dataset's policy and the job allow them."""
+    asked = job.request.pool
+    return frozenset(name for name in list_allowed_pools(connection, job.dataset_id) if asked in ("", name))
+
+
+def holds_lease(connection: sa.Connection, job: JobRecord) -> bool:
+    """Whether this instance holds a running job under the fence of ``job``.
+
+    A lease that is over is still held until another instance acquires the job, under the next fence.
+    """
+    where = (jobs.c.id == job.id, jobs.c.lease_holder == instance_of(connection))
+    statement = sa.select(jobs.c.id).where(*where, jobs.c.lease_fence == job.lease_fence)
+    return connection.execute(statement).first() is not None
+
+
+def acquire_lease(
+    connection: sa.Connection, job: JobRecord, until: dt.datetime, lost_before: dt.datetime | None
+) -> JobRecord | None:
+    """Take a running job over from its holder, under the next fence; None if its holder has renewed the lease.
+
+    Args:
+        lost_before: only a lease that ended before this time; None: any, as no other process uses the database.
+    """
+    where = [jobs.c.id == job.id, jobs.c.state == JobState.RUNNING.value, jobs.c.lease_fence == job.lease_fence]
+    if lost_before is not None:
+        where.append(jobs.c.lease_until < lost_before)
+    fence = job.lease_fence + 1
+    values = {"lease_holder": instance_of(connection), "lease_fence": fence, "lease_until": until}
+    if not connection.execute(jobs.update().where(*where).values(values)).rowcount:
+        return None
+    return replace(job, lease_fence=fence)
+
+
+def renew_leases(connection: sa.Connection, fences: Mapping[str, int], until: dt.datetime) -> set[str]:
+    """Renew this instance's leases of running jobs.
+
+    Args:
+        fences: the fence of each lease by the id of its job.
+    Returns:
+        The ids of the running jobs that another instance has taken over; their leases stay lost.
+    """
+    same = sa.or_(sa.false(), *((jobs.c.id == one) & (jobs.c.lease_fence == fence) for one, fence in fences.items()))
+    held = same & (jobs.c.lease_holder == instance_of(connection))
+    is_running = jobs.c.state == JobState.RUNNING.value
+    connection.execute(jobs.update().where(held, is_running).values(lease_until=until))
+    lost = sa.select(jobs.c.id).where(jobs.c.id.in_(fences), is_running, ~held)
+    return set(connection.execute(lost).scalars())
 
 
 def list_lost(connection: sa.Connection, now: dt.datetime) -> list[JobRecord]:
@@ -366,33 +413,6 @@ def job_not_found(job_id: str) -> NotFound:
     return NotFound(f"there is no job {job_id}", code=codes.JOB_NOT_FOUND, job_id=job_id)
 
 
-# Policies
-
-
-def find_policy(connection: sa.Connection, dataset_id: int) -> Policy | None:
-    """The policy of a dataset, if it has one."""
-    row = connection.execute(sa.select(policies).where(policies.c.dataset_id == dataset_id)).first()
-    return None if row is None else _policy(row)
-
-
-def put_policy(connection: sa.Connection, dataset_id: int, policy: Policy, now: dt.datetime) -> None:
-    """Set the policy of a dataset."""
-    values = {
-        "auto_approve": policy.auto_approve,
-        "max_epsilon_per_job": policy.max_epsilon_per_job,
-        "use": policy.use.value,
-        "allow_remote_workers": policy.allow_remote_workers,
-        "updated_at": now,
-    }
-    changed = connection.execute(policies.update().where(policies.c.dataset_id == dataset_id).values(values)).rowcount
-    if not changed:
-        connection.execute(policies.insert().values(dataset_id=dataset_id, **values))
-
-
-def _policy(row: sa.Row[Any]) -> Policy:
-    return Policy(row.auto_approve, row.max_epsilon_per_job, Use(row.use), row.allow_remote_workers)
-
-
 def _visible(principal: Principal) -> sa.ColumnElement[bool]:
     """`pygrid.core.jobs.may_see` as a condition on jobs joined with their datasets."""
     if principal.role.id == OWNER.id:
@@ -413,6 +433,7 @@ def _values(job: JobRecord) -> dict[str, Any]:
         "state": job.state.value,
         "request": msgspec.to_builtins(job.request),
         "is_federated": job.is_federated,
+        "pool": job.request.pool,
         "history": msgspec.to_builtins([(change.state.value, change.at) for change in job.history]),
         "terms": msgspec.to_builtins(job.terms),
         "result_hash": None if result is None else result.hash,
@@ -431,6 +452,7 @@ def _job(row: sa.Row[Any]) -> JobRecord:
         request=msgspec.convert(row.request, JobRequest),
         terms=msgspec.convert(row.terms, PrivacyTerms | None),
         result=result,
+        lease_fence=row.lease_fence,
         history=tuple(Change(*one) for one in msgspec.convert(row.history, list[tuple[JobState, dt.datetime]])),
         **{name: row._mapping[name] for name in _SAME},
     )

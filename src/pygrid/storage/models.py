@@ -102,14 +102,20 @@ def get_model(connection: sa.Connection, model_id: str) -> StoredModel:
     return model
 
 
-def list_models(connection: sa.Connection) -> list[StoredModel]:
-    """All served models, sorted by id."""
-    return [_model(row) for row in connection.execute(sa.select(*_COLUMNS).order_by(served_models.c.model_id))]
+def list_models(connection: sa.Connection, *, only_public: bool = False) -> list[StoredModel]:
+    """All served models, or the public ones, sorted by id."""
+    statement = sa.select(*_COLUMNS).where(_shown(only_public)).order_by(served_models.c.model_id)
+    return [_model(row) for row in connection.execute(statement)]
 
 
-def list_model_ids(connection: sa.Connection) -> list[str]:
-    """The ids of all served models, sorted."""
-    return list(connection.execute(sa.select(served_models.c.model_id).order_by(served_models.c.model_id)).scalars())
+def list_model_ids(connection: sa.Connection, *, only_public: bool = False) -> list[str]:
+    """The ids of all served models, or of the public ones, sorted."""
+    statement = sa.select(served_models.c.model_id).where(_shown(only_public)).order_by(served_models.c.model_id)
+    return list(connection.execute(statement).scalars())
+
+
+def _shown(only_public: bool) -> sa.ColumnElement[bool]:
+    return served_models.c.visibility == "public" if only_public else sa.true()
 
 
 def delete_model(connection: sa.Connection, model_id: str) -> bool:

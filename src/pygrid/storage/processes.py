@@ -24,6 +24,8 @@ processes = sa.Table(
     sa.Column("num_parameters", sa.BigInteger, nullable=False),
     sa.Column("created_at", UtcDateTime, nullable=False),
     sa.Column("created_by", sa.Integer, nullable=True),
+    # Number of its newest event. Events of databases older than this column have their ids as numbers.
+    sa.Column("num_events", sa.BigInteger, nullable=False, server_default=sa.text("0")),
     sa.UniqueConstraint("name", "version"),
 )
 
@@ -38,6 +40,19 @@ plans = sa.Table(
     sa.Column("plan_hash", sa.String(64), nullable=False),
     sa.Column("size_bytes", sa.BigInteger, nullable=False),
     sa.UniqueConstraint("process_id", "kind", "name"),
+)
+
+
+# A training plan in a dialect of clients of 2020, for one batch size.
+plan_variants = sa.Table(
+    "plan_variants",
+    metadata,
+    sa.Column("id", sa.Integer, primary_key=True),
+    sa.Column("plan_id", sa.ForeignKey("plans.id"), nullable=False),
+    sa.Column("dialect", sa.String(16), nullable=False),
+    sa.Column("batch_size", sa.Integer, nullable=False),
+    sa.Column("blob_hash", sa.String(64), nullable=False),
+    sa.UniqueConstraint("plan_id", "dialect", "batch_size"),
 )
 
 
@@ -62,7 +77,7 @@ class ProcessRow:
     id: int
     name: str
     version: str
-    state: Literal["active", "finished"]
+    state: Literal["active", "paused", "finished"]
     client_config: dict[str, Any]
     server_config: dict[str, Any]
     num_parameters: int
@@ -78,9 +93,15 @@ class PlanRow:
     id: int
     process_id: int
     name: str
-    kind: Literal["training", "averaging"]
+    kind: Literal["training", "averaging", "training_2020", "averaging_2020"]
     plan_hash: str
     size_bytes: int
+
+
+TRAINING = ("training", "training_2020")
+AVERAGING = ("averaging", "averaging_2020")
+TRACED = ("training_2020", "averaging_2020")
+"""Kinds of plans of 2020, which PySyft traced."""
 
 
 @dataclass(frozen=True)
@@ -133,6 +154,21 @@ def put_plan(connection: sa.Connection, process_id: int, name: str, kind: str, p
     return _new_id(connection, statement)
 
 
+def put_variant(connection: sa.Connection, plan_id: int, dialect: str, batch_size: int, blob_hash: str) -> None:
+    """Add a variant to a plan."""
+    values = {"plan_id": plan_id, "dialect": dialect, "batch_size": batch_size, "blob_hash": blob_hash}
+    connection.execute(plan_variants.insert().values(values))
+
+
+def list_variants(connection: sa.Connection, process_id: int) -> list[tuple[int, str, int, str]]:
+    """Plan id, dialect, batch size and hash of the variants of a process, in the order of hosting."""
+    own = sa.select(plans.c.id).where(plans.c.process_id == process_id)
+    variants = plan_variants.c
+    statement = sa.select(variants.plan_id, variants.dialect, variants.batch_size, variants.blob_hash)
+    rows = connection.execute(statement.where(variants.plan_id.in_(own)).order_by(variants.id))
+    return [(row.plan_id, row.dialect, row.batch_size, row.blob_hash) for row in rows]
+
+
 def put_checkpoint(connection: sa.Connection, checkpoint: Checkpoint) -> None:
     """Add a checkpoint; its number must be new to the process."""
     connection.execute(checkpoints.insert().values(asdict(checkpoint)))
@@ -143,7 +179,10 @@ def set_process_state(connection: sa.Connection, process_id: int, state: str) ->
     connection.execute(processes.update().where(processes.c.id == process_id).values(state=state))
 
 
-_GET_PROCESS = sa.select(*_PROCESS).where(processes.c.id == sa.bindparam("process_id"))
+# A deleted process keeps its row, so that SQLite does not use its id again.
+_DELETED = "deleted"
+_exists = processes.c.state != _DELETED
+_GET_PROCESS = sa.select(*_PROCESS).where(processes.c.id == sa.bindparam("process_id"), _exists)
 
 
 def get_process(connection: sa.Connection, process_id: int) -> ProcessRow:
@@ -175,12 +214,38 @@ def list_processes(
     connection: sa.Connection, *, name: str | None = None, version: str | None = None, limit: int = 1000
 ) -> list[ProcessRow]:
     """Processes, newest first; only those of a name or version if given."""
-    statement = sa.select(*_PROCESS).order_by(processes.c.id.desc()).limit(limit)
+    statement = sa.select(*_PROCESS).where(_exists).order_by(processes.c.id.desc()).limit(limit)
     if name is not None:
         statement = statement.where(processes.c.name == name)
     if version is not None:
         statement = statement.where(processes.c.version == version)
     return [ProcessRow(*row) for row in connection.execute(statement)]
+
+
+def list_configs(connection: sa.Connection, after: int) -> list[tuple[int, dict[str, Any]]]:
+    """Id and ``server_config`` of the processes with an id above ``after``."""
+    statement = sa.select(processes.c.id, processes.c.server_config).where(processes.c.id > after, _exists)
+    return [(row.id, row.server_config) for row in connection.execute(statement.order_by(processes.c.id))]
+
+
+def delete_process(connection: sa.Connection, process_id: int) -> None:
+    """Delete a process with its plans and checkpoints, and free its name. Nothing else may refer to them."""
+    own = sa.select(plans.c.id).where(plans.c.process_id == process_id)
+    connection.execute(plan_variants.delete().where(plan_variants.c.plan_id.in_(own)))
+    for table in (plans, checkpoints):
+        connection.execute(table.delete().where(table.c.process_id == process_id))
+    # No process has an empty name.
+    emptied = {"name": "", "version": str(process_id), "state": _DELETED, "client_config": {}, "server_config": {}}
+    connection.execute(processes.update().where(processes.c.id == process_id).values(emptied))
+
+
+def list_blobs(connection: sa.Connection) -> set[str]:
+    """The hashes of the stored models, plans, variants and vectors of server optimizers of all processes."""
+    found = set(connection.execute(sa.select(plans.c.plan_hash)).scalars())
+    found |= set(connection.execute(sa.select(plan_variants.c.blob_hash)).scalars())
+    for row in connection.execute(sa.select(checkpoints.c.model_hash, checkpoints.c.optimizer_state)):
+        found |= {row.model_hash, *row.optimizer_state.values()}
+    return found
 
 
 def list_plans(connection: sa.Connection, process_id: int) -> list[PlanRow]:

@@ -10,18 +10,21 @@ path of a report are `Prepared`.
 from __future__ import annotations
 
 import datetime as dt
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from statistics import median
 
+import msgspec
 import sqlalchemy as sa
 
 from pygrid import codes
 from pygrid.core.cycles import Assignment, AssignmentState, Cycle, CycleState
 from pygrid.errors import NotFound
-from pygrid.storage.cycles import CYCLE_COLUMNS, CycleTotals, clients, cycles, read_cycle
+from pygrid.storage.cycles import CYCLE_COLUMNS, CycleTotals, clients, cycles, events, read_cycle
+from pygrid.storage.evaluations import evaluations
 from pygrid.storage.processes import processes
 from pygrid.storage.sql.metadata import UtcDateTime, metadata
-from pygrid.storage.sql.prepared import Prepared
+from pygrid.storage.sql.prepared import AnyOf, Prepared
 
 assignments = sa.Table(
     "assignments",
@@ -167,6 +170,15 @@ def get_application(connection: sa.Connection, client_id: str, process_id: int) 
     return Application(row[0], row[1], read_cycle(row[8:]), own, row[2] is not None, row[3])
 
 
+def delete_training(connection: sa.Connection, process_id: int) -> None:
+    """Delete the cycles of a process, with its clients, assignments, reports, evaluations and events."""
+    own = sa.select(cycles.c.id).where(cycles.c.process_id == process_id)
+    for table in (reports, assignments):
+        connection.execute(table.delete().where(table.c.cycle_id.in_(own)))
+    for table in (evaluations, cycles, clients, events):
+        connection.execute(table.delete().where(table.c.process_id == process_id))
+
+
 def worker_not_found() -> NotFound:
     """The refusal for an id that does not belong to a present client of the process."""
     return NotFound("Worker ID not found! Authenticate for this process first.", code=codes.WORKER_NOT_FOUND)
@@ -200,6 +212,19 @@ def find_by_key(connection: sa.Connection, key_hash: str) -> tuple[Assignment, C
     return Assignment(row[0], row[1], row[2], AssignmentState(row[3]), row[4]), read_cycle(row[5:])
 
 
+_FIND_ASSIGNMENTS = Prepared(
+    sa.select(assignments.c.key_hash, *_ASSIGNMENT, reports.c.fingerprint)
+    .select_from(assignments.outerjoin(reports, reports.c.id == assignments.c.id))
+    .where(AnyOf(assignments.c.key_hash, "key_hashes"))
+)
+
+
+def find_assignments(connection: sa.Connection, key_hashes: Sequence[str]) -> dict[str, Assignment]:
+    """The assignments of request keys, with the fingerprints of their reports, by the hash of the key."""
+    found = _FIND_ASSIGNMENTS.all(connection, {"key_hashes": list(key_hashes)})
+    return {row[0]: Assignment(row[1], row[2], row[3], AssignmentState(row[4]), row[5]) for row in found}
+
+
 _PUT_ASSIGNMENT = Prepared.insert(
     assignments, "cycle_id", "client_id", "state", "key_hash", "created_at", returning="id"
 )
@@ -208,28 +233,30 @@ _RENEW_ASSIGNMENT = Prepared(
     .where(assignments.c.id == sa.bindparam("assignment_id"))
     .values(state=AssignmentState.ASSIGNED.value, key_hash=sa.bindparam("new_key_hash"))
 )
-_COUNT_ASSIGNED = Prepared(
-    cycles.update().where(cycles.c.id == sa.bindparam("of_cycle")).values(num_assigned=cycles.c.num_assigned + 1)
+_SET_ASSIGNED = Prepared(
+    cycles.update().where(cycles.c.id == sa.bindparam("of_cycle")).values(num_assigned=sa.bindparam("new_count"))
 )
+
+
+def set_num_assigned(connection: sa.Connection, cycle: Cycle) -> None:
+    """Store the number of admitted clients. The caller holds the lock of the cycle."""
+    _SET_ASSIGNED.run(connection, {"of_cycle": cycle.id, "new_count": cycle.num_assigned})
 
 
 def put_assignment(
     connection: sa.Connection, cycle_id: int, client_id: str, key_hash: str, now: dt.datetime
 ) -> Assignment:
-    """Admit a client to a cycle and count it."""
+    """Admit a client to a cycle. The caller holds the lock of the cycle, and counts."""
     state = AssignmentState.ASSIGNED
     row = {"cycle_id": cycle_id, "client_id": client_id, "state": state.value, "key_hash": key_hash, "created_at": now}
     key = _PUT_ASSIGNMENT.run(connection, row)
     assert key is not None
-    _COUNT_ASSIGNED.run(connection, {"of_cycle": cycle_id})
     return Assignment(int(key[0]), cycle_id, client_id, state)
 
 
 def renew_assignment(connection: sa.Connection, assignment: Assignment, key_hash: str) -> Assignment:
-    """Set a new key for an assignment that has not reported; an expired one is admitted and counted again."""
+    """Set a new key for an assignment that has not reported. The caller counts one that had expired."""
     _RENEW_ASSIGNMENT.run(connection, {"assignment_id": assignment.id, "new_key_hash": key_hash})
-    if assignment.state is AssignmentState.EXPIRED:
-        _COUNT_ASSIGNED.run(connection, {"of_cycle": assignment.cycle_id})
     return replace(assignment, state=AssignmentState.ASSIGNED)
 
 
@@ -242,24 +269,83 @@ def expire_assignments(connection: sa.Connection, cycle_id: int) -> None:
     )
 
 
+def count_late(connection: sa.Connection, cycle_id: int) -> int:
+    """Number of clients whose assignment to a cycle ended without a report, without those that have left."""
+    statement = (
+        sa.select(sa.func.count())
+        .select_from(assignments.join(clients))
+        .where(
+            assignments.c.cycle_id == cycle_id,
+            assignments.c.state == AssignmentState.EXPIRED.value,
+            clients.c.left_at.is_(None),
+        )
+    )
+    return int(connection.execute(statement).scalar_one())
+
+
+def _select_late(cycle: Cycle) -> sa.Select[tuple[str]]:
+    """Ids of the clients that were late in the cycle before ``cycle``, and not in the one before that.
+
+    A client that is late twice in a row has no preference: one that never reports would always have it.
+    """
+    earlier, before = assignments.alias("earlier"), cycles.alias("before")
+    was_late_twice = sa.exists().where(
+        earlier.c.client_id == assignments.c.client_id,
+        earlier.c.cycle_id == before.c.id,
+        earlier.c.state == AssignmentState.EXPIRED.value,
+        before.c.process_id == cycle.process_id,
+        before.c.sequence == cycle.sequence - 2,
+    )
+    return (
+        sa.select(assignments.c.client_id)
+        .select_from(assignments.join(clients).join(cycles, cycles.c.id == assignments.c.cycle_id))
+        .where(
+            cycles.c.process_id == cycle.process_id,
+            cycles.c.sequence == cycle.sequence - 1,
+            assignments.c.state == AssignmentState.EXPIRED.value,
+            clients.c.left_at.is_(None),
+            ~was_late_twice,
+        )
+    )
+
+
+def count_awaited(connection: sa.Connection, cycle: Cycle) -> int:
+    """Number of clients with a preference that have no assignment to this cycle."""
+    own = assignments.alias("own")
+    has_place = sa.exists().where(own.c.client_id == assignments.c.client_id, own.c.cycle_id == cycle.id)
+    awaited = _select_late(cycle).where(~has_place).subquery()
+    return int(connection.execute(sa.select(sa.func.count()).select_from(awaited)).scalar_one())
+
+
+def was_late(connection: sa.Connection, client_id: str, cycle: Cycle) -> bool:
+    """Whether a client has a preference in this cycle."""
+    return connection.execute(_select_late(cycle).where(assignments.c.client_id == client_id)).first() is not None
+
+
 # -- reports -----------------------------------------------------------------------------------------------------------
 
 _PUT_REPORT = Prepared.insert(reports, "received_at", *Report.__dataclass_fields__)
 _MARK_REPORTED = Prepared(
-    assignments.update()
-    .where(assignments.c.id == sa.bindparam("assignment_id"))
-    .values(state=AssignmentState.REPORTED.value)
+    assignments.update().where(AnyOf(assignments.c.id, "assignment_ids")).values(state=AssignmentState.REPORTED.value)
 )
-_COUNT_REPORT = Prepared(
-    cycles.update().where(cycles.c.id == sa.bindparam("of_cycle")).values(num_reports=cycles.c.num_reports + 1)
+_SET_REPORT_COUNT = Prepared(
+    cycles.update().where(cycles.c.id == sa.bindparam("of_cycle")).values(num_reports=sa.bindparam("new_count"))
 )
+_REPORT_FIELDS = tuple(Report.__dataclass_fields__)
 
 
-def put_report(connection: sa.Connection, report: Report, now: dt.datetime) -> None:
-    """Record an accepted report, mark its assignment and count it."""
-    _PUT_REPORT.run(connection, {"received_at": now, **asdict(report)})
-    _MARK_REPORTED.run(connection, {"assignment_id": report.id})
-    _COUNT_REPORT.run(connection, {"of_cycle": report.cycle_id})
+def put_reports(connection: sa.Connection, accepted: Sequence[Report], now: dt.datetime) -> None:
+    """Record accepted reports and mark their assignments. The caller holds the locks of their cycles, and counts."""
+    if accepted:
+        fields = [{name: getattr(report, name) for name in _REPORT_FIELDS} for report in accepted]
+        _PUT_REPORT.run_many(connection, [{"received_at": now, **row} for row in fields])
+        _MARK_REPORTED.run(connection, {"assignment_ids": [report.id for report in accepted]})
+
+
+def set_report_counts(connection: sa.Connection, counts: Mapping[int, int]) -> None:
+    """Set the number of reports of cycles by their ids. The caller holds their locks."""
+    for cycle_id in sorted(counts):
+        _SET_REPORT_COUNT.run(connection, {"of_cycle": cycle_id, "new_count": counts[cycle_id]})
 
 
 def get_report(connection: sa.Connection, report_id: int) -> Report:
@@ -369,14 +455,16 @@ def set_counted(connection: sa.Connection, counted: Sequence[Report]) -> None:
 def get_totals(connection: sa.Connection, cycle_id: int) -> CycleTotals:
     """Totals of the reports of a cycle that are accepted so far."""
     stored = connection.execute(sa.select(cycles.c.totals).where(cycles.c.id == cycle_id)).scalar()
-    return CycleTotals(**stored) if stored else add_up(list_reports(connection, cycle_id))
+    return msgspec.convert(stored, CycleTotals) if stored else add_up(list_reports(connection, cycle_id))
 
 
 def add_up(found: Sequence[Report], num_clipped: int = 0) -> CycleTotals:
     """Totals of these reports; metrics have the weights of the diffs."""
     sums: dict[str, tuple[float, float]] = {}
+    values: dict[str, list[float]] = {}
     for report in found:
         for name, value in report.metrics.items():
+            values.setdefault(name, []).append(value)
             total, weight = sums.get(name, (0.0, 0.0))
             sums[name] = (total + value * report.weight, weight + report.weight)
     return CycleTotals(
@@ -384,4 +472,5 @@ def add_up(found: Sequence[Report], num_clipped: int = 0) -> CycleTotals:
         num_clipped=num_clipped,
         bytes_received=sum(report.length for report in found),
         metrics={name: total / weight for name, (total, weight) in sorted(sums.items())},
+        spread={name: (min(some), median(some), max(some), len(some)) for name, some in sorted(values.items())},
     )

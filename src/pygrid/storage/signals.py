@@ -21,6 +21,21 @@ def event_topic(process_id: int) -> str:
     return f"event/{process_id}"
 
 
+def progress_topic(process_id: int) -> str:
+    """Notified at every admission and report of a process, accepted or refused."""
+    return f"progress/{process_id}"
+
+
+def processes_topic() -> str:
+    """Notified when any process begins, moves to another cycle or ends."""
+    return "processes"
+
+
+def queue_topic() -> str:
+    """Notified at every change of any job."""
+    return "queue"
+
+
 class Signals(Protocol):
     """Topics that can be waited for."""
 
@@ -65,3 +80,16 @@ async def wait_for_any(signals: list[asyncio.Future[None]], timeout_s: float) ->
     Others may wait for the same, so none is cancelled.
     """
     await asyncio.wait(signals, timeout=max(0.0, timeout_s), return_when=asyncio.FIRST_COMPLETED)
+
+
+def notify_job(signals: Signals, job_id: str) -> None:
+    """Wake everybody who follows this job, or all jobs."""
+    signals.notify(job_topic(job_id))
+    signals.notify(queue_topic())
+
+
+def notify_process(signals: Signals, process_id: int) -> None:
+    """Wake everybody who follows this process or its cycles, or all processes."""
+    signals.notify(cycle_topic(process_id))
+    signals.notify(event_topic(process_id))
+    signals.notify(processes_topic())

@@ -12,9 +12,10 @@ import sqlalchemy as sa
 import pygrid
 from pygrid.core.access import Role
 from pygrid.lifecycle import AppContext, BackgroundTask, Feature
-from pygrid.settings import AppSettings
+from pygrid.settings import AppSettings, DomainSettings
 from pygrid.storage import audit
 from pygrid.storage.accounts import has_first_owner, seed_roles
+from pygrid.storage.app_state import check_no_store
 from pygrid.storage.audit import AuditedWrites
 from pygrid.storage.idempotency import AnswerStore
 from pygrid.storage.installation import check_folder, match_database
@@ -38,11 +39,26 @@ def prepare_store(settings: AppSettings) -> bool:
     check_folder(settings.data_dir, settings.app)
     database = Database(settings.database_url)
     try:
-        migrate(database)
-        match_database(database, settings.data_dir, settings.app)
+        if isinstance(settings, DomainSettings) and settings.has_store:
+            from pygrid.storage.blobs import remote_store  # most Domains have no store
+
+            remote_store.prepare_remote(settings, database, remote_store.open_objects(settings))
+        else:
+            prepare_files(settings, database)
         return database.read_now(has_first_owner)
     finally:
         database.close()
+
+
+def prepare_files(settings: AppSettings, database: Database) -> None:
+    """Migrate the database of an app with its files in the data folder, and match the two.
+
+    Raises:
+        InvalidConfig: ``wrong_store``: its files are in a store; ``wrong_database``.
+    """
+    migrate(database)
+    database.read_now(check_no_store)
+    match_database(database, settings.data_dir, settings.app)
 
 
 def database_feature(
@@ -60,8 +76,8 @@ def database_feature(
     lock = DatabaseLock(database)
 
     async def start() -> None:
-        await asyncio.to_thread(migrate, database)
-        await asyncio.to_thread(match_database, database, settings.data_dir, settings.app)
+        if not settings.has_store:
+            await asyncio.to_thread(prepare_files, settings, database)
         await asyncio.to_thread(lock.acquire)
         await database.write(lambda connection: seed_roles(connection, roles))
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from pygrid.storage import (  # noqa: F401 - each adds its tables to the metadata
     accounts,
+    api_tokens,
+    app_state,
     associations,
     audit,
     budgets,
@@ -11,12 +13,16 @@ from pygrid.storage import (  # noqa: F401 - each adds its tables to the metadat
     cycles,
     datasets,
     drafts,
+    engine_starts,
     federated,
     idempotency,
     installation,
     jobs,
     models,
+    one_time_codes,
     processes,
+    provided_identities,
     reports,
     workers,
 )
+from pygrid.storage.blobs import garbage  # noqa: F401

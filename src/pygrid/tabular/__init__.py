@@ -10,29 +10,21 @@ import os
 import zlib
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import BinaryIO
 
 from pygrid import codes
-from pygrid.errors import InvalidDataset, InvalidInput
+from pygrid.errors import InvalidConfig, InvalidDataset, InvalidInput
+from pygrid.messages.datasets import CsvOptions
+from pygrid.tabular.file_kinds import NUM_BYTES, check_kind, tell_format
 from pygrid.tabular.table_writer import TableWriter
+
+__all__ = ["Reader", "find_reader", "num_bytes", "tell_format"]
 
 _ERRORS_OF_THIS_MACHINE = frozenset(
     (errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EMFILE, errno.ENFILE, errno.EFBIG, errno.EACCES)
 )
 """Other errors come from the file: a wrong offset in it makes a reader seek there."""
-
-
-def tell_format(first: bytes) -> str:
-    """The format of a file by its first bytes (16 or more, or the whole file); CSV if no other format fits."""
-    if first.startswith(b"PAR1"):
-        return "parquet"
-    if first.startswith((b"ARROW1", b"\xff\xff\xff\xff")):
-        return "arrow"
-    if first.startswith((b"PK\x03\x04", b"PK\x05\x06")):
-        return "npz"
-    if first[8:9] == b"{" and first[5:8] == b"\0\0\0":
-        return "safetensors"
-    return "csv"
 
 
 @dataclass(frozen=True)
@@ -59,14 +51,19 @@ class Reader:
             ) from error
 
 
-def find_reader(file: BinaryIO, wanted: str | None) -> Reader:
+def find_reader(file: BinaryIO, wanted: str | None, csv: CsvOptions | None = None) -> Reader:
     """The reader of a file of the wanted format; None: of the format that its first bytes show. Reads only these bytes.
 
+    Args:
+        csv: how a CSV file is written.
     Raises:
-        InvalidDataset: ``dataset_format_mismatch``. InvalidInput: ``tables_not_installed``.
+        InvalidDataset: ``dataset_format_mismatch``, ``dataset_format_not_read``. InvalidConfig: options for another
+            format. InvalidInput: ``tables_not_installed``.
     """
-    found = tell_format(file.read(16))
+    first = file.read(NUM_BYTES)
     file.seek(0)
+    found = tell_format(first)
+    check_kind(first)
     if wanted is not None and wanted != found:
         raise InvalidDataset(
             f"the file looks like {found}, not {wanted}; name that format, or leave the format out",
@@ -74,8 +71,14 @@ def find_reader(file: BinaryIO, wanted: str | None) -> Reader:
             format=wanted,
             found=found,
         )
+    if found != "csv" and csv not in (None, CsvOptions()):
+        raise InvalidConfig(
+            f"the file is {found}, and options such as header and delimiter are for CSV files; leave them out",
+            code=codes.INVALID_DATASET_CONFIG,
+            field="format",
+        )
     try:
-        return Reader(found, file, _load(found))
+        return Reader(found, file, _load(found, csv or CsvOptions()))
     except ModuleNotFoundError as error:
         if (error.name or "").partition(".")[0] != "pyarrow":
             raise
@@ -86,12 +89,12 @@ def find_reader(file: BinaryIO, wanted: str | None) -> Reader:
         ) from error
 
 
-def _load(form: str) -> Callable[[BinaryIO, TableWriter], None]:
+def _load(form: str, csv: CsvOptions) -> Callable[[BinaryIO, TableWriter], None]:
     """Import the reader of a format."""
     if form == "csv":
         from pygrid.tabular import csv_reader
 
-        return csv_reader.read
+        return partial(csv_reader.read, options=csv)
     if form == "npz":
         from pygrid.tabular import npz
 

@@ -9,13 +9,13 @@ from __future__ import annotations
 import io
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any, BinaryIO
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from pygrid.errors import InvalidDataset
-from pygrid.tabular.csv_faults import Header, RowReader, Rows
+from pygrid.tabular.csv_faults import CsvRows, Header, RowReader, TextFile
 
 MAX_RECORD_BYTES = 130_000
 """Longest record of a block. Python's ``csv`` refuses a field of more than 131,072 characters."""
@@ -33,12 +33,21 @@ class CsvBlock:
     has_quotes: bool
 
 
-def rows_of(block: CsvBlock, header: Header) -> Iterator[Rows]:
+@dataclass(frozen=True)
+class CsvPiece:
+    """Records of the file, or the fault that ends it. It was cut from ``position``, after ``num_lines`` lines."""
+
+    content: CsvBlock | CsvRows | InvalidDataset
+    position: int
+    num_lines: int
+
+
+def rows_of(block: CsvBlock, header: Header) -> Iterator[CsvRows]:
     """The records of a block, as Python's ``csv`` reads them; raises as `RowReader.rows`."""
     return RowReader(io.BytesIO(block.data), header.delimiter, len(header.names), block.num_lines).chunks()
 
 
-def cut(file: BinaryIO, header: Header, num_bytes: int) -> Iterator[CsvBlock | Rows | InvalidDataset]:
+def cut(file: TextFile, header: Header, num_bytes: int) -> Iterator[CsvPiece]:
     """All records of the file, in order, in blocks of at most ``num_bytes``; then the fault that ends it, if any."""
     delimiter = header.delimiter.encode()
     others = bytes(set(range(256)) - {_LF, *delimiter})
@@ -52,19 +61,31 @@ def cut(file: BinaryIO, header: Header, num_bytes: int) -> Iterator[CsvBlock | R
         value_bytes = 8 * len(data.translate(None, others))
         if value_bytes > MAX_VALUE_BYTES:
             data, is_last = data[: len(data) * MAX_VALUE_BYTES // value_bytes], False
+        skips = [line - num_lines for line in header.skip_lines if line > num_lines]
+        if skips and (before := _lines_before(data, min(skips))) is not None:
+            data, is_last = before, False
         block = _block(data, delimiter, num_lines, is_last=is_last)
         if block is not None:
-            yield block
+            yield CsvPiece(block, position, num_lines)
             position, num_lines = position + len(block.data), num_lines + block.data.count(b"\n")
         else:
             file.seek(position)
-            reader = RowReader(file, header.delimiter, len(header.names), num_lines)
+            reader = RowReader(file, header.delimiter, len(header.names), num_lines, header.skip_lines)
             try:
-                yield from reader.chunks(len(data))
+                for rows in reader.chunks(len(data)):
+                    yield CsvPiece(rows, position, num_lines)
             except InvalidDataset as error:
-                yield error
+                yield CsvPiece(error, position, num_lines)
                 return
             position, num_lines = position + reader.position, reader.num_lines
+
+
+def _lines_before(data: bytes, number: int) -> bytes | None:
+    """The lines before line ``number`` of the data, counted from 1; None: the data ends before that line."""
+    ends = np.flatnonzero(np.frombuffer(data, np.uint8) == _LF)
+    if number == 1:
+        return b""
+    return data[: int(ends[number - 2]) + 1] if len(ends) >= number - 1 else None
 
 
 def _block(data: bytes, delimiter: bytes, num_lines: int, *, is_last: bool) -> CsvBlock | None:

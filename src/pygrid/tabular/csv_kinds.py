@@ -5,17 +5,23 @@ anything else. The kinds of values that a column has, in any order, decide what 
 
     whole numbers                                   int64
     numbers, whole or not, or missing               float64, where NaN stands for a missing value
+    whole numbers that float64 would round, with
+    missing values or beyond int64                  text, as in the file
     ``true`` and ``false``, none missing            bool
     any other mixture                               text, as in the file
 
-``007`` is not a number, because it would not come back the same; nor is ``inf``, or ``1e400``, which would become
-infinity. A number is the one nearest to its text.
+``007`` is not a number, because it would not come back the same; nor is ``1e400``, which would become infinity. ``inf``
+and ``Infinity`` are numbers. A number with a point or an exponent is the one nearest to its text.
 """
 
 from __future__ import annotations
 
+import itertools
+import math
+import re
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any, Literal
 
 import numpy as np
@@ -24,22 +30,73 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.csv as pa_csv
 
-from pygrid.tabular.column_writers import Categorical, Piece
+from pygrid.messages.datasets import CsvOptions
+from pygrid.tabular.column_writers import MAX_EXACT, Categorical, Piece
+from pygrid.tabular.typed_texts import MISSING_WORDS
 
 Kind = Literal["int64", "float64", "bool", "text"]
 
-NOTHING, MISSING, BOOL, INT, FLOAT, OTHER = 0, 1, 2, 4, 8, 16
-"""The kinds of values that a column has: a sum of these. FLOAT can stand for an INT, and OTHER for anything."""
-MISSING_WORDS = ("", "NA", "N/A", "nan", "NaN", "null")
+NOTHING, MISSING, BOOL, INT, FLOAT, OTHER, LONG, FRACTION = 0, 1, 2, 4, 8, 16, 32, 64
+"""The kinds of values that a column has: a sum of these. FLOAT can stand for an INT, and OTHER for anything. A number
+can also be LONG: a whole number that float64 would round; or FRACTION: not whole."""
 TRUE_WORDS = ("true", "True", "TRUE")
 FALSE_WORDS = ("false", "False", "FALSE")
 _SEEN: dict[Kind, int] = {"int64": INT, "float64": FLOAT, "bool": BOOL, "text": OTHER}
 _INT_CHARS = b"0123456789+-"
 _FLOAT_CHARS = _INT_CHARS + b".eE"
-_MISSING = pa.array(MISSING_WORDS, pa.string())
+_INFINITY_CHARS = b"infityINFITY"
+_INFINITIES = pa.array(
+    [
+        sign + form
+        for sign, word in itertools.product(("", "+", "-"), ("inf", "infinity"))
+        for form in (word, word.capitalize(), word.upper())
+    ],
+    pa.string(),
+)
+_NUMBER = re.compile(r"[+-]?(?:(?!0\d)\d+\.?\d*|\.\d+)(?:[eE][+-]?\d+)?|[+-]?(?i:inf|infinity)", re.ASCII)
 _EDGE, _ZERO, _DIGIT, _SIGN, _SPACE = (np.uint8(1 << bit) for bit in range(5))
 _AT_ONCE = 64 * 1024
 """Characters that are compared at once; they fit in the processor's cache."""
+
+
+@dataclass(frozen=True)
+class Marks:
+    """How numbers and missing values are written in a file."""
+
+    missing: tuple[str, ...] = MISSING_WORDS
+    decimal: str = "."
+    thousands: str | None = None
+
+    @classmethod
+    def of(cls, options: CsvOptions) -> Marks:
+        """The marks that the owner named."""
+        return cls((*MISSING_WORDS, *options.missing), options.decimal, options.thousands)
+
+    @cached_property
+    def missing_array(self) -> Any:
+        return pa.array(self.missing, pa.string())
+
+    @cached_property
+    def _grouped(self) -> str:
+        decimal, thousands = re.escape(self.decimal), re.escape(self.thousands or "")
+        return f"^[+-]?[1-9][0-9]{{0,2}}({thousands}[0-9]{{3}})+({decimal}[0-9]*)?$"
+
+    def is_number(self, text: str) -> bool:
+        """Whether a text is a number, as `look` reads it."""
+        if self.thousands is not None and re.match(self._grouped, text):
+            text = text.replace(self.thousands, "")
+        if self.decimal != ".":
+            text = text.replace(".", "?").replace(self.decimal, ".")
+        return bool(_NUMBER.fullmatch(text)) and (math.isfinite(float(text)) or "n" in text.casefold())
+
+    def normalized(self, array: Any) -> Any:
+        """The texts, with numbers in the notation of programs; other texts stay other texts."""
+        if self.thousands is not None:
+            is_grouped = pc.match_substring_regex(array, self._grouped)
+            array = pc.if_else(is_grouped, pc.replace_substring(array, self.thousands, ""), array)
+        if self.decimal != ".":
+            array = pc.replace_substring(pc.replace_substring(array, ".", "?"), self.decimal, ".")
+        return array
 
 
 @dataclass(frozen=True)
@@ -58,7 +115,9 @@ def kind_of(seen: int) -> Kind:
         return "text"
     if seen == BOOL:
         return "bool"
-    return "int64" if seen == INT else "float64"
+    if seen & ~LONG == INT:
+        return "int64"
+    return "text" if seen & LONG and not seen & FRACTION else "float64"
 
 
 def has_odd_spellings(data: bytes, delimiter: bytes) -> bool:
@@ -87,12 +146,13 @@ def _is_odd(text: npt.NDArray[np.uint8]) -> bool:
     )
 
 
-def options_for(types: dict[str, Any]) -> pa_csv.ConvertOptions:
+def options_for(types: dict[str, Any], marks: Marks) -> pa_csv.ConvertOptions:
     """Options with which pyarrow reads these columns as these types, missing values as null (except among texts)."""
     return pa_csv.ConvertOptions(
         column_types=types,
         include_columns=list(types),
-        null_values=MISSING_WORDS,
+        null_values=marks.missing,
+        decimal_point=marks.decimal,
         strings_can_be_null=False,
         true_values=TRUE_WORDS,
         false_values=FALSE_WORDS,
@@ -100,45 +160,91 @@ def options_for(types: dict[str, Any]) -> pa_csv.ConvertOptions:
     )
 
 
-def stats_of(array: Any, kind: Kind) -> ColumnStats:
-    """The values of an array that pyarrow read as ``kind``; an infinity or NaN that it made of a text is a text."""
+def stats_of(array: Any, kind: Kind) -> ColumnStats | None:
+    """The values of an array that pyarrow read as ``kind``; None: it made infinity or NaN of a text, or perhaps rounded
+    a whole number.
+    """
     if kind == "text":
         return ColumnStats(OTHER, _categorical(array))
     if array.null_count == len(array):
         return ColumnStats(MISSING, np.full(len(array), np.nan))
     values = array.to_numpy(zero_copy_only=False)
     if kind == "float64" and np.count_nonzero(np.isfinite(values)) != len(array) - array.null_count:
-        return ColumnStats(OTHER, [])
-    return ColumnStats(_SEEN[kind] | (MISSING if array.null_count else NOTHING), values)
+        return None
+    if values.dtype.kind == "f" and (np.abs(values) > MAX_EXACT).any():
+        return None
+    seen = _SEEN[kind] | (MISSING if array.null_count else NOTHING)
+    if values.dtype == np.int64 and _has_long(values):
+        seen |= LONG
+    if kind == "float64" and _has_fraction(values):
+        seen |= FRACTION
+    return ColumnStats(seen, values)
 
 
-def look(array: Any, kind: Kind) -> ColumnStats:
+def look(array: Any, kind: Kind, marks: Marks) -> ColumnStats:
     """The values of an array of one or more texts."""
     if kind == "text":
         return ColumnStats(OTHER, _categorical(array))
-    is_missing = pc.is_in(array, value_set=_MISSING)
+    is_missing = pc.is_in(array, value_set=marks.missing_array)
     present = array.filter(pc.invert(is_missing))
     missing = MISSING if len(present) < len(array) else NOTHING
     if not len(present):
         return ColumnStats(MISSING, np.full(len(array), np.nan))
-    characters = _characters(present)
-    if characters.translate(None, _FLOAT_CHARS):
-        if not pc.all(pc.is_in(present, value_set=pa.array(TRUE_WORDS + FALSE_WORDS))).as_py():
+    texts = marks.normalized(present)
+    characters = _characters(texts)
+    if letters := characters.translate(None, _FLOAT_CHARS):
+        if pc.all(pc.is_in(present, value_set=pa.array(TRUE_WORDS + FALSE_WORDS))).as_py():
+            is_true = pc.is_in(array, value_set=pa.array(TRUE_WORDS))
+            return ColumnStats(BOOL | missing, is_true.to_numpy(zero_copy_only=False))
+        if letters.translate(None, _INFINITY_CHARS):
             return ColumnStats(OTHER, [])
-        return ColumnStats(
-            BOOL | missing, pc.is_in(array, value_set=pa.array(TRUE_WORDS)).to_numpy(zero_copy_only=False)
-        )
-    if pc.any(pc.match_substring_regex(present, "^[+-]?0[0-9]")).as_py():
+    if pc.any(pc.match_substring_regex(texts, "^[+-]?0[0-9]")).as_py():
         return ColumnStats(OTHER, [])
-    whole = None if characters.translate(None, _INT_CHARS) else _cast(present, pa.int64(), int)
+    whole = None if characters.translate(None, _INT_CHARS) else _cast(texts, pa.int64(), int)
+    is_long = _has_long_text(texts) if whole is None else _has_long(whole)
+    long = LONG if is_long else NOTHING
     if whole is not None and kind == "int64" and not missing:
-        return ColumnStats(INT, whole)
-    numbers = _cast(present, pa.float64(), float)
-    if numbers is None or np.isinf(numbers).any():
+        return ColumnStats(INT | long, whole)
+    numbers = _floats(texts, has_infinities=bool(letters))
+    if numbers is None:
         return ColumnStats(OTHER, [])
     values = np.full(len(array), np.nan)
     values[~is_missing.to_numpy(zero_copy_only=False)] = numbers
-    return ColumnStats((FLOAT if whole is None else INT) | missing, values)
+    fraction = FRACTION if whole is None and _has_fraction(numbers) else NOTHING
+    return ColumnStats((FLOAT if whole is None else INT) | missing | long | fraction, values)
+
+
+def _has_fraction(numbers: npt.NDArray[np.float64]) -> bool:
+    """Whether one of the numbers, some of which may be missing, is not whole."""
+    return bool(((np.trunc(numbers) != numbers) & ~np.isnan(numbers)).any())
+
+
+def _has_long(numbers: npt.NDArray[np.int64]) -> bool:
+    """Whether float64 would round one of the numbers."""
+    large = numbers[(numbers > MAX_EXACT) | (numbers < -MAX_EXACT)]
+    return any(int(float(number)) != number for number in large.tolist())
+
+
+def _has_long_text(texts: Any) -> bool:
+    """Whether one of the texts is a whole number that float64 would round, or that is beyond it."""
+    large = texts.filter(pc.match_substring_regex(texts, "^[+-]?[0-9]{16,}$"))
+    return any(len(text) > 300 or int(float(text)) != int(text) for text in large.to_pylist())
+
+
+def _floats(texts: Any, *, has_infinities: bool) -> npt.NDArray[Any] | None:
+    """The numbers that stand in an array of texts; None if one of them is not a number, or beyond float64."""
+    infinite: npt.NDArray[Any] | None = None
+    if has_infinities:
+        is_infinite = pc.is_in(texts, value_set=_INFINITIES)
+        infinite = is_infinite.to_numpy(zero_copy_only=False)
+        signs = pc.starts_with(texts, "-").to_numpy(zero_copy_only=False)
+        texts = pc.if_else(is_infinite, "0", texts)
+    numbers = _cast(texts, pa.float64(), float)
+    if numbers is None or not np.isfinite(numbers).all():
+        return None
+    if infinite is not None:
+        numbers = np.where(infinite, np.where(signs, -np.inf, np.inf), numbers)
+    return numbers
 
 
 def _cast(array: Any, to: Any, parse: Callable[[str], object]) -> npt.NDArray[Any] | None:

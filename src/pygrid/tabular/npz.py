@@ -20,9 +20,11 @@ from pygrid.core.datasets import looks_like_path
 from pygrid.errors import InvalidDataset, PayloadTooLarge
 from pygrid.tabular.safetensors_files import PIECE_BYTES, check_bools, fill
 from pygrid.tabular.table_writer import Field, TableWriter
+from pygrid.tabular.times import microseconds
 
 codecs.lookup("cp437")  # the encoding of names in a zip archive; it cannot be imported inside the sandbox
 _SUFFIX = ".npy"
+_UNITS = {(unit, 1) for unit in ("D", "s", "ms", "us", "ns")}
 _MAX_HEADER_BYTES = 10_000
 _MAX_COLUMN_MAJOR_BYTES = 64 * 1024**2
 _HEADERS = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}
@@ -116,7 +118,13 @@ def _head(member: IO[bytes], name: str) -> tuple[np.dtype[Any], tuple[int, ...],
             code=codes.DATASET_PICKLE,
             column=name,
         )
-    if dtype.kind not in "fiubUS" or dtype.itemsize == 0 or dtype.itemsize > 4 * 4096:
+    if dtype.kind == "M" and np.datetime_data(dtype) not in _UNITS:
+        raise InvalidDataset(
+            f"array {name!r} holds {dtype}, which is not stored; use datetime64[D], [s], [ms], [us] or [ns]",
+            code=codes.DATASET_DTYPE,
+            column=name,
+        )
+    if dtype.kind not in "fiubUSM" or dtype.itemsize == 0 or dtype.itemsize > 4 * 4096:
         raise InvalidDataset(
             f"array {name!r} holds {dtype}, which is not stored", code=codes.DATASET_DTYPE, column=name
         )
@@ -131,6 +139,8 @@ def _head(member: IO[bytes], name: str) -> tuple[np.dtype[Any], tuple[int, ...],
 
 def _field(array: _Array) -> Field:
     kind = "text" if array.dtype.kind in "US" else array.dtype.name
+    if array.dtype.kind == "M":
+        kind = "date" if np.datetime_data(array.dtype)[0] == "D" else "datetime"
     return Field(array.name, kind, array.shape[1:])
 
 
@@ -146,7 +156,7 @@ def _copy(member: IO[bytes], array: _Array, writer: TableWriter) -> None:
         whole = np.empty(math.prod(array.shape), array.dtype)
         fill(member, memoryview(whole.view(np.uint8).data))
         writer.add(
-            array.name, check_bools(np.ascontiguousarray(whole.reshape(array.shape, order="F")).reshape(-1), array.name)
+            array.name, _piece(np.ascontiguousarray(whole.reshape(array.shape, order="F")).reshape(-1), array.name)
         )
     else:
         step = PIECE_BYTES - PIECE_BYTES % array.dtype.itemsize
@@ -168,4 +178,9 @@ def _piece(values: npt.NDArray[Any], name: str) -> npt.NDArray[Any] | list[str]:
         return list(map(str, values.tolist()))
     if values.dtype.kind == "S":
         return [text.decode("utf-8") for text in values.tolist()]
+    if values.dtype.kind == "M":
+        unit, _ = np.datetime_data(values.dtype)
+        there = ~np.isnat(values)
+        ticks = np.where(there, values.astype(np.int64), 0)
+        return np.where(there, ticks if unit == "D" else microseconds(ticks, unit, name), np.nan)
     return check_bools(values, name)

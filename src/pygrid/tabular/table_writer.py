@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -11,17 +11,33 @@ import numpy as np
 
 from pygrid import codes
 from pygrid.core.datasets import (
+    CODED,
+    NULLABLE,
+    TIMES,
     Column,
     ColumnDeclaration,
     DatasetLimits,
     Dtype,
     Schema,
+    bound_number,
     check_column_name,
     expand_source,
     understand,
 )
 from pygrid.errors import InvalidDataset, PayloadTooLarge
-from pygrid.tabular.column_writers import Categorical, Codes, ColumnFile, Piece, Subjects, Target
+from pygrid.messages.datasets import TextTokens
+from pygrid.plans.tokenizers import Tokenizer
+from pygrid.tabular.column_writers import (
+    Categorical,
+    Codes,
+    ColumnFile,
+    Piece,
+    SourceTraits,
+    Subjects,
+    Target,
+    find_refused,
+)
+from pygrid.tabular.typed_texts import FROM_TEXT, MISSING_WORDS
 
 __all__ = ["Categorical", "Field", "Piece", "TableWriter", "check_field_names"]
 
@@ -34,12 +50,12 @@ _WIDER: dict[str, Dtype] = {
     "uint64": "int64",
 }
 """The stored dtype of each other dtype that is accepted."""
-_STORED = frozenset(("float32", "float64", "int32", "int64", "uint8", "bool"))
+_STORED = frozenset(("float32", "float64", "int32", "int64", "uint8", "bool", *CODED, *TIMES))
 
 
 @dataclass(frozen=True)
 class Field:
-    """A column of the file; ``kind`` is ``text`` or the name of a numpy dtype."""
+    """A column of the file; ``kind`` is text, category, date, datetime or the name of a numpy dtype."""
 
     name: str
     kind: str
@@ -71,6 +87,10 @@ class TableWriter:
         skip: columns of the file that are not stored.
         subject: name of the column of subjects, whose texts are not stored.
         uploaded_bytes: size of the file, which limits the size of the table.
+
+    Attributes:
+        missing_words: texts that stand for a missing value in a column that is declared as a category, date, datetime
+            or bool. A reader can set it before `begin`.
     """
 
     def __init__(
@@ -85,22 +105,50 @@ class TableWriter:
         uploaded_bytes: int,
     ) -> None:
         self.limits = limits or DatasetLimits()
+        self.missing_words: Collection[str] = MISSING_WORDS
         self._files = files
         self._declared = {declaration.name: declaration for declaration in declared}
         self._skip = frozenset(skip)
+        self._skip_if_present: frozenset[str] = frozenset()
         self._subject = subject
         self._max_records_per_subject = max_records_per_subject
+        self._uploaded_bytes = uploaded_bytes
         self._max_bytes = self.limits.max_stored_bytes(uploaded_bytes)
         self._bytes_left = self._max_bytes
         self._packed = frozenset(name for name, declaration in self._declared.items() if declaration.source)
         self._targets: list[Target] = []
         self._by_source: dict[str, Target] = {}
+        self.notes: list[str] = []
+        """What the reader decided by itself, for the owner."""
+
+    @property
+    def known_names(self) -> frozenset[str]:
+        """Names of columns of the file that the owner uses."""
+        sources = (source for declaration in self._declared.values() for source in declaration.source)
+        own = (name for name, declaration in self._declared.items() if not declaration.source)
+        subject = () if self._subject is None else (self._subject,)
+        return frozenset((*own, *sources, *self._skip, *self._skip_if_present, *subject))
+
+    def allow_unpacked(self) -> None:
+        """Allow the stored bytes of a compressed text, whose ratio can be higher; called before `begin`."""
+        allowed = min(self.limits.max_total_bytes, self.limits.max_text_ratio * self._uploaded_bytes)
+        self._max_bytes = self._bytes_left = max(self._max_bytes, allowed)
+
+    def skip_if_present(self, names: Iterable[str]) -> None:
+        """Also leave out these columns, which the file need not have, if the owner declares nothing of them.
+
+        It is called before `begin`.
+        """
+        used = [one for name, declaration in self._declared.items() for one in declaration.source or (name,)]
+        self._skip_if_present = frozenset(
+            name for name in names if not any(expand_source([one], [name]) for one in used)
+        ).difference((self._subject,))
 
     def declared_kind(self, name: str) -> Dtype | None:
         """The dtype that the owner declared for a column of the file; None: the values decide."""
         declaration = self._declared.get(name)
         if declaration is not None and not declaration.source:
-            return "text" if declaration.categories is not None else declaration.dtype
+            return _declared_dtype(declaration)
         for declaration in self._declared.values():
             if declaration.source and expand_source(declaration.source, [name]):
                 return declaration.dtype
@@ -108,7 +156,7 @@ class TableWriter:
 
     def is_wanted(self, name: str) -> bool:
         """Whether a column of the file is stored."""
-        return name not in self._skip
+        return name not in self._skip and name not in self._skip_if_present
 
     def begin(self, fields: Sequence[Field]) -> None:
         """Begin with the columns of the file, in its order.
@@ -134,7 +182,7 @@ class TableWriter:
                 plan.append((_pack([by_name[name] for name in sources], self._declared[target]), sources))
         self._check_names([column for column, _ in plan], by_name)
         for index, (column, names) in enumerate(plan):
-            self._open(index, column, tuple(names))
+            self._open(index, column, tuple(names), by_name[names[0]].kind)
 
     def _sources(self, declaration: ColumnDeclaration, fields: Mapping[str, Field]) -> list[str]:
         if not declaration.source:
@@ -162,17 +210,22 @@ class TableWriter:
             ):
                 raise _config("a column of subjects holds one text or whole number for each record", column.name)
 
-    def _open(self, index: int, column: Column, sources: tuple[str, ...]) -> None:
+    def _open(self, index: int, column: Column, sources: tuple[str, ...], kind: str) -> None:
         codes = None
-        if column.dtype == "text":
+        if column.dtype in CODED:
             is_subject = column.name == self._subject
             most = self.limits.max_subjects if is_subject else self.limits.max_categories
-            codes = Codes(column.name, most, self.limits.max_text_chars, column.categories if column.declared else None)
+            fixed = column.categories if column.declared else None
+            missing = self.missing_words if column.dtype == "category" else ()
+            codes = Codes(column.name, most, self.limits.max_text_chars, fixed, missing=missing)
         file = self._files.create_column(index)
         declared = self._declared.get(column.name)
         has_missing = None if declared is None else declared.has_missing
         subjects = Subjects(column.name, self.limits.max_subjects) if column.name == self._subject else None
-        target = Target(column, sources, file, codes, has_missing=has_missing, subjects=subjects)
+        tokens = None if declared is None else declared.tokens
+        tokenizer = None if tokens is None else Tokenizer(tokens.words)
+        traits = SourceTraits(kind, has_missing, self.missing_words, tokenizer)
+        target = Target(column, sources, file, codes, traits, subjects)
         self._targets.append(target)
         for source in sources:
             self._by_source[source] = target
@@ -193,12 +246,26 @@ class TableWriter:
     def add_rows(self, pieces: Mapping[str, Piece]) -> None:
         """Append the same records to all columns, for formats that have one record after the other."""
         for target in self._targets:
-            if len(target.sources) == 1 and target.column.name not in self._packed:
-                self._count(target.add(pieces[target.sources[0]]), target)
-            else:
-                parts = [np.asarray(pieces[name]) for name in target.sources]
-                # Transposed when it is written, in the stored dtype, which can be much narrower.
-                self._count(target.add(np.stack(parts).T), target)
+            self._count(target.add(self._piece_of(target, pieces)), target)
+
+    def find_refused(self, pieces: Mapping[str, Piece], max_count: int) -> list[tuple[int, Column, InvalidDataset]]:
+        """The first records that `add_rows` would refuse: index, column, reason. Stores nothing.
+
+        Args:
+            pieces: a column that is not among them is left out.
+        """
+        return [
+            (index, target.column, error)
+            for target in self._targets
+            if pieces.keys() >= set(target.sources)
+            for index, error in find_refused(target, self._piece_of(target, pieces), max_count)
+        ]
+
+    def _piece_of(self, target: Target, pieces: Mapping[str, Piece]) -> Piece:
+        if len(target.sources) == 1 and target.column.name not in self._packed:
+            return pieces[target.sources[0]]
+        # Transposed when it is written, in the stored dtype, which can be much narrower.
+        return np.stack([np.asarray(pieces[name]) for name in target.sources]).T
 
     def _count(self, num_bytes: int, target: Target) -> None:
         self._bytes_left -= num_bytes
@@ -280,10 +347,12 @@ def check_field_names(names: Sequence[str], limits: DatasetLimits) -> None:
 def _describe(field: Field, declaration: ColumnDeclaration | None) -> Column:
     """The column that a field of the file becomes."""
     declared = declaration or ColumnDeclaration(field.name)
-    dtype = declared.dtype or ("text" if declared.categories is not None else _dtype(field))
-    if (dtype == "text") != (field.kind == "text"):
+    if declared.tokens is not None:
+        return _describe_tokens(field, declared, declared.tokens)
+    dtype = _declared_dtype(declared) or _dtype(field)
+    if not _can_become(field.kind, dtype):
         raise _config(f"it cannot be stored as {dtype}: the file has it as {field.kind}", field.name)
-    if dtype == "text" and field.shape:
+    if (field.kind in CODED or dtype in CODED) and field.shape:
         raise InvalidDataset(
             f"column {field.name!r} has several texts for each record", code=codes.DATASET_DTYPE, column=field.name
         )
@@ -291,13 +360,19 @@ def _describe(field: Field, declaration: ColumnDeclaration | None) -> Column:
         raise InvalidDataset(
             f"column {field.name!r} has records of shape {field.shape}", code=codes.DATASET_DTYPE, column=field.name
         )
-    if declared.has_missing is not None and dtype not in ("float32", "float64"):
+    if declared.has_missing is not None and dtype not in NULLABLE:
         raise _config(f"has_missing is declared, but the column is {dtype}, where no value can be missing", field.name)
     shape = understand(declared.meaning).shape
     if shape is not None and shape != field.shape and math.prod(shape) != math.prod(field.shape):
         raise _config(
             f"its meaning is {declared.meaning!r}, but the file has records of shape {list(field.shape)}", field.name
         )
+    try:
+        low, high = (bound_number(bound, dtype) for bound in (declared.min, declared.max))
+        if dtype not in TIMES and (isinstance(declared.min, str) or isinstance(declared.max, str)):
+            raise ValueError(f"a column of {dtype} has numbers as bounds")
+    except ValueError as error:
+        raise _config(f"min and max: {error}", field.name) from error
     return Column(
         declared.name,
         dtype,
@@ -305,17 +380,53 @@ def _describe(field: Field, declaration: ColumnDeclaration | None) -> Column:
         declared.unit,
         declared.meaning,
         declared.description,
-        declared.min,
-        declared.max,
+        low,
+        high,
         declared.categories,
         None if declared.categories is None else len(declared.categories),
         declared=declared.categories is not None,
+        format=declared.format,
     )
+
+
+def _describe_tokens(field: Field, declared: ColumnDeclaration, tokens: TextTokens) -> Column:
+    """The column of tokens that a column of texts becomes."""
+    if not _can_become(field.kind, "text") or field.shape:
+        raise _config(f"it cannot have tokens: the file has it as {field.kind}, not as texts", field.name)
+    tokenizer = Tokenizer(tokens.words)
+    return Column(
+        declared.name,
+        "uint8" if tokens.words is None else "int32",
+        (tokens.length,),
+        declared.unit,
+        declared.meaning,
+        declared.description,
+        0.0,
+        tokenizer.num_tokens - 1.0,
+        tokenizer=tokenizer.name,
+    )
+
+
+def _declared_dtype(declaration: ColumnDeclaration) -> Dtype | None:
+    """The dtype that a declaration sets for the values of the file; None: that of the file."""
+    if declaration.tokens is not None:
+        return "text"
+    return declaration.dtype or ("category" if declaration.categories is not None else None)
+
+
+def _can_become(kind: str, dtype: Dtype) -> bool:
+    """Whether a column of a file can be stored as a dtype, if its values fit."""
+    if kind in CODED:
+        return dtype in FROM_TEXT
+    if kind in TIMES:
+        return dtype in TIMES or dtype in ("float32", "float64", "int32", "int64")
+    is_whole = not kind.startswith("float")
+    return dtype not in FROM_TEXT or dtype == "bool" or (is_whole and (dtype in CODED or kind != "bool"))
 
 
 def _pack(fields: Sequence[Field], declaration: ColumnDeclaration) -> Column:
     """The column of arrays that several single columns of the file become."""
-    if any(field.shape or field.kind == "text" for field in fields):
+    if any(field.shape or field.kind in CODED or field.kind in TIMES for field in fields):
         raise _config("its sources must be columns with one number for each record", declaration.name)
     kinds = {_dtype(field) for field in fields}
     kind = np.result_type(*(np.dtype(kind) for kind in kinds)).name
@@ -323,8 +434,8 @@ def _pack(fields: Sequence[Field], declaration: ColumnDeclaration) -> Column:
 
 
 def _dtype(field: Field) -> Dtype:
-    if field.kind == "text" or field.kind in _STORED:
-        return field.kind  # type: ignore[return-value]
+    if field.kind in _STORED:
+        return field.kind
     if field.kind in _WIDER:
         return _WIDER[field.kind]
     raise _no_dtype(field, f"holds {field.kind}, which is not stored: use numbers, true and false, or texts")

@@ -15,14 +15,15 @@ import uuid
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from types import TracebackType
-from typing import Any, Self, TypeVar
+from typing import Any, Literal, Self, TypeVar
 
 import msgspec
 
 from pygrid import codes
 from pygrid.errors import PygridError, from_problem
 from pygrid.messages.media import PROBLEM
-from pygrid.transport.base import Body, BytesBody, Request, Response, Transport
+from pygrid.transport.base import Body, Request, Response, Transport
+from pygrid.transport.encoding import json_body
 from pygrid.transport.retry import IN_PROGRESS, RetryPolicy, may_retry
 
 logger = logging.getLogger(__name__)
@@ -101,10 +102,20 @@ class Api:
             once: the route takes ``Idempotency-Key``. The call gets a new key, so the server does it once although it
                 can be sent again.
         """
-        body = BytesBody(msgspec.json.encode(json if json is not None else {}))
+        body = json_body(json if json is not None else {})
         headers = {"Content-Type": "application/json", **(_new_key() if once else {})}
         request = Request("POST", path, query or {}, headers, body, timeout_s)
         return self.exchange(request, lambda r: self._decode(r, answer), idempotent=idempotent or once)
+
+    def change(self, method: Literal["PUT", "DELETE"], path: str, answer: type[T], *, json: object = None) -> T:
+        """The JSON answer to a PUT of a JSON body, or to a DELETE, as a value of type ``answer``.
+
+        A DELETE is sent once, because its second copy finds nothing.
+        """
+        body = None if json is None else json_body(json)
+        headers = {} if body is None else {"Content-Type": "application/json"}
+        request = Request(method, path, headers=headers, body=body)
+        return self.exchange(request, lambda r: self._decode(r, answer), idempotent=method == "PUT")
 
     def send_body(
         self,

@@ -144,8 +144,24 @@ class Transport(Protocol):
         ...
 
 
-def connection_failed(url: str, reason: str) -> Unavailable:
+def connection_failed(url: str, reason: str, *, proxy: str = "", is_trusted: bool = True) -> Unavailable:
+    """The error of a connection that could not be opened.
+
+    Args:
+        proxy: address of the proxy of the connection, without credentials; it, or the server behind it, is at fault.
+        is_trusted: False: the certificate of the server is the reason.
+    """
     detail = f"no connection to {url}: {reason}. Is the Domain running there, and is the address right?"
+    if proxy:
+        detail = (
+            f"no connection to {url} through the proxy {proxy} of HTTP_PROXY, HTTPS_PROXY or ALL_PROXY: {reason}. "
+            "Is the proxy running there? If the host needs no proxy, name it in NO_PROXY"
+        )
+    if not is_trusted:
+        detail = (
+            f"no connection to {url}: {reason}. If its certificate is signed by an authority of your own, name a "
+            "PEM file with the certificate of that authority: --ca-file, PYGRID_CA_FILE or SSL_CERT_FILE"
+        )
     return Unavailable(detail, code=CONNECT_FAILED, url=url)
 
 

@@ -12,14 +12,16 @@ import threading
 import time
 import weakref
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from urllib.parse import SplitResult, unquote, urlencode, urlsplit
 
 import httpcore
 
 from pygrid.transport.address import check_url
+from pygrid.transport.authorities import CaFile, trusting_context
 from pygrid.transport.base import MIN_BYTES_PER_S, SLOW_S, Request, Response, connection_failed, connection_lost
 from pygrid.transport.dialer import Dialer, HeadClock
-from pygrid.transport.proxies import find_proxy
+from pygrid.transport.proxies import find_proxy, without_credentials
 
 CONNECT_TIMEOUT_S = 10.0
 WRITE_TIMEOUT_S = 60.0
@@ -27,25 +29,33 @@ MAX_CONNECTIONS = 20
 KEEP_ALIVE_S = 30.0
 
 
+@dataclass(frozen=True, kw_only=True)
+class PoolTarget:
+    """The server of a pool of connections."""
+
+    url: str
+    """Address of the server, for messages."""
+    origin: str
+    """Scheme, host and port that the pool connects to."""
+    host: str
+    """Value of the header ``Host``."""
+    base_path: str = ""
+    """Prefix of each path."""
+    proxy: str = ""
+    """Address of the proxy of the pool, for messages; empty: there is none."""
+
+
 class PooledTransport:
     """A `Transport` over a pool of HTTP connections. It follows no redirects: a token must not reach another host.
 
     Args:
-        url: address of the server, for messages.
-        origin: scheme, host and port that the pool connects to.
-        base_path: prefix of each path.
-        host: value of the header ``Host``.
         pool: closed with the transport.
         head: counts the bytes that the connections of the pool read.
     """
 
-    def __init__(
-        self, url: str, *, origin: str, host: str, pool: httpcore.ConnectionPool, head: HeadClock, base_path: str = ""
-    ) -> None:
-        self._url = url
-        self._base_path = base_path
-        self._origin = origin
-        self._host = host
+    def __init__(self, target: PoolTarget, pool: httpcore.ConnectionPool, head: HeadClock) -> None:
+        self._target = target
+        self._url = target.url
         self._pool = pool
         self._head = head
         # The queue of the pool assigns connections wrongly if more threads wait than there are connections.
@@ -59,7 +69,7 @@ class PooledTransport:
 
     def send(self, request: Request) -> Response:
         query = f"?{urlencode(request.query)}" if request.query else ""
-        headers = {"Host": self._host, "User-Agent": "pygrid", "Accept-Encoding": "identity", **request.headers}
+        headers = {"Host": self._target.host, "User-Agent": "pygrid", "Accept-Encoding": "identity", **request.headers}
         if request.body is not None:
             headers["Content-Length"] = str(request.body.num_bytes)
         timeout = {
@@ -70,7 +80,7 @@ class PooledTransport:
         }
         outgoing = httpcore.Request(
             request.method,
-            f"{self._origin}{self._base_path}{request.path}{query}",
+            f"{self._target.origin}{self._target.base_path}{request.path}{query}",
             headers=list(headers.items()),
             content=iter(request.body) if request.body is not None else None,  # type: ignore[arg-type]  # memoryviews do
             extensions={"timeout": timeout},
@@ -88,7 +98,10 @@ class PooledTransport:
             with self._head.reading():
                 answer = self._pool.handle_request(outgoing)
         except (httpcore.ConnectError, httpcore.ConnectTimeout, httpcore.PoolTimeout, httpcore.ProxyError) as error:
-            raise connection_failed(self._url, explain(error)) from error
+            is_trusted = "CERTIFICATE_VERIFY_FAILED" not in str(error)
+            raise connection_failed(
+                self._url, explain(error), proxy=self._target.proxy, is_trusted=is_trusted
+            ) from error
         except (httpcore.NetworkError, httpcore.ProtocolError, httpcore.TimeoutException) as error:
             raise connection_lost(self._url, explain(error)) from error
         arrived = {name.decode("latin-1"): value.decode("latin-1") for name, value in answer.headers}
@@ -143,34 +156,40 @@ class HttpTransport(PooledTransport):
     The environment can name a proxy (``HTTP_PROXY``, ``HTTPS_PROXY``, ``ALL_PROXY``, ``NO_PROXY``).
 
     Args:
-        ssl_context: for a Domain whose certificate is not signed by a public authority.
+        ca_file: PEM file of an authority to trust in addition to the public ones; None: that of ``PYGRID_CA_FILE``.
+    Raises:
+        InvalidInput: ``invalid_url``, ``ca_file_invalid``, ``proxy_unsupported``.
     """
 
-    def __init__(self, url: str, *, ssl_context: ssl.SSLContext | None = None, dialer: Dialer | None = None) -> None:
+    def __init__(self, url: str, *, ca_file: CaFile = None, dialer: Dialer | None = None) -> None:
         checked = check_url(url)
         parts = urlsplit(checked)
         origin = f"{parts.scheme}://{parts.netloc}"
         self._dialer = dialer or Dialer()
-        pool = make_pool(parts, ssl_context, self._dialer)
-        super().__init__(
-            checked, origin=origin, host=parts.netloc, pool=pool, head=self._dialer.head, base_path=parts.path
+        proxy = None if self._dialer.is_guarded else find_proxy(checked)
+        target = PoolTarget(
+            url=checked,
+            origin=origin,
+            host=parts.netloc,
+            base_path=parts.path,
+            proxy=without_credentials(proxy) if proxy else "",
         )
+        super().__init__(target, make_pool(parts, ca_file, self._dialer), self._dialer.head)
 
     def close(self) -> None:
         self._dialer.cut()
         super().close()
 
 
-def make_pool(parts: SplitResult, ssl_context: ssl.SSLContext | None, dialer: Dialer) -> httpcore.ConnectionPool:
+def make_pool(parts: SplitResult, ca_file: CaFile, dialer: Dialer) -> httpcore.ConnectionPool:
     """Connections to the host of an address, through the proxy of the environment.
 
     A dialer that refuses some addresses gets no proxy, because it would check the address of the proxy instead.
     """
-    if ssl_context is None and parts.scheme == "http":
-        # Not used, but without it httpcore loads all public authorities: 30 ms and a few MB on a device.
-        ssl_context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    # A context of authorities costs 30 ms and a few MB on a device, and plain HTTP does not use it.
+    is_plain = parts.scheme == "http"
     return httpcore.ConnectionPool(
-        ssl_context=ssl_context or httpcore.default_ssl_context(),
+        ssl_context=ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT) if is_plain else trusting_context(ca_file),
         proxy=None if dialer.is_guarded else _make_proxy(parts),
         network_backend=dialer,
         max_connections=MAX_CONNECTIONS,
@@ -186,7 +205,7 @@ def _make_proxy(parts: SplitResult) -> httpcore.Proxy | None:
         return None
     there = urlsplit(found)
     auth = (unquote(there.username), unquote(there.password or "")) if there.username else None
-    return httpcore.Proxy(f"{there.scheme}://{there.netloc.rpartition('@')[2]}", auth=auth)
+    return httpcore.Proxy(without_credentials(found), auth=auth)
 
 
 _REASONS: tuple[tuple[type[Exception], str], ...] = (

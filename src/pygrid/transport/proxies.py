@@ -37,3 +37,9 @@ def find_proxy(url: str) -> str | None:
     if at and ":" not in credentials:
         credentials += ":"
     return f"{there.scheme}://{credentials}{at}{host}"
+
+
+def without_credentials(proxy: str) -> str:
+    """The address of a proxy without user name and password."""
+    there = urlsplit(proxy)
+    return f"{there.scheme}://{there.netloc.rpartition('@')[2]}"

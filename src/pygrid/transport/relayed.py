@@ -19,9 +19,10 @@ from pygrid.errors import PygridError
 from pygrid.messages.media import PROBLEM
 from pygrid.messages.relay import REFUSALS
 from pygrid.transport.address import RelayedAddress, network_token_of_environment
+from pygrid.transport.authorities import CaFile
 from pygrid.transport.certificates import client_context
 from pygrid.transport.dialer import Dialer, HeadClock
-from pygrid.transport.http import KEEP_ALIVE_S, MAX_CONNECTIONS, PooledTransport, explain, make_pool
+from pygrid.transport.http import KEEP_ALIVE_S, MAX_CONNECTIONS, PooledTransport, PoolTarget, explain, make_pool
 from pygrid.transport.identity import IdentityKey
 from pygrid.transport.known_domains import KnownDomains
 from pygrid.transport.pinned_tls import PinnedStream
@@ -53,9 +54,12 @@ class RelayedTransport(PooledTransport):
         relay_token: RelayToken | None = None,
         known: KnownDomains | None = None,
         dialer: Dialer | None = None,
+        ca_file: CaFile = None,
     ) -> None:
+        dialer = dialer or Dialer()
+        pool_of_network = make_pool(urlsplit(address.network_url), ca_file, dialer)
         backend = RelayBackend(
-            address, relay_token or network_token_of_environment, known or KnownDomains(), dialer or Dialer()
+            address, relay_token or network_token_of_environment, known or KnownDomains(), dialer, pool_of_network
         )
         pool = httpcore.ConnectionPool(
             # Not used: for httpcore the origin is plain http, and the backend encrypts.
@@ -65,7 +69,7 @@ class RelayedTransport(PooledTransport):
             max_keepalive_connections=MAX_CONNECTIONS,
             keepalive_expiry=KEEP_ALIVE_S,
         )
-        super().__init__(str(address), origin="http://domain", host="domain", pool=pool, head=backend.head)
+        super().__init__(PoolTarget(url=str(address), origin="http://domain", host="domain"), pool, backend.head)
         self._backend = backend
 
     def close(self) -> None:
@@ -77,14 +81,21 @@ class RelayedTransport(PooledTransport):
 class RelayBackend(httpcore.NetworkBackend):
     """Opens connections to one Domain; it ignores the requested host and port."""
 
-    def __init__(self, address: RelayedAddress, relay_token: RelayToken, known: KnownDomains, dialer: Dialer) -> None:
+    def __init__(
+        self,
+        address: RelayedAddress,
+        relay_token: RelayToken,
+        known: KnownDomains,
+        dialer: Dialer,
+        pool: httpcore.ConnectionPool,
+    ) -> None:
         self._address = address
         self._relay_token = relay_token
         self._known = known
         self._tls = client_context()
         self._dialer = dialer
         self.head = HeadClock()
-        self._pool = make_pool(urlsplit(address.network_url), None, dialer)
+        self._pool = pool
 
     def connect_tcp(
         self,

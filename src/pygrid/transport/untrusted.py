@@ -20,6 +20,7 @@ import msgspec
 
 from pygrid import codes
 from pygrid.errors import InvalidInput, PayloadTooLarge, TooSlow, Unavailable
+from pygrid.transport.authorities import trusting_context
 
 TIMEOUT_S = 3.0
 MAX_BYTES = 64 * 1024
@@ -214,7 +215,11 @@ async def _exchange(target: _Target, address: str, json: Any, max_bytes: int) ->
         headers=list(headers.items()),
         content=content,
     )
-    async with httpcore.AsyncConnectionPool(network_backend=_PinnedBackend(address), max_connections=1) as pool:
+    async with httpcore.AsyncConnectionPool(
+        ssl_context=trusting_context() if target.scheme == "https" else None,
+        network_backend=_PinnedBackend(address),
+        max_connections=1,
+    ) as pool:
         answer = await pool.handle_async_request(request)
         try:
             if 300 <= answer.status < 400:

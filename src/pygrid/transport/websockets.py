@@ -9,6 +9,7 @@ from urllib.parse import urlsplit
 from websockets.asyncio.client import ClientConnection, connect
 from websockets.exceptions import ConnectionClosed
 
+from pygrid.transport.authorities import trusting_context
 from pygrid.transport.links import NORMAL, PROTOCOL_ERROR, SocketClosed
 from pygrid.transport.proxies import find_proxy
 
@@ -36,7 +37,7 @@ def dial_websocket(
     Args:
         max_bytes: largest message that is accepted.
         max_queue: largest number of received messages that wait here; reading stops at this number.
-        trust: trusted authorities for https; None: the public ones.
+        trust: trusted authorities for https; None: those of `trusting_context`.
     Raises:
         InvalidInput: ``proxy_unsupported``. The result raises the errors of `websockets.asyncio.client.connect`.
     """
@@ -44,7 +45,7 @@ def dial_websocket(
     return _Straight(
         f"{scheme}://{url.partition('://')[2].rstrip('/')}{path}",
         proxy=find_proxy(url),
-        ssl=trust,
+        ssl=(trust or trusting_context()) if scheme == "wss" else None,
         compression=None,
         ping_interval=None,
         open_timeout=open_s,

@@ -9,6 +9,7 @@ from typing import Any
 from litestar.connection import ASGIConnection
 
 from pygrid.core.addresses import parse_address
+from pygrid.web.services import Services
 
 IpNetwork = ipaddress.IPv4Network | ipaddress.IPv6Network
 _FORWARDED = "x-forwarded-for"
@@ -43,3 +44,9 @@ class ClientAddresses:
     def _is_trusted(self, text: str) -> bool:
         address = parse_address(text)
         return address is not None and any(address in network for network in self._trusted)
+
+
+def client_address(connection: ASGIConnection[Any, Any, Any, Any]) -> str:
+    """Return the IP address of the client as text, by the proxies that the app trusts; empty if it is unknown."""
+    services: Services = connection.app.state.services
+    return (services.find(ClientAddresses) or ClientAddresses()).of(connection)

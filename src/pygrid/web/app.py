@@ -7,16 +7,26 @@ from contextlib import asynccontextmanager
 
 from litestar import Litestar
 from litestar.datastructures import State
+from litestar.plugins import PluginProtocol
+from litestar.plugins.core import MsgspecDIPlugin
 
 from pygrid.core.access import Authenticator
 from pygrid.lifecycle import AppContext, Feature, opened
 from pygrid.web.health import health_routes
-from pygrid.web.middleware import Headers, Observe, Texts
-from pygrid.web.openapi import openapi_config
+from pygrid.web.middleware import Headers, Observe, Paths, Texts
+from pygrid.web.openapi import OpenApiDocument, openapi_config
 from pygrid.web.problems import EXCEPTION_HANDLERS
 from pygrid.web.requests import MAX_JSON_BYTES, AppRequest
 from pygrid.web.services import Services
 from pygrid.web.sites import RefuseOtherSites, Site
+
+
+class MsgspecApp(Litestar):
+    """An app without Litestar's plugins for pydantic and attrs, which take time to load."""
+
+    @staticmethod
+    def _get_default_plugins(plugins: list[PluginProtocol]) -> list[PluginProtocol]:
+        return [*plugins, MsgspecDIPlugin()]
 
 
 def build_app(
@@ -47,11 +57,11 @@ def build_app(
             yield
             context.stopping.set()
 
-    app = Litestar(
+    app = MsgspecApp(
         route_handlers=[*health_routes(), *(route for feature in features for route in feature.routes)],
         state=State(
             {
-                "services": Services(*(one for feature in features for one in feature.services)),
+                "services": Services(OpenApiDocument(), *(one for feature in features for one in feature.services)),
                 "authenticator": authenticator,
                 "tasks": context.runner,
                 "stopping": context.stopping,
@@ -65,6 +75,7 @@ def build_app(
         logging_config=None,
         openapi_config=openapi_config(title, description),
     )
-    guarded = RefuseOtherSites(Texts(app.asgi_handler), site, open_paths)
-    app.asgi_handler = Observe(Headers(guarded, open_paths), context.metrics)
+    open_sockets = [path for feature in features for path in feature.open_sockets]
+    guarded = RefuseOtherSites(Texts(app.asgi_handler), site, open_paths, open_sockets)
+    app.asgi_handler = Paths(Observe(Headers(guarded, open_paths), context.metrics))
     return app

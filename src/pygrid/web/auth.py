@@ -14,7 +14,16 @@ from litestar.connection import ASGIConnection
 from litestar.handlers import BaseRouteHandler
 
 from pygrid import codes
-from pygrid.core.access import Authenticator, Permission, Principal, not_logged_in
+from pygrid.core.access import (
+    API_TOKEN_PREFIX,
+    Authenticator,
+    Credential,
+    Permission,
+    Principal,
+    not_logged_in,
+    session_needed,
+    token_reads_only,
+)
 from pygrid.core.access import require as require_permission
 from pygrid.errors import Unauthenticated
 
@@ -60,12 +69,14 @@ async def authenticate(connection: Connection) -> Principal:
 
     Raises:
         Unauthenticated: ``unauthenticated``: the request has no token; ``invalid_credentials``: the token is invalid or
-            has expired.
+            has expired. Forbidden: ``token_reads_only``.
     """
     token = find_token(connection)
     if token is None:
         raise not_logged_in()
     principal = await find_authenticator(connection).authenticate(token)
+    if principal.credential is Credential.READ and connection.scope.get("method") not in ("GET", "HEAD"):
+        raise token_reads_only()
     connection.scope["user"] = principal
     return principal
 
@@ -81,6 +92,19 @@ def require(permission: Permission | None = None) -> Guard:
         require_permission(await authenticate(connection), permission)
 
     return guard
+
+
+async def needs_session(connection: Connection, handler: BaseRouteHandler) -> None:
+    """A guard for changes of accounts, roles and credentials: it refuses API tokens. Handlers with
+    ``opt={"reads": True}`` change nothing.
+
+    Raises:
+        Forbidden: ``session_needed``.
+    """
+    if connection.scope.get("method") in ("GET", "HEAD") or handler.opt.get("reads"):
+        return
+    if (find_token(connection) or "").startswith(API_TOKEN_PREFIX):
+        raise session_needed()
 
 
 async def anyone(connection: Connection, _handler: BaseRouteHandler) -> None:

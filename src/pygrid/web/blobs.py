@@ -6,6 +6,7 @@ import asyncio
 import os
 from collections import OrderedDict
 from collections.abc import AsyncIterator
+from contextlib import AbstractContextManager
 from functools import partial
 from pathlib import Path
 from typing import Any, Protocol
@@ -14,7 +15,10 @@ from litestar import Request, Response
 from litestar.openapi.datastructures import ResponseSpec
 from litestar.response import Stream
 
+from pygrid.errors import RangeNotSatisfiable
 from pygrid.messages import media
+from pygrid.web.problems import problem_response
+from pygrid.web.ranges import read_range
 
 CHUNK_BYTES = 512 * 1024
 SMALL_BYTES = 4 * 1024 * 1024
@@ -25,6 +29,7 @@ def describe_blob() -> dict[int, ResponseSpec]:
     """Return the ``responses=`` of a handler that answers by `BlobResponses`, for the OpenAPI document."""
     return {
         200: ResponseSpec(bytes, generate_examples=False, description="The bytes", media_type=media.TENSORS),
+        206: ResponseSpec(bytes, generate_examples=False, description="A range of them", media_type=media.TENSORS),
         304: ResponseSpec(None, generate_examples=False, description="The client has them", media_type=media.TENSORS),
     }
 
@@ -32,8 +37,8 @@ def describe_blob() -> dict[int, ResponseSpec]:
 class BlobSource(Protocol):
     """Where blobs are read from."""
 
-    def path(self, name: str) -> Path:
-        """The file of a blob."""
+    def local(self, name: str) -> AbstractContextManager[Path]:
+        """A file with the bytes of a blob, which stays until the block ends. It can wait for a disk."""
         ...
 
 
@@ -53,20 +58,36 @@ class BlobResponses:
         headers: dict[str, str] | None = None,
         media_type: str = media.TENSORS,
     ) -> Response[Any]:
-        """Return the blob, or 304 if the client has it (``If-None-Match``)."""
+        """Return the blob, a range of it (``Range``), or 304 if the client has it (``If-None-Match``)."""
         etag = f'"{name}"'
-        all_headers = {"ETag": etag, "Cache-Control": "private, no-cache", **(headers or {})}
+        all_headers = {
+            "ETag": etag,
+            "Cache-Control": "private, no-cache",
+            "Accept-Ranges": "bytes",
+            **(headers or {}),
+        }
         if etag in request.headers.get("if-none-match", ""):
             return Response(None, status_code=304, headers=all_headers)
         data = self._cache.get(name)
         if data is not None:
             self._cache.move_to_end(name)
-            return Response(data, media_type=media_type, headers=all_headers)
-        data = await self._load(name)
+        else:
+            data = await self._load(name)
+        size = len(data) if data else await asyncio.to_thread(self._size, name)
+        wanted, status = range(size), 200
+        if "range" in request.headers and request.headers.get("if-range", etag) == etag:
+            try:
+                asked = read_range(request.headers["range"], size)
+            except RangeNotSatisfiable as error:
+                return problem_response(error.to_problem(), {**all_headers, "Content-Range": f"bytes */{size}"})
+            if asked is not None:
+                wanted, status = asked, 206
+                all_headers["Content-Range"] = f"bytes {asked.start}-{asked.stop - 1}/{size}"
         if data:
-            return Response(data, media_type=media_type, headers=all_headers)
-        all_headers["Content-Length"] = str(await asyncio.to_thread(lambda: self._blobs.path(name).stat().st_size))
-        return Stream(self._stream(name), media_type=media_type, headers=all_headers)
+            part = data if status == 200 else data[wanted.start : wanted.stop]
+            return Response(part, status_code=status, media_type=media_type, headers=all_headers)
+        all_headers["Content-Length"] = str(len(wanted))
+        return Stream(self._stream(name, wanted), status_code=status, media_type=media_type, headers=all_headers)
 
     def preload(self, name: str) -> None:
         """Begin to read a blob that will soon be requested, if it is small enough for the cache."""
@@ -84,8 +105,12 @@ class BlobResponses:
 
     def _read(self, name: str) -> bytes:
         """Return the bytes of a small blob; empty for a large one, which is streamed."""
-        path = self._blobs.path(name)
-        return path.read_bytes() if path.stat().st_size <= SMALL_BYTES else b""
+        with self._blobs.local(name) as path:
+            return path.read_bytes() if path.stat().st_size <= SMALL_BYTES else b""
+
+    def _size(self, name: str) -> int:
+        with self._blobs.local(name) as path:
+            return path.stat().st_size
 
     def _loaded(self, name: str, task: asyncio.Task[bytes]) -> None:
         del self._loading[name]
@@ -101,15 +126,23 @@ class BlobResponses:
             _, dropped = self._cache.popitem(last=False)
             self._cached_bytes -= len(dropped)
 
-    async def _stream(self, name: str) -> AsyncIterator[bytes]:
-        descriptor = await asyncio.to_thread(os.open, self._blobs.path(name), os.O_RDONLY)
+    async def _stream(self, name: str, wanted: range) -> AsyncIterator[bytes]:
+        descriptor = await asyncio.to_thread(self._open, name)
         try:
-            offset = 0
-            while chunk := await asyncio.to_thread(os.pread, descriptor, CHUNK_BYTES, offset):
+            offset = wanted.start
+            while offset < wanted.stop:
+                length = min(CHUNK_BYTES, wanted.stop - offset)
+                chunk = await asyncio.to_thread(os.pread, descriptor, length, offset)
+                if not chunk:
+                    break
                 offset += len(chunk)
                 yield chunk
         finally:
             os.close(descriptor)
+
+    def _open(self, name: str) -> int:
+        with self._blobs.local(name) as path:
+            return os.open(path, os.O_RDONLY)
 
 
 class ProcessBlobs(BlobResponses):
@@ -118,6 +151,10 @@ class ProcessBlobs(BlobResponses):
 
 class DraftBlobs(BlobResponses):
     """Models and plans of drafts."""
+
+
+class StateBlobs(BlobResponses):
+    """Checkpoints as States, for clients of 2020."""
 
 
 class ServedModelBlobs(BlobResponses):

@@ -8,8 +8,8 @@ import fcntl
 import ipaddress
 import termios
 from collections import Counter, OrderedDict
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from typing import Protocol
 
 from pygrid.settings import AppSettings, read_networks
@@ -22,6 +22,7 @@ _IPV6_PREFIX = 64
 """One subscriber gets a whole /64, so its addresses count as one."""
 
 
+LARGE_MESSAGE_BYTES = 16 * 1024 * 1024
 _FEW_BYTES = 4096
 """Fewer than these are not counted."""
 _TRIM_S = 0.1
@@ -84,6 +85,11 @@ class ConnectionLimits:
     sweep_s: float = 5.0
     """Interval between two checks for stalled peers."""
 
+    large_messages: Mapping[str, int] = field(default_factory=lambda: {"/": LARGE_MESSAGE_BYTES})
+    """Path of a WebSocket -> size of its largest message, where that differs from other WebSockets.
+
+    At ``/``, a message can contain a diff or a model as text.
+    """
     max_fragments: int = 1024
     """Fragments of one WebSocket message."""
     frames_per_turn: int = 64
@@ -96,6 +102,7 @@ class ConnectionLimits:
             max_connections=settings.max_connections,
             max_connections_per_address=settings.max_connections_per_address,
             trusted_proxies=read_networks(settings.trusted_proxies),
+            large_messages={"/": LARGE_MESSAGE_BYTES} if settings.app == "domain" else {},
         )
 
 
@@ -139,6 +146,9 @@ class Connection(Protocol):
 
     def num_held_bytes(self) -> int:
         """Return the bytes that the server keeps for the peer: its unfinished messages, and answers it has not read."""
+
+    def cut_off(self) -> None:
+        """End the connection at once, because what it holds is needed for others."""
 
 
 @dataclass(slots=True, eq=False)
@@ -281,7 +291,7 @@ class Connections:
             self._set_held(place, num_bytes)
         else:
             self.release(place)
-            place.owner.transport.abort()
+            place.owner.cut_off()
             self._trim_later(num_bytes)
 
     def _trim_later(self, num_bytes: int) -> None:

@@ -100,6 +100,21 @@ async def form_events(
         raise invalid_form(f"the form is malformed: {error}") from error
 
 
+def is_text_form(content_type: str) -> bool:
+    """Return whether the body is an ordinary form, not a multipart one."""
+    return content_type.partition(";")[0].strip().lower() == "application/x-www-form-urlencoded"
+
+
+async def read_text_form(body: AsyncIterator[bytes]) -> bytes:
+    """Return the body of an ordinary form; it counts for the comparison of calls with one ``Idempotency-Key``."""
+    data = b"".join([piece async for piece in body])
+    if (call := current_call.get()) is not None:
+        call.body.begin("form")
+        call.body.update(data)
+        call.body.end()
+    return data
+
+
 def _hash(body: BodyHash, event: FormEvent) -> None:
     if isinstance(event, MultipartSegment):
         body.begin(event.name or "")

@@ -39,14 +39,21 @@ class Readiness:
 
     Args:
         read: runs a query in the database.
+        check_store: raises Unavailable if the store of files does not answer; blocks; None: there is no store.
     """
 
-    def __init__(self, read: Callable[[Callable[[sa.Connection], Any]], Awaitable[Any]], folder: Path) -> None:
+    def __init__(
+        self,
+        read: Callable[[Callable[[sa.Connection], Any]], Awaitable[Any]],
+        folder: Path,
+        check_store: Callable[[], None] | None = None,
+    ) -> None:
         self._read = read
         self._folder = folder
+        self._check_store = check_store
 
     async def check(self) -> None:
-        """Raises Unavailable: ``database_unavailable``, ``disk_full``."""
+        """Raises Unavailable: ``database_unavailable``, ``disk_full``, ``storage_failed``."""
         try:
             await self._read(lambda connection: connection.execute(sa.text("SELECT 1")).scalar_one())
         except (SQLAlchemyError, PygridError) as error:
@@ -54,6 +61,8 @@ class Readiness:
             raise Unavailable("the database does not answer", code=codes.DATABASE_UNAVAILABLE) from error
         if trouble := await asyncio.to_thread(find_disk_trouble, self._folder):
             raise Unavailable(trouble, code=codes.DISK_FULL)
+        if self._check_store is not None:
+            await asyncio.to_thread(self._check_store)
 
 
 @get("/healthz", sync_to_thread=False)

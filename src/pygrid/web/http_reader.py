@@ -134,6 +134,11 @@ class BoundedProtocol(HttpToolsProtocol):
     def _admit(self) -> ConnectionSlot | str:
         return self._connections.admit(self, self.client[0] if self.client else None)
 
+    def cut_off(self) -> None:
+        """End the connection, because what it holds is needed for others."""
+        self._stop_timer()
+        self.transport.abort()
+
     def num_held_bytes(self) -> int:
         """Return the unread bytes of answers, plus the received bytes of the unanswered request."""
         num_bytes = self.transport.get_write_buffer_size() + len(self._waiting)

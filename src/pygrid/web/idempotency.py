@@ -32,7 +32,7 @@ from pygrid import codes
 from pygrid.clock import Clock
 from pygrid.core.idempotency import CallScope, KeptAnswer, RepeatableCall, current_call, in_progress
 from pygrid.errors import Conflict, InvalidInput, PayloadTooLarge, PygridError
-from pygrid.web.forms import form_events
+from pygrid.web.forms import form_events, is_text_form, read_text_form
 from pygrid.web.requests import AppRequest, stream_body
 from pygrid.web.services import service
 
@@ -121,7 +121,11 @@ class Claims:
 
 
 def repeatable(
-    *, form: bool = False, keeps_answer: bool = True, shape: Callable[[AppRequest, Any], object] | None = None
+    *,
+    form: bool = False,
+    keeps_answer: bool = True,
+    shape: Callable[[AppRequest, Any], object] | None = None,
+    check: Handler | None = None,
 ) -> Callable[[Handler], Handler]:
     """Return a decorator for handlers that accept ``Idempotency-Key``.
 
@@ -131,9 +135,10 @@ def repeatable(
         form: the body is a multipart form that the handler streams, else JSON.
         keeps_answer: False if the answer holds a secret; a second call learns only that the first was done.
         shape: maps the result of the use case to that of the handler; None: they are the same.
+        check: called with the handler's arguments before a stored answer; refuses a caller who lost the right to it.
 
     The handler raises:
-        InvalidInput: more than one key.
+        InvalidInput: more than one key. Others: as ``check``.
         Conflict: ``idempotency_in_progress``; ``idempotency_key_reused``: the key was used with another body or path;
             ``idempotency_answer_not_kept``.
     """
@@ -158,9 +163,8 @@ def repeatable(
             )
             claims.claim(call.scope)
             try:
-                answer = await _answer(
-                    request, call, claims.answers, functools.partial(handler, **arguments), form=form
-                )
+                run, may_have = functools.partial(handler, **arguments), check and functools.partial(check, **arguments)
+                answer = await _answer(request, call, claims.answers, run, may_have, form=form)
             except asyncio.CancelledError:
                 # The database finishes the writes that it has, so the key is held until then.
                 claims.release_after(call.scope, claims.answers.settle())
@@ -178,13 +182,21 @@ def repeatable(
 
 
 async def _answer(
-    request: AppRequest, call: RepeatableCall, records: KeptAnswers, handler: Handler, *, form: bool
+    request: AppRequest,
+    call: RepeatableCall,
+    records: KeptAnswers,
+    handler: Handler,
+    check: Handler | None,
+    *,
+    form: bool,
 ) -> Any:
     kept = await records.find(call.scope)
     if not form:
         call.body.update(await request.body())
         call.body.end()
     if kept is not None:
+        if check is not None:
+            await check()
         if form:
             await _read_form(request, call, kept)
         if call.body.digest(call.target) != kept.fingerprint:
@@ -216,8 +228,11 @@ async def _read_form(request: AppRequest, call: RepeatableCall, kept: KeptAnswer
     token = current_call.set(call)
     try:
         content_type = request.headers.get("content-type", "")
-        async for _ in form_events(content_type, body, parts="the same parts as before", max_parts=_MAX_PARTS):
-            pass
+        if is_text_form(content_type):
+            await read_text_form(body)
+        else:
+            async for _ in form_events(content_type, body, parts="the same parts as before", max_parts=_MAX_PARTS):
+                pass
     except PayloadTooLarge:
         raise _reused() from None
     finally:

@@ -7,6 +7,7 @@ import re
 import secrets
 import time
 from collections.abc import Callable, Collection
+from typing import cast
 
 import msgspec
 from litestar.enums import ScopeType
@@ -131,6 +132,26 @@ def _is_clean(scope: Scope) -> bool:
     if any(b"\0" in value for _, value in scope["headers"]):
         return False
     return path.isascii() or not any("\ud800" <= character <= "\udfff" for character in path)
+
+
+class Paths:
+    """Reads a path that begins with several slashes as one with a single slash.
+
+    A client of 2020 whose address ends with a slash sends ``//model-centric/...``.
+    """
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == ScopeType.HTTP and scope["path"].startswith("//"):
+            changed = {
+                "path": "/" + scope["path"].lstrip("/"),
+                "raw_path": b"/" + scope["raw_path"].lstrip(b"/"),
+            }
+            await self._app(cast("Scope", {**scope, **changed}), receive, send)
+        else:
+            await self._app(scope, receive, send)
 
 
 class Headers:

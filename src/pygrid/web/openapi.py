@@ -14,6 +14,7 @@ from litestar.openapi.spec import Components, SecurityScheme
 from litestar.serialization import encode_json
 
 import pygrid
+from pygrid.web.services import service
 
 
 class OpenApiDocument:
@@ -32,21 +33,24 @@ class OpenApiDocument:
         return await asyncio.shield(self._making)
 
 
+async def _send_document(request: Request[Any, Any, Any]) -> Response[bytes] | None:
+    if request.route_handler.name != OPENAPI_JSON_HANDLER_NAME:
+        return None
+    document = service(request.app.state, OpenApiDocument)
+    return Response(await document.read(request.app), media_type=OpenAPIMediaType.OPENAPI_JSON)
+
+
 def openapi_config(title: str, description: str) -> OpenAPIConfig:
-    """Return the configuration of the document, at ``/schema`` and ``/schema/openapi.json``."""
-    document = OpenApiDocument()
+    """Return the configuration of the document, at ``/schema`` and ``/schema/openapi.json``.
 
-    async def send_document(request: Request[Any, Any, Any]) -> Response[bytes] | None:
-        if request.route_handler.name != OPENAPI_JSON_HANDLER_NAME:
-            return None
-        return Response(await document.read(request.app), media_type=OpenAPIMediaType.OPENAPI_JSON)
-
+    The app needs the service `OpenApiDocument`.
+    """
     return OpenAPIConfig(
         title=title,
         version=pygrid.__version__,
         description=description,
         # Litestar would make and encode the document on the event loop.
-        openapi_router=Router("/schema", route_handlers=[], before_request=send_document, include_in_schema=False),
+        openapi_router=Router("/schema", route_handlers=[], before_request=_send_document, include_in_schema=False),
         render_plugins=[JsonRenderPlugin()],
         components=Components(
             security_schemes={

@@ -16,6 +16,7 @@ from litestar.exceptions import HTTPException, ValidationException
 from litestar.openapi.datastructures import ResponseSpec
 from litestar.types import ExceptionHandlersMap
 
+from pygrid.core.access import Authenticator, Permission, Principal
 from pygrid.errors import PygridError, explain_os_error
 from pygrid.lifecycle import ClientGone
 from pygrid.messages import media
@@ -70,7 +71,17 @@ def answer_pygrid_error(request: Request[Any, Any, Any], error: PygridError) -> 
     """Answer an error of pygrid; one with status 500 is logged like an unexpected error."""
     if error.status == 500:
         return answer_unexpected(request, error)
-    return problem_response(error.to_problem())
+    return problem_response(explain(request, error))
+
+
+def explain(request: Request[Any, Any, Any], error: PygridError) -> dict[str, Any]:
+    """Return the problem document of an error; for a signed-in user, it names who can assign a missing permission."""
+    problem = error.to_problem()
+    principal, permission = request.scope.get("user"), error.fields.get("permission")
+    if isinstance(principal, Principal) and permission in tuple(Permission):
+        authenticator: Authenticator = request.app.state.authenticator
+        problem["detail"] = authenticator.explain_missing(principal, Permission(permission))
+    return problem
 
 
 def answer_http_error(_request: Request[Any, Any, Any], error: HTTPException) -> Response[bytes]:

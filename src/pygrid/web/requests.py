@@ -28,6 +28,8 @@ MIN_BYTES_PER_S = 256
 """Average rate that a body must have after `GRACE_S` of waiting for it."""
 
 
+_PUBLISHED_HEADERS = frozenset({"token", "private-key", "private_key"})
+"""Clients of 2020 send them with JSON of any content type. No form of a page can send them."""
 WAITS = "pygrid_waits"
 """Key in the ``state`` of a scope: the function that `AppRequest.stop_counting` calls."""
 
@@ -54,13 +56,20 @@ class AppRequest(Request[Principal, None, Any]):
         self._body = state.body = body
         return body
 
+    @property
+    def read_body(self) -> bytes:
+        """The body, if all of it was read; else empty."""
+        body = self._connection_state.body
+        return body if isinstance(body, bytes) else b""
+
     async def json(self) -> Any:
         """Return the body, decoded from JSON.
 
         Raises:
             InvalidInput: as `decode_json`. UnsupportedMediaType: another content type.
         """
-        if not self.route_handler.opt.get(ANY_CONTENT_TYPE):
+        is_free = self.route_handler.opt.get(ANY_CONTENT_TYPE) or _PUBLISHED_HEADERS.intersection(self.headers)
+        if not is_free:
             _check_is_json(self.headers.get("content-type", ""))
         return decode_json(await self.body())
 

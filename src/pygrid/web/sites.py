@@ -9,7 +9,7 @@ Two headers that no page can set identify such requests:
   WebSocket.
 
 The devices' routes are open to pages of any origin (`Headers`): no credential that browsers add by themselves is valid
-there.
+there. A WebSocket can be open to them too; its handler then learns that a page of another site opened it.
 """
 
 from __future__ import annotations
@@ -31,6 +31,8 @@ from pygrid.messages.relay import RELAYED
 
 _HARMLESS = frozenset({"GET", "HEAD", "OPTIONS"})
 _OTHER_SITES = frozenset({b"cross-site", b"same-site"})
+_FOREIGN = "pygrid_foreign"
+"""Key in the ``state`` of a scope: a page of another site opened this WebSocket."""
 _DEFAULT_PORTS = {"http": ":80", "https": ":443"}
 
 
@@ -76,15 +78,23 @@ class RefuseOtherSites:
 
     Args:
         open_paths: devices' routes, which pages of any origin may call.
+        open_sockets: paths of WebSockets that pages of any origin may open; see `is_of_other_site`.
     """
 
-    def __init__(self, app: ASGIApp, site: Site, open_paths: Collection[str] = ()) -> None:
+    def __init__(
+        self, app: ASGIApp, site: Site, open_paths: Collection[str] = (), open_sockets: Collection[str] = ()
+    ) -> None:
         self._app = app
         self._site = site
         self._open_paths = frozenset(open_paths)
+        self._open_sockets = frozenset(open_sockets)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         error = self._find_fault(scope) if scope["type"] in (ScopeType.HTTP, ScopeType.WEBSOCKET) else None
+        is_open_socket = scope["type"] == ScopeType.WEBSOCKET and scope["path"] in self._open_sockets
+        if is_open_socket and error is not None and error.code == codes.CROSS_SITE_REFUSED:
+            scope.setdefault("state", {})[_FOREIGN] = True
+            error = None
         if error is None:
             await self._app(scope, receive, send)
         else:
@@ -112,6 +122,11 @@ class RefuseOtherSites:
         if is_own:
             return None
         return Forbidden("a page of another site may not change anything here", code=codes.CROSS_SITE_REFUSED)
+
+
+def is_of_other_site(scope: Scope) -> bool:
+    """Return whether a page of another site opened this WebSocket."""
+    return bool(scope.get("state", {}).get(_FOREIGN))
 
 
 async def _refuse(scope: Scope, receive: Receive, send: Send, error: Forbidden) -> None:

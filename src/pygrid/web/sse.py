@@ -12,7 +12,11 @@ from litestar.response import Stream
 from pygrid.lifecycle import Stopping
 from pygrid.web.sessions import SessionWatch
 
-HEARTBEAT_S = 15.0
+HEARTBEAT_S = 30.0
+"""Proxies end a connection after a minute of silence."""
+CHECK_EVERY = 4
+"""Heartbeats between two looks at the session of a stream in which nothing happens: they have no data, and 1,000 open
+pages look often enough. A change of sessions and each event cause a look at once."""
 _MEDIA_TYPE = "text/event-stream"
 _HEADERS = {"Cache-Control": "no-store", "X-Accel-Buffering": "no"}
 
@@ -35,8 +39,8 @@ def event_stream(
 ) -> Stream:
     """Return the answer that sends ``events`` as they come, and a comment after each ``heartbeat_s`` of silence.
 
-    It ends with the session: no event is sent after that, and the next heartbeat notices expiry. A generator is closed
-    when the stream ends: by its own end, the session, the client, or the app's stop.
+    It ends with the session: no event is sent after that, and one of the next `CHECK_EVERY` heartbeats notices expiry.
+    A generator is closed when the stream ends: by its own end, the session, the client, or the app's stop.
     """
     return Stream(_encode(events, stopping, session, heartbeat_s), media_type=_MEDIA_TYPE, headers=_HEADERS)
 
@@ -47,6 +51,7 @@ async def _encode(
     stop = asyncio.ensure_future(stopping.wait())
     change = asyncio.ensure_future(session.wait())
     following: asyncio.Future[ServerEvent] | None = None
+    beats = 0
     try:
         yield b": open\n\n"
         while True:
@@ -56,7 +61,9 @@ async def _encode(
             is_woken = change.done()
             if is_woken:
                 change = asyncio.ensure_future(session.wait())
-            if await session.is_over():
+            is_idle = not (is_woken or following.done())
+            beats = beats + 1 if is_idle else 0
+            if (not is_idle or beats % CHECK_EVERY == 0) and await session.is_over():
                 return
             if following.done():
                 try:
@@ -67,7 +74,7 @@ async def _encode(
                 yield event.encode()
             elif stop.done():
                 return
-            elif not is_woken:
+            elif is_idle:
                 yield b": still here\n\n"
     finally:
         stop.cancel()

@@ -6,7 +6,8 @@ from collections import deque
 from typing import Any
 
 from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIOProtocol
-from websockets.frames import CloseCode, Frame
+from websockets.frames import Close, CloseCode, Frame, Opcode
+from websockets.http11 import Request
 
 from pygrid.web.connections import CLOSED, ConnectionLimits, Connections, ConnectionSlot
 
@@ -31,6 +32,10 @@ class BoundedWebSocket(WebSocketsSansIOProtocol):
         self._waiting = b""
         self._at = 0
         """Start of the unparsed part of ``_waiting``."""
+        self._is_over = False
+        """The connection was cut off: what arrives is dropped."""
+        self._refused_at: Connections | None = None
+        """The connections that count this one as cut off."""
         self._is_pumping = False
         """A call of `_pump` is due."""
         self._queued: deque[int] = deque()
@@ -51,6 +56,8 @@ class BoundedWebSocket(WebSocketsSansIOProtocol):
         self.conn.parser.close()  # keeps the last frame
         if self._connections is not None and self._place is not None:
             self._connections.release(self._place)
+        if self._refused_at is not None:
+            self._refused_at.forget_refused(self)
         super().connection_lost(exc)
         self._place = None
         self.transport = CLOSED
@@ -60,6 +67,8 @@ class BoundedWebSocket(WebSocketsSansIOProtocol):
         super().resume_writing()
 
     def data_received(self, data: bytes) -> None:
+        if self._is_over:
+            return
         self._waiting = self._waiting[self._at :] + data if self._at < len(self._waiting) else data
         self._at = 0
         if not self._is_pumping and self._take_turn():
@@ -71,6 +80,32 @@ class BoundedWebSocket(WebSocketsSansIOProtocol):
         num_unparsed = len(self._waiting) - self._at + len(self.conn.reader.buffer)
         num_delivered = self._num_taken + sum(self._queued)
         return self.transport.get_write_buffer_size() + num_unparsed + sum(map(len, self.frames)) + num_delivered
+
+    def cut_off(self) -> None:
+        """Tell the peer that its unfinished message has no more memory, and end the connection.
+
+        A peer that has not read earlier answers would not read this either, so its connection is aborted.
+        """
+        connections, self._connections, self._place = self._connections, None, None
+        can_read = self.handshake_complete and not self.close_sent and not self.transport.get_write_buffer_size()
+        if not can_read or connections is None or not connections.note_refused(self):
+            self.transport.abort()
+            return
+        self._is_over, self._refused_at = True, connections
+        self._waiting, self._at, self.frames = b"", 0, []
+        self.conn.reader.buffer.clear()
+        close = Close(CloseCode.TRY_AGAIN_LATER, "the server has no memory for this message; try again later")
+        self.transport.write(Frame(Opcode.CLOSE, close.serialize()).serialize(mask=False))
+        self.close_sent = True
+        self.queue.put_nowait({"type": "websocket.disconnect", "code": CloseCode.TRY_AGAIN_LATER})
+        # What still arrives is dropped for a moment: an end at once would reset the connection, and the peer could not
+        # read the reason.
+        self.transport.resume_reading()
+        self.loop.call_later(self._limits.linger_s, self._end)
+
+    def _end(self) -> None:
+        if not self.transport.is_closing():
+            self.transport.abort()
 
     def _note_progress(self) -> None:
         if self._connections is not None and self._place is not None:
@@ -154,6 +189,11 @@ class BoundedWebSocket(WebSocketsSansIOProtocol):
         self.frames = []
         self.conn.fail(code, reason)
         self.handle_parser_exception()
+
+    def handle_connect(self, event: Request) -> None:
+        super().handle_connect(event)
+        path = event.path.partition("?")[0]
+        self.conn.max_message_size = self._limits.large_messages.get(path, self.conn.max_message_size)
 
     def handle_cont(self, event: Frame) -> None:
         if len(self.frames) >= self._limits.max_fragments:

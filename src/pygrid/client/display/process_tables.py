@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 
 from pygrid.client.display.tables import Table, TableColumn, metric_columns
 from pygrid.client.display.units import size
-from pygrid.messages.processes import CheckpointInfo, Contribution, CycleInfo, ProcessInfo
+from pygrid.messages.processes import CheckpointInfo, Contribution, CycleInfo, EvaluationInfo, ProcessInfo
 
 
 class ProcessTable(Table[ProcessInfo]):
@@ -32,11 +33,23 @@ class CyclesTable(Table[CycleInfo]):
             TableColumn("state", lambda item: item.state, weight=6),
             TableColumn("reports", lambda item: item.num_reports, weight=5, align="right"),
             TableColumn("devices", lambda item: item.num_assigned, weight=3, align="right"),
+            TableColumn("late", lambda item: item.num_late, weight=3, align="right"),
             TableColumn("examples", lambda item: f"{item.num_examples:,}", weight=3, align="right"),
             *metric_columns(self, weight=4),
-            TableColumn("received", lambda item: size(item.bytes_received), weight=2, align="right"),
+            TableColumn("received", lambda item: size(item.bytes_received), align="right"),
             TableColumn("s", _seconds, align="right"),
+            *self._spreads(),
         )
+
+    def _spreads(self) -> Sequence[TableColumn[CycleInfo]]:
+        """For each metric, its smallest value, median and largest value over devices, if the user may see them."""
+        names = sorted({name for item in self for name in item.metric_spread})
+        return [TableColumn(f"{name} range", partial(_spread, name), weight=2) for name in names]
+
+
+def _spread(name: str, item: CycleInfo) -> str:
+    spread = item.metric_spread.get(name)
+    return "" if spread is None else f"{spread.min:.4g}/{spread.median:.4g}/{spread.max:.4g}"
 
 
 class ContributionTable(Table[Contribution]):
@@ -52,6 +65,19 @@ class ContributionTable(Table[Contribution]):
             TableColumn("norm", lambda item: f"{item.norm:.3g}", weight=3, align="right"),
             TableColumn("scale", lambda item: f"{item.scale:.3g}", weight=2, align="right"),
             *metric_columns(self, weight=3),
+        )
+
+
+class EvaluationTable(Table[EvaluationInfo]):
+    """Metrics of checkpoints on held-out data."""
+
+    def columns(self) -> Sequence[TableColumn[EvaluationInfo]]:
+        return (
+            TableColumn("checkpoint", lambda item: item.checkpoint, weight=5, align="right"),
+            TableColumn("cycle", lambda item: item.cycle or "", weight=4, align="right"),
+            *metric_columns(self, weight=5),
+            TableColumn("source", lambda item: item.source, weight=2),
+            TableColumn("at", lambda item: f"{item.at:%Y-%m-%d %H:%M}", min=16),
         )
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pygrid.client.display.units import counted, size
 from pygrid.messages.jobs import FederationRequest, JobCost, JobInfo, JobRequest
 from pygrid.plans.text import printable
+from pygrid.privacy.words import explain_epsilon
 
 _KINDS = {
     "train": "train a model",
@@ -15,6 +16,8 @@ _KINDS = {
 
 _BROUGHT = {"train": "plan", "evaluate": "plan", "statistics": "questions", "predict": "model"}
 """Name of the part of a request that defines the job."""
+
+_FLAG_NAMES = {"red": "warning", "amber": "look at", "info": "known"}
 
 _FACTS = {
     "num_records": "records",
@@ -41,7 +44,7 @@ def sheet(info: JobInfo) -> list[tuple[str, str]]:
     if info.plan_summary:
         rows.append((f"the {_BROUGHT[info.kind]}", info.plan_summary))
     if info.request is not None:
-        rows += _request_rows(info.request)
+        rows += request_rows(info.request)
     if info.federation is not None and info.federation.num_begun:
         told = info.federation
         rows.append(
@@ -49,8 +52,9 @@ def sheet(info: JobInfo) -> list[tuple[str, str]]:
         )
     rows.append(("privacy", privacy_in_words(info)))
     if info.cost is not None:
-        rows += _budget_rows(info.cost, "the clipping bound" if info.kind == "train" else "the bound on one unit")
-    rows.append(("what leaves", _leaves(info)))
+        bound = "the clipping bound" if info.kind == "train" else "the bound on one unit"
+        rows += _budget_rows(info.cost, bound, "record" if info.privacy is None else info.privacy.unit)
+    rows.append(("what leaves", leaves_in_words(info)))
     if info.metrics:
         where = "of the result" if info.state in ("held", "released") else "on the mock"
         rows.append((where, ", ".join(f"{name} {value:.4g}" for name, value in sorted(info.metrics.items()))))
@@ -58,7 +62,8 @@ def sheet(info: JobInfo) -> list[tuple[str, str]]:
         facts = {name: value for name, value in info.facts.items() if value and name in _FACTS}
         rows.append(("the Worker saw", ", ".join(f"{_plain(value)} {_FACTS[name]}" for name, value in facts.items())))
     if info.decided_by is not None:
-        rows.append(("decided by", f"user {info.decided_by}" + (f": {info.comment}" if info.comment else "")))
+        rows.append(("decided by", info.decided_by + (f": {info.comment}" if info.comment else "")))
+    rows += [(_FLAG_NAMES[flag.severity], flag.sentence) for flag in info.flags]
     if info.waiting_beside:
         rows.append(("also waiting", f"{counted(info.waiting_beside, 'other request')} on this dataset"))
     rows.append(("request hash", info.request_hash))
@@ -86,7 +91,8 @@ def cost_in_words(info: JobInfo) -> str:
     return f"{info.cost.your_price:.3g}{_of(info.cost.your_cap)}"
 
 
-def _request_rows(request: JobRequest) -> list[tuple[str, str]]:
+def request_rows(request: JobRequest) -> list[tuple[str, str]]:
+    """The details of a request as names and values."""
     rows = []
     if request.binding:
         rows.append(("columns", ", ".join(f"{column} as {port}" for port, column in request.binding.items())))
@@ -109,12 +115,11 @@ def _request_rows(request: JobRequest) -> list[tuple[str, str]]:
     return rows
 
 
-def _budget_rows(cost: JobCost, bound: str) -> list[tuple[str, str]]:
+def _budget_rows(cost: JobCost, bound: str, unit: str) -> list[tuple[str, str]]:
     noise = f"{counted(cost.rounds, 'round')} with noise of {cost.noise_multiplier:.3g} times {bound}"
     rows = [("cost", f"epsilon {cost.epsilon:.3g}: {noise}")]
     if cost.certainty is not None:
-        sure = f"can become {cost.certainty:.0%} sure of one, at most"
-        rows.append(("that means", f"an attacker who thinks two contents of one unit equally likely {sure}"))
+        rows.append(("that means", explain_epsilon(cost.epsilon, cost.delta, unit)))
     if cost.spent_before is not None and cost.spent_after is not None:
         takes = _takes(cost.price)
         rows.append(("budget", f"{takes}{cost.spent_before:.3g} before, {cost.spent_after:.3g} after{_of(cost.cap)}"))
@@ -141,7 +146,8 @@ def _of(cap: float | None) -> str:
     return "" if cap is None else f" of {cap:g}"
 
 
-def _leaves(info: JobInfo) -> str:
+def leaves_in_words(info: JobInfo) -> str:
+    """What leaves the Domain if the job runs and its result is released."""
     exact = info.privacy is None
     if info.request is not None and info.request.federation is not None:
         return _leaves_each_cycle(info.request.federation, exact=exact)

@@ -36,17 +36,31 @@ class WatchedProcess(Protocol):
     def cycles(self, after: int = 0) -> Sequence[CycleInfo]: ...
 
 
-def watch(process: WatchedProcess, *, plain: bool | None = None, console: Console | None = None) -> None:
+class CheckpointEvaluator(Protocol):
+    """What evaluates new checkpoints while a process is watched."""
+
+    def update(self, completed: Sequence[CycleInfo]) -> None: ...
+
+    def summary(self) -> str: ...
+
+
+def watch(
+    process: WatchedProcess,
+    *,
+    plain: bool | None = None,
+    console: Console | None = None,
+    evaluator: CheckpointEvaluator | None = None,
+) -> None:
     """Show a process until its training is over or the user interrupts. See `Process.watch`."""
     screen = console or Console()
     is_live = (screen.is_terminal or screen.is_jupyter) if plain is None else not plain
     try:
         if not is_live:
-            _watch_plain(process, screen)
+            _watch_plain(_History(process, evaluator), screen)
         elif screen.is_jupyter:
-            _watch_notebook(process)
+            _watch_notebook(_History(process, evaluator))
         else:
-            _watch_terminal(process, screen)
+            _watch_terminal(_History(process, evaluator), screen)
     except KeyboardInterrupt:
         screen.print(printable(f"the view of {process.name} is closed; training continues"), markup=False)
 
@@ -56,7 +70,13 @@ class _History:
     """The completed cycles so far."""
 
     process: WatchedProcess
+    evaluator: CheckpointEvaluator | None = None
     completed: list[CycleInfo] = field(default_factory=list)
+
+    @property
+    def summary(self) -> str:
+        """The evaluations in one line; empty if there are none."""
+        return "" if self.evaluator is None else self.evaluator.summary()
 
     def update(self, info: ProcessInfo) -> list[CycleInfo]:
         """Fetch the cycles that were completed since the last call."""
@@ -65,16 +85,20 @@ class _History:
             return []
         new = [cycle for cycle in self.process.cycles(after=last) if cycle.state == "completed"]
         self.completed += new
+        if self.evaluator is not None and new:
+            self.evaluator.update(new)
         return new
 
 
-def _watch_plain(process: WatchedProcess, screen: Console) -> None:
-    history = _History(process)
-    shown = ""
+def _watch_plain(history: _History, screen: Console) -> None:
+    process, shown = history.process, ""
     while True:
         info = process.info()
-        for cycle in history.update(info):
+        new = history.update(info)
+        for cycle in new:
             screen.print(printable(describe(cycle)), highlight=False, soft_wrap=True, markup=False)
+        if new and history.summary:
+            screen.print(printable(history.summary), highlight=False, soft_wrap=True, markup=False)
         if info.state == "finished":
             screen.print(f"training is over after {counted(len(history.completed), 'cycle')}", highlight=False)
             return
@@ -85,23 +109,22 @@ def _watch_plain(process: WatchedProcess, screen: Console) -> None:
         time.sleep(_POLL_S)
 
 
-def _watch_terminal(process: WatchedProcess, screen: Console) -> None:
+def _watch_terminal(history: _History, screen: Console) -> None:
     with Live(console=screen, auto_refresh=False, transient=False) as live:
-        for info, completed in _states(process):
-            live.update(picture(info, completed, screen.width), refresh=True)
+        for info, completed in _states(history):
+            live.update(picture(info, completed, screen.width, history.summary), refresh=True)
 
 
-def _watch_notebook(process: WatchedProcess) -> None:
+def _watch_notebook(history: _History) -> None:
     output = NotebookOutput()
-    for info, completed in _states(process):
-        output.show(html_picture(info, completed))
+    for info, completed in _states(history):
+        output.show(html_picture(info, completed, history.summary))
 
 
-def _states(process: WatchedProcess) -> Iterator[tuple[ProcessInfo, Sequence[CycleInfo]]]:
+def _states(history: _History) -> Iterator[tuple[ProcessInfo, Sequence[CycleInfo]]]:
     """The process and its completed cycles, again and again until its training is over."""
-    history = _History(process)
     while True:
-        info = process.info()
+        info = history.process.info()
         history.update(info)
         yield info, history.completed
         if info.state == "finished":
@@ -114,6 +137,7 @@ def describe(cycle: CycleInfo) -> str:
     took = seconds(cycle)
     parts = [
         f"{counted(cycle.num_reports, 'report')} of {counted(cycle.num_assigned, 'device')}",
+        *([f"{cycle.num_late} late"] if cycle.num_late else []),
         counted(cycle.num_examples, "example"),
         size(cycle.bytes_received),
         *([f"{took:.1f} s"] if took is not None else []),
@@ -122,18 +146,19 @@ def describe(cycle: CycleInfo) -> str:
     return f"cycle {cycle.sequence} {cycle.state}: {', '.join(parts)}"
 
 
-def picture(info: ProcessInfo, completed: Sequence[CycleInfo], width: int) -> Group:
-    """What a terminal shows: how far the training and the open cycle are, and a table of the newest cycles."""
+def picture(info: ProcessInfo, completed: Sequence[CycleInfo], width: int, summary: str = "") -> Group:
+    """What a terminal shows: how far the training and the open cycle are, a table of the newest cycles, and a line."""
     bars = Table.grid(padding=(0, 1))
     for name, done, total, text in _progress(info):
         bars.add_row(name, ProgressBar(total=total or max(done, 1), completed=done, width=_BAR_WIDTH), text)
     title = Text.assemble(
         (f"{info.name} {info.version}", "bold"), f"  {info.state}, {info.num_parameters:,} parameters"
     )
-    return Group(title, bars, *map(Text, _hidden(completed)), Text(_newest(completed).text(width)))
+    lines = [Text(printable(summary))] if summary else []
+    return Group(title, bars, *map(Text, _hidden(completed)), Text(_newest(completed).text(width)), *lines)
 
 
-def html_picture(info: ProcessInfo, completed: Sequence[CycleInfo]) -> str:
+def html_picture(info: ProcessInfo, completed: Sequence[CycleInfo], summary: str = "") -> str:
     """As `picture`, for a notebook."""
     title = f"<b>{html.escape(f'{info.name} {info.version}')}</b> {info.state}, {info.num_parameters:,} parameters"
     rows = "".join(
@@ -141,7 +166,9 @@ def html_picture(info: ProcessInfo, completed: Sequence[CycleInfo]) -> str:
         for name, done, total, text in _progress(info)
     )
     hidden = "".join(f"<div>{text}</div>" for text in _hidden(completed))
-    return f"<div>{title}</div><table>{rows}</table>{hidden}{_newest(completed).html()}"
+    return (
+        f"<div>{title}</div><table>{rows}</table>{hidden}{_newest(completed).html()}<div>{html.escape(summary)}</div>"
+    )
 
 
 def _progress(info: ProcessInfo) -> Iterator[tuple[str, int, int | None, str]]:
@@ -153,7 +180,8 @@ def _progress(info: ProcessInfo) -> Iterator[tuple[str, int, int | None, str]]:
     if cycle is not None and cycle.state != "completed":
         target = info.server_config.get("max_diffs") or info.server_config.get("min_diffs") or cycle.num_assigned
         reports = f"{cycle.num_reports} of {target}, {counted(cycle.num_assigned, 'device')} at work"
-        yield f"cycle {cycle.sequence}", cycle.num_reports, target or None, f"{cycle.state}: reports {reports}"
+        state = cycle.state if cycle.grace_until is None else f"{cycle.state}, time of grace"
+        yield f"cycle {cycle.sequence}", cycle.num_reports, target or None, f"{state}: reports {reports}"
 
 
 def _newest(completed: Sequence[CycleInfo]) -> CyclesTable:

@@ -22,15 +22,18 @@ import msgspec
 from pygrid import codes
 from pygrid.client.datasets import Dataset
 from pygrid.client.domain import DomainClient, connect
+from pygrid.client.evaluation import check_held_out
 from pygrid.client.federation.records import VERSION, FederationMember, Notes, load_record, make_record
 from pygrid.client.federation.run import FederatedRun
 from pygrid.client.hosting import ModelSource, PlanSource, load_plan, model_body
-from pygrid.client.jobs import privacy_terms
 from pygrid.client.session import identity_of
+from pygrid.client.terms import privacy_terms
 from pygrid.errors import InvalidInput, Unauthenticated
-from pygrid.messages.jobs import Unit
+from pygrid.messages.jobs import PrivacyRequest, Unit
 from pygrid.messages.processes import HostRequest
+from pygrid.plans import Plan
 from pygrid.plans.batches import Data
+from pygrid.tensors import decode
 from pygrid.transport.address import RELAYED
 
 Source = Dataset | tuple[DomainClient, str]
@@ -56,7 +59,7 @@ def federate(
     epsilon: float | None = None,
     delta: float | None = None,
     clip: float = 1.0,
-    unit: Unit = "record",
+    unit: Unit | None = None,
     sampling_rate: float | None = None,
     binding: Mapping[str, str] | None = None,
     server_optimizer: Mapping[str, Any] | None = None,
@@ -89,7 +92,8 @@ def federate(
             by name or meaning.
         server_optimizer: how the coordinator applies the mean diff, for example
             ``{"name": "adam", "learning_rate": 0.01}``.
-        evaluate: local data by the name of the plan's data port; each cycle's model is evaluated on it, here.
+        evaluate: local data by the name of the plan's data port; each cycle's model is evaluated on it, here. The first
+            model is evaluated before any request is sent, so a mistake costs no budget.
         coordinator_url: address of the coordinator for the Domains, if it differs from yours.
         decide_within_s: Domains that have not decided after this time are left out.
         progress: as for `Job.wait`.
@@ -98,7 +102,9 @@ def federate(
             has a process or a training of that name (``process_exists``); no request was sent.
         InvalidInput and its subclasses: an argument is not valid; the message names it. No request was sent.
     """
-    loaded = load_plan(plan)
+    loaded, first = load_plan(plan), b"".join(model_body(model))
+    if evaluate is not None:
+        _try_evaluate(loaded, first, evaluate)
     asked = _named(datasets)
     _check(rounds, min_domains, len(asked), cycle_s)
     training: dict[str, Any] = {"epochs": epochs, "batch_size": batch_size, "hyper": dict(hyper or {}), "seed": seed}
@@ -108,13 +114,16 @@ def federate(
         reached_at=coordinator_url or _address_of(coordinator),
         rounds=rounds,
         min_domains=min_domains,
-        asked=training | {"privacy": msgspec.to_builtins(privacy_terms(epsilon, delta, clip, unit, sampling_rate))},
+        asked=training
+        | {"privacy": _privacy(privacy_terms(epsilon, delta, clip, unit or "record", sampling_rate), unit)},
         members=[FederationMember(who, dataset._api.url, dataset.name, dataset.id) for who, dataset in asked.items()],
     )
-    client_config: dict[str, Any] = {**(hyper or {}), "epochs": epochs, "batch_size": batch_size}
+    # Domains train by their jobs; this is what devices would do, and the plan bounds it.
+    largest = min(batch_size, loaded.manifest.max_batch_size)
+    client_config: dict[str, Any] = {**(hyper or {}), "epochs": epochs, "batch_size": largest}
     client_config |= {"name": name or draw_name(loaded), "version": VERSION}
     process = HostRequest(client_config, _server_config(notes, cycle_s, server_optimizer))
-    record = make_record(coordinator._api, process, notes, loaded, b"".join(model_body(model)))
+    record = make_record(coordinator._api, process, notes, loaded, first)
     run = FederatedRun(coordinator, record, {who: dataset._api for who, dataset in asked.items()}, evaluate=evaluate)
     run.decide(within_s=decide_within_s, progress=progress, is_first_try=True)
     return run
@@ -155,8 +164,23 @@ def resume_federated(
             code=codes.NOT_LOGGED_IN,
         )
     run = FederatedRun(coordinator, record, apis, evaluate=evaluate)
+    if evaluate is not None:
+        check_held_out(run.process.plan() if record.is_hosted else record.plan(), evaluate)
     run.decide(within_s=decide_within_s, progress=progress)
     return run
+
+
+def _privacy(terms: PrivacyRequest | None, unit: Unit | None) -> dict[str, Any] | None:
+    """The privacy terms in the notes; without a unit, each Domain gets that of its dataset."""
+    return None if terms is None else msgspec.to_builtins(terms) | {"unit": unit}
+
+
+def _try_evaluate(plan: Plan, model: bytes, evaluate: Data) -> None:
+    """Evaluate the first model. Raises InvalidInput and its subclasses: the data does not fit the plan."""
+    from pygrid.plans import Runner
+
+    check_held_out(plan, evaluate)
+    Runner(plan).evaluate(decode(model)[0], evaluate)
 
 
 def draw_name(plan: PlanSource) -> str:

@@ -21,6 +21,7 @@ from pygrid.messages.processes import DraftInfo, DraftList, DraftRequest, HostRe
 from pygrid.plans import Plan
 from pygrid.transport import Api, Request
 from pygrid.transport.base import BytesBody
+from pygrid.transport.encoding import json_body
 
 VERSION = "1"
 """Version of each process that is hosted for a training across Domains."""
@@ -82,7 +83,7 @@ class Record:
 
     def save(self) -> None:
         """Store the notes."""
-        body = BytesBody(msgspec.json.encode({"notes": {_NOTES: self.notes}}))
+        body = json_body({"notes": {_NOTES: self.notes}})
         request = Request(
             "PUT", f"{_DRAFTS}/{self.draft.id}/notes", headers={"Content-Type": "application/json"}, body=body
         )
@@ -127,7 +128,7 @@ def make_record(api: Api, process: HostRequest, notes: Notes, plan: Plan, model:
     """
     name = process.client_config["name"]
     request = DraftRequest(process.client_config, process.server_config, {_NOTES: msgspec.to_builtins(notes)})
-    parts = [FormPart("config", "application/json", BytesBody(msgspec.json.encode(request)))]
+    parts = [FormPart("config", "application/json", json_body(request))]
     parts += [FormPart("model", TENSORS, BytesBody(model)), FormPart(f"plan:{USUAL_PLAN}", PLAN, BytesBody(plan.data))]
     form = FormBody(parts)
     try:

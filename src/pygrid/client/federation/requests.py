@@ -9,6 +9,7 @@ from pathlib import Path
 from pygrid.client.datasets import Datasets
 from pygrid.client.federation.records import VERSION, FederationMember, Record
 from pygrid.client.jobs import ENDED, find_jobs, submit_job
+from pygrid.client.terms import protected_unit
 from pygrid.errors import Conflict, PygridError
 from pygrid.messages.jobs import FederationRequest
 from pygrid.transport import Api
@@ -41,9 +42,10 @@ def _submit(record: Record, member: FederationMember, api: Api) -> str:
         model = Path(folder) / "model"
         model.write_bytes(record.model())
         asked = {**notes.asked, "plan": record.plan(), "model": model, "federation": federation}
-        return submit_job(
-            api, Datasets(api).by_id(member.dataset_id), "train", asked.pop("reason"), asked.pop("privacy"), **asked
-        ).id
+        dataset, privacy = Datasets(api).by_id(member.dataset_id), asked.pop("privacy")
+        if privacy is not None and privacy["unit"] is None:
+            privacy = privacy | {"unit": protected_unit(dataset)}
+        return submit_job(api, dataset, "train", asked.pop("reason"), privacy, **asked).id
 
 
 def _find(record: Record, member: FederationMember, api: Api) -> str:

@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 from pygrid import codes
 from pygrid.client.display.federation_view import CycleTable, TrainingDomains, show_training
@@ -29,6 +29,7 @@ from pygrid.transport import Api, RetryPolicy
 if TYPE_CHECKING:
     from pygrid.plans.batches import Data
 
+Model = TypeVar("Model")
 _FIRST_POLL_S, _POLL_S = 0.1, 1.0
 _MAX_AT_ONCE = 16
 _BRIEFLY = RetryPolicy(max_elapsed_s=2.0)
@@ -129,6 +130,13 @@ class FederatedRun:
     def model(self, checkpoint: int | str = "latest", path: str | os.PathLike[str] | None = None) -> Params:
         """The model as it is now, or as it was at a checkpoint; see `Process.download`."""
         return self.process.download(checkpoint, path)
+
+    def load_into(self, model: Model, checkpoint: int | str = "latest") -> Model:
+        """The same PyTorch model, with the trained weights copied into it. Raises as `Process.load_into`."""
+        from pygrid.plans.authoring import load_into
+
+        load_into(model, self.model(checkpoint))
+        return model
 
     def wait(self, *, timeout_s: float | None = None, progress: bool | None = None) -> FederatedRun:
         """Wait until the training is over, and return this training.

@@ -30,7 +30,7 @@ from pygrid.compute.runtime.sum_graph import (
 from pygrid.compute.runtime.watch import Watch, estimate_s, measure
 from pygrid.errors import InvalidPlan
 from pygrid.plans.archive import Plan
-from pygrid.plans.batches import convert
+from pygrid.plans.batches import convert, invalid_values
 from pygrid.plans.costs import Analysis, analyse
 from pygrid.plans.exact import ExactSession, flat_outputs
 from pygrid.plans.hyper import resolve_hyper
@@ -202,10 +202,8 @@ class _PlanUnits:
         usable = np.ones(len(records), np.bool_)
         columns = {name: array[records] for name, array in self._data.items()}
         for name, values in columns.items():
-            port = self._manifest.data[name]
-            if port.num_classes is not None:
-                wrong = (values < 0) | (values >= port.num_classes)
-                usable &= ~wrong.reshape(len(records), -1).any(axis=1)
+            wrong = invalid_values(self._manifest.data[name], values)
+            usable &= ~wrong.reshape(len(records), -1).any(axis=1)
         with np.errstate(over="ignore", invalid="ignore"):
             converted = convert(self._manifest.data, columns)
         return {f"data/{name}": array for name, array in converted.items()}, usable

@@ -34,7 +34,7 @@ from pygrid.compute.runtime.denormals import denormals_as_zero
 from pygrid.compute.runtime.inputs import MappedColumns
 from pygrid.compute.runtime.metric_rows import MetricRows
 from pygrid.compute.runtime.prediction import predict
-from pygrid.compute.runtime.schedule import Schedule
+from pygrid.compute.runtime.schedule import RunSchedule
 from pygrid.compute.runtime.statistics import StatisticRows, read_answers
 from pygrid.compute.runtime.watch import Watch, measure
 from pygrid.core.job_spec import Facts, JobSpec, Outcome, PrivacyTerms, Progress, check_spec
@@ -82,12 +82,12 @@ def run(
     """
     check_spec(spec)
     if spec.privacy is None:
-        return _run(spec, inputs, report, Schedule(spec, started, announce))
+        return _run(spec, inputs, report, RunSchedule(spec, started, announce))
     with denormals_as_zero():
-        return _run(spec, inputs, report, Schedule(spec, started, announce))
+        return _run(spec, inputs, report, RunSchedule(spec, started, announce))
 
 
-def _run(spec: JobSpec, inputs: MappedColumns, report: Report, schedule: Schedule) -> tuple[Outcome, bytes]:
+def _run(spec: JobSpec, inputs: MappedColumns, report: Report, schedule: RunSchedule) -> tuple[Outcome, bytes]:
     tally = _Tally()
     if spec.kind == "statistics":
         media_type, payload = MEDIA_JSON, _statistics(spec, inputs, tally, schedule)
@@ -151,7 +151,7 @@ def _train(
     inputs: MappedColumns,
     tally: _Tally,
     report: Report,
-    schedule: Schedule,
+    schedule: RunSchedule,
 ) -> bytes:
     if spec.privacy is None:
         trained, metrics = _train_exactly(spec, plan, params, data, tally, report)
@@ -193,7 +193,12 @@ def _train_exactly(
 
 
 def _train_privately(
-    spec: JobSpec, terms: PrivacyTerms, contributions: Contributions, params: Params, tally: _Tally, schedule: Schedule
+    spec: JobSpec,
+    terms: PrivacyTerms,
+    contributions: Contributions,
+    params: Params,
+    tally: _Tally,
+    schedule: RunSchedule,
 ) -> Params:
     """Noisy gradient descent: in each round a sample, a noisy sum of clipped gradients, and a step of the optimizer."""
     names = contributions.names
@@ -228,7 +233,7 @@ def _evaluate(
     data: dict[str, Array],
     inputs: MappedColumns,
     tally: _Tally,
-    schedule: Schedule,
+    schedule: RunSchedule,
 ) -> bytes:
     if spec.privacy is None:
         batch_size = min(max(spec.batch_size, 256), plan.manifest.max_batch_size)
@@ -247,7 +252,7 @@ def _evaluate(
     return msgspec.json.encode({**answer, "unit": terms.unit})
 
 
-def _statistics(spec: JobSpec, inputs: MappedColumns, tally: _Tally, schedule: Schedule) -> bytes:
+def _statistics(spec: JobSpec, inputs: MappedColumns, tally: _Tally, schedule: RunSchedule) -> bytes:
     num_records = len(next(iter(inputs.columns.values())))
     most = 1 if spec.privacy is None else spec.privacy.max_rows_per_subject
     rows = StatisticRows(spec.statistics, inputs.columns, _groups(spec, inputs.columns), most)

@@ -12,21 +12,11 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from pygrid.core.datasets import STORED_DTYPES
 from pygrid.core.job_spec import ColumnRef, JobSpec
 from pygrid.errors import InvalidInput
 
 Array = npt.NDArray[Any]
-
-
-_DTYPES: dict[str, str] = {
-    "float32": "<f4",
-    "float64": "<f8",
-    "int32": "<i4",
-    "int64": "<i8",
-    "uint8": "u1",
-    "bool": "?",
-    "text": "<i4",
-}
 
 
 @dataclass(frozen=True)
@@ -52,7 +42,7 @@ def open_inputs(spec: JobSpec) -> MappedColumns:
 
 
 def _map(name: str, column: ColumnRef) -> Array:
-    dtype = np.dtype(_DTYPES[column.dtype])
+    dtype = np.dtype(STORED_DTYPES[column.dtype])
     shape = (column.num_records, *column.shape)
     count = int(np.prod(shape, dtype=np.int64))
     if count == 0:

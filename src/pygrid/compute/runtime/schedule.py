@@ -91,7 +91,7 @@ def _rounded_up(seconds: float) -> float:
     return math.ceil(seconds / _STEP_S) * _STEP_S
 
 
-class Schedule:
+class RunSchedule:
     """Makes the `TimePlan` of one job, and announces it.
 
     Args:

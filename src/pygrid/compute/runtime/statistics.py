@@ -10,9 +10,9 @@ sum is post-processing. Bounds, edges and keys are declared, so nothing about th
     variance             (1, t, t^2) / sqrt(3)
     histogram, quantile  1 at the bin of x
 
-A missing value (NaN) makes the piece zeros, so that every answer is about the values that are present, and the first
-entry, or the sum of the bins, counts them. Infinity is clamped by its sign. A subject contributes the sum over its
-records, clipped.
+A missing value (NaN, or the code -1 of a category) makes the piece zeros, so that every answer is about the values that
+are present, and the first entry, or the sum of the bins, counts them. Infinity is clamped by its sign. A subject
+contributes the sum over its records, clipped.
 
 Each entry is computed from one record by comparisons, clamping, +, -, *, / and constants, which IEEE 754 rounds in one
 way; a subject's records are added one after the other. So a vector is a bit-exact function of its unit, whatever units
@@ -29,8 +29,10 @@ import numpy as np
 import numpy.typing as npt
 
 from pygrid import codes
+from pygrid.compute.runtime import intervals
 from pygrid.compute.runtime.contributions import ContributionBlock, add_blocks
 from pygrid.compute.runtime.watch import Watch
+from pygrid.core.datasets import MISSING_CODE
 from pygrid.core.job_spec import Statistic
 from pygrid.errors import InvalidInput
 from pygrid.privacy.mechanisms import GaussianSum
@@ -59,7 +61,7 @@ class StatisticRows:
     ) -> None:
         self._statistics, self._columns, self._groups = statistics, columns, groups
         self.num_units = len(next(iter(columns.values()))) if groups is None else len(groups)
-        self.size = sum(_width(statistic) * max(1, len(statistic.keys)) for statistic in statistics)
+        self.size = sum(_width(statistic) * max(1, statistic.num_groups) for statistic in statistics)
         if self.size > _MAX_WIDTH:
             raise InvalidInput(
                 f"the statistics have {self.size:,} numbers; at most {_MAX_WIDTH:,} are allowed", code=codes.INVALID_JOB
@@ -106,10 +108,15 @@ class StatisticRows:
         encoded = _encode(statistic, values)
         if column is not None and column.dtype.kind == "f":
             np.copyto(encoded, 0.0, where=np.isnan(values)[:, np.newaxis])
+        elif column is not None and statistic.has_missing:  # of whole numbers, only the codes of categories
+            np.copyto(encoded, 0.0, where=(values == MISSING_CODE)[:, np.newaxis])
         if not statistic.by:
             return encoded
-        keys = self._columns[statistic.by][rows]
-        return np.concatenate([np.where((keys == key)[:, np.newaxis], encoded, 0.0) for key in statistic.keys], axis=1)
+        found = self._columns[statistic.by][rows]
+        members = [(low <= found) & (found < high) for low, high in statistic.spans] or [
+            found == key for key in statistic.keys
+        ]
+        return np.concatenate([np.where(member[:, np.newaxis], encoded, 0.0) for member in members], axis=1)
 
 
 def _width(statistic: Statistic) -> int:
@@ -148,21 +155,22 @@ def read_answers(statistics: Sequence[Statistic], sums: Float64, noise_std: floa
     answers, position = [], 0
     for statistic in statistics:
         width = _width(statistic)
-        groups = []
-        for _ in range(max(1, len(statistic.keys))):
-            groups.append(_decode(statistic, sums[position : position + width] * scale, is_exact=noise_std == 0))
+        pieces = []
+        for _ in range(max(1, statistic.num_groups)):
+            pieces.append(sums[position : position + width] * scale)
             position += width
-        answers.append(_answer(statistic, groups, noise_std * scale))
+        answers.append(_answer(statistic, pieces, noise_std * scale))
     return answers
 
 
-def _answer(statistic: Statistic, groups: Sequence[tuple[Any, float | None]], noise_std: float) -> dict[str, Any]:
-    """One answer from the value and the count of each group.
+def _answer(statistic: Statistic, pieces: Sequence[Float64], noise_std: float) -> dict[str, Any]:
+    """One answer from the piece of each group.
 
     Args:
-        noise_std: of each entry of the statistic's piece.
+        noise_std: of each entry of a piece.
     """
     kind, num_entries = statistic.kind, _width(statistic)
+    groups = [_decode(statistic, piece, is_exact=noise_std == 0) for piece in pieces]
     answer: dict[str, Any] = {"kind": kind, "column": statistic.column}
     if kind in ("count", "sum", "histogram"):
         unit = max(abs(statistic.lower), abs(statistic.upper)) if kind == "sum" else 1.0
@@ -172,12 +180,36 @@ def _answer(statistic: Statistic, groups: Sequence[tuple[Any, float | None]], no
         answer["count_noise_std"] = noise_std * math.sqrt(num_entries)
     if statistic.by:
         answer["by"] = statistic.by
-        answer["groups"] = [[key, value] for key, (value, _) in zip(statistic.keys, groups, strict=True)]
+        keys = [low for low, _ in statistic.spans] or statistic.keys
+        answer["groups"] = [[key, value] for key, (value, _) in zip(keys, groups, strict=True)]
         answer |= {"counts": [count for _, count in groups]} if has_count else {}
     else:
         answer["value"] = groups[0][0]
         answer |= {"count": groups[0][1]} if has_count else {}
+    if noise_std:
+        found = [_interval(statistic, piece, noise_std) for piece in pieces]
+        answer["interval"] = found if statistic.by else found[0]
     return answer
+
+
+def _interval(statistic: Statistic, piece: Float64, noise_std: float) -> list[Any]:
+    """The 95% interval of the value of one group; for a histogram, one for each bin."""
+    kind, lower, upper = statistic.kind, statistic.lower, statistic.upper
+    if kind == "histogram":
+        return [intervals.around(float(value), noise_std) for value in piece]
+    if kind == "quantile":
+        return intervals.of_quantile(statistic.edges, statistic.quantile, piece, noise_std)
+    parts = [float(part) for part in piece * math.sqrt(len(piece))]
+    std = noise_std * math.sqrt(len(piece))
+    if kind == "count":
+        return intervals.around(parts[0], std)
+    if kind == "sum":
+        unit = max(abs(lower), abs(upper))
+        return intervals.around(parts[-1] * unit, std * unit)
+    middle, half = (lower + upper) / 2, (upper - lower) / 2
+    if kind == "mean":
+        return [middle + half * end for end in intervals.of_mean(parts[0], parts[1], std)]
+    return [half * half * end for end in intervals.of_variance(parts[0], parts[1], parts[2], std)]
 
 
 def _decode(statistic: Statistic, piece: Float64, *, is_exact: bool) -> tuple[Any, float | None]:

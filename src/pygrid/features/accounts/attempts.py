@@ -23,6 +23,8 @@ MAX_PER_ACCOUNT = 100
 MAX_RELAYED = 300
 """Failed logins of all relayed callers, because a Network can invent any number of addresses."""
 MAX_SIGN_UPS_PER_ADDRESS = 100
+MAX_SIGN_INS_PER_ADDRESS = 300
+"""Sign-ins by a provider that are begun; a company can have one address."""
 MAX_KEY_USES = 10
 """Uses of one private key, including valid ones."""
 MAX_LISTED = 20
@@ -55,6 +57,10 @@ class Attempts:
     def record_sign_up(self, address: str) -> None:
         """Count a sign-up by an anonymous caller."""
         self._sketch.record(Bound(f"sign-up {network_of(address)}", MAX_SIGN_UPS_PER_ADDRESS))
+
+    def record_sign_in(self, address: str) -> None:
+        """Count a sign-in by a provider that is begun."""
+        self._sketch.record(Bound(f"sign-in {network_of(address)}", MAX_SIGN_INS_PER_ADDRESS))
 
     def begin_setup_code(self, address: str) -> Attempt:
         """Count a try of the set-up code."""

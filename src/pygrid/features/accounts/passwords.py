@@ -31,10 +31,7 @@ class Passwords:
         self._hasher = argon2.PasswordHasher(time_cost=TIME_COST, memory_cost=MEMORY_KIB, parallelism=PARALLELISM)
         self._threads = ThreadPoolExecutor(NUM_THREADS, thread_name_prefix="password")
         self._num_waiting = 0
-        # No password has this hash. A check against it takes as long as a real one.
-        self._nobody = (
-            f"$argon2id$v=19$m={MEMORY_KIB},t={TIME_COST},p={PARALLELISM}${_random_base64(16)}${_random_base64(32)}"
-        )
+        self._nobody = hash_of_no_password()
 
     async def hash(self, password: str) -> str:
         """Return the hash of the password in the normal form NFC. Raises TooManyRequests: ``busy``."""
@@ -83,6 +80,11 @@ class Passwords:
     def close(self) -> None:
         """End the threads. A second call has no effect."""
         self._threads.shutdown(cancel_futures=True)
+
+
+def hash_of_no_password() -> str:
+    """Return a hash that no password has. A check against it takes as long as one against a real hash."""
+    return f"$argon2id$v=19$m={MEMORY_KIB},t={TIME_COST},p={PARALLELISM}${_random_base64(16)}${_random_base64(32)}"
 
 
 def normalize_password(password: str) -> str:

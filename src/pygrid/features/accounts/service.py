@@ -10,15 +10,25 @@ import sqlalchemy as sa
 
 from pygrid import codes
 from pygrid.core import access
-from pygrid.core.access import AccessRefusal, Permission, Principal, Role, require
+from pygrid.core.access import Permission, Principal, Role, require
 from pygrid.errors import InvalidInput
-from pygrid.features.accounts.signing import KeyedUser, SignIn, check_password, normalize_email, not_permitted, refuse
+from pygrid.features.accounts.invitations import Invitations
+from pygrid.features.accounts.signing import (
+    KeyedUser,
+    check_may_manage,
+    check_password,
+    missing_permission,
+    normalize_email,
+    refuse,
+)
 from pygrid.ids import hash_secret, new_secret
 from pygrid.storage import accounts as store
 from pygrid.storage.accounts import Group, User
 from pygrid.storage.idempotency import once
 
 logger = logging.getLogger(__name__)
+
+_EDIT_ROLES = Permission.EDIT_ROLES
 
 
 def anything(_found: object) -> None:
@@ -28,7 +38,7 @@ def anything(_found: object) -> None:
     """
 
 
-class AccountService(SignIn):
+class AccountService(Invitations):
     """Use cases of accounts.
 
     Each method checks everything first; a refusal changes nothing. In addition to the errors that a method lists, it
@@ -46,18 +56,24 @@ class AccountService(SignIn):
     async def get_user(self, principal: Principal, user_id: int) -> User:
         """Return a user: the principal, or with the app's permission to see users any user."""
         if principal.user_id != user_id and not principal.may(self.access.see_users):
-            raise not_permitted(AccessRefusal.MISSING_PERMISSION)
+            raise missing_permission(self.access.see_users)
         return await self._database.read(lambda connection: store.get_user(connection, user_id))
 
     async def search_users(
-        self, principal: Principal, email: str | None, role_id: int | None, group: str | None
+        self, principal: Principal, email: str | None, role_id: int | None, group: str | int | None
     ) -> list[User]:
-        """Return the users that match all given criteria. Raises InvalidInput: ``missing_field``: there are none."""
+        """Return the users that match all given criteria.
+
+        Args:
+            group: part of the name of a group, or the id of one.
+        Raises:
+            InvalidInput: ``missing_field``: there are no criteria; ``invalid_search``.
+        """
         require(principal, self.access.see_users)
         if email is None and role_id is None and group is None:
             raise InvalidInput("search by at least one of email, role, group", code=codes.MISSING_FIELD)
         for text in (email, group):
-            if text is not None and not text.isprintable():
+            if isinstance(text, str) and not text.isprintable():
                 raise InvalidInput("a search text must have only printable characters", code=codes.INVALID_SEARCH)
         return await self._database.read(lambda connection: store.search_users(connection, email, role_id, group))
 
@@ -73,12 +89,14 @@ class AccountService(SignIn):
             self._append(connection, "email_changed", {"user_id": user_id}, principal)
             return store.get_user(connection, user_id)
 
-        return await self._writes.write(change)
+        user = await self._writes.write(change)
+        self.grantors.reset()
+        return user
 
     async def change_password(
         self, principal: Principal, user_id: int, password: str, expect: Callable[[User], None] = anything
     ) -> KeyedUser:
-        """Change a user's password, and end all their sessions and their private key.
+        """Change a user's password, and end all their sessions, API tokens and their private key.
 
         Users who change their own password get a new key.
 
@@ -93,11 +111,8 @@ class AccountService(SignIn):
         def change(connection: sa.Connection) -> User:
             user = self._manage(connection, principal, user_id)
             expect(user)
-            store.update_password_hash(connection, user_id, password_hash)
-            store.release_sessions(connection, user_id)
-            store.update_private_key_hash(
-                connection, user_id, None if private_key is None else hash_secret(private_key)
-            )
+            key_hash = None if private_key is None else hash_secret(private_key)
+            self.replace_password(connection, user_id, password_hash, key_hash)
             self._append(connection, "password_changed", {"user_id": user_id}, principal)
             return user
 
@@ -116,6 +131,7 @@ class AccountService(SignIn):
         def change(connection: sa.Connection) -> User:
             num_owners = store.count_owners(connection)
             now_actor = store.get_principal(connection, principal.user_id)
+            check_may_manage(now_actor, user_id)
             user, role = store.get_user(connection, user_id), store.get_role(connection, role_id)
             refuse(access.can_change_role(now_actor, user_id, user.role, role, num_owners))
             expect(user)
@@ -125,6 +141,7 @@ class AccountService(SignIn):
             return store.get_user(connection, user_id)
 
         user = await self._writes.write(change)
+        self.grantors.reset()
         self.session_changes.notify()
         logger.info("role changed", extra={"user_id": user_id, "role": user.role.name, "by_user_id": principal.user_id})
         return user
@@ -147,6 +164,7 @@ class AccountService(SignIn):
         def delete(connection: sa.Connection) -> User:
             num_owners = store.count_owners(connection)
             now_actor = store.get_principal(connection, principal.user_id)
+            check_may_manage(now_actor, user_id)
             user = store.get_user(connection, user_id)
             refuse(access.can_delete_user(now_actor, user_id, user.role, num_owners))
             expect(user)
@@ -155,6 +173,7 @@ class AccountService(SignIn):
             return user
 
         user = await self._writes.write(delete)
+        self.grantors.reset()
         self.session_changes.notify()
         logger.info("user deleted", extra={"user_id": user_id, "by_user_id": principal.user_id})
         return user
@@ -178,20 +197,19 @@ class AccountService(SignIn):
             Conflict: ``role_exists``. InvalidInput: ``invalid_name``, ``missing_field``, ``unknown_permission``.
         """
         _check_name(name)
-        if missing := [permission for permission in self.access.permissions if permission not in flags]:
-            raise InvalidInput(
-                f"a new role must state each permission; missing: {', '.join(missing)}", code=codes.MISSING_FIELD
-            )
+        flags = access.complete_flags(self.access, flags)
         self._check_known(flags)
         wanted = frozenset(permission for permission, given in flags.items() if given)
 
         def create(connection: sa.Connection) -> Role:
-            refuse(access.can_define_role(store.get_principal(connection, principal.user_id), wanted))
+            refuse(access.can_define_role(store.get_principal(connection, principal.user_id), wanted), _EDIT_ROLES)
             role = store.put_role(connection, name, wanted)
             self._append(connection, "role_created", _audited(role), principal)
             return role
 
-        return await self._writes.write(once(create))
+        role = await self._writes.write(once(create))
+        self.grantors.reset()
+        return role
 
     async def edit_role(
         self,
@@ -212,9 +230,11 @@ class AccountService(SignIn):
         self._check_known(changes or {})
 
         def edit(connection: sa.Connection) -> Role:
+            refuse(access.can_define_role(store.get_principal(connection, principal.user_id), ()), _EDIT_ROLES)
             role = store.get_role(connection, role_id)
             permissions = frozenset(p for p in Permission if (changes or {}).get(p, p in role.permissions))
-            refuse(access.can_edit_role(store.get_principal(connection, principal.user_id), role, permissions))
+            now_actor = store.get_principal(connection, principal.user_id)
+            refuse(access.can_edit_role(now_actor, role, permissions), _EDIT_ROLES)
             expect(role)
             edited = Role(role.id, role.name if name is None else name, permissions)
             store.update_role(connection, edited)
@@ -222,6 +242,7 @@ class AccountService(SignIn):
             return edited
 
         role = await self._writes.write(edit)
+        self.grantors.reset()
         self.session_changes.notify()
         logger.info("role edited", extra={"role": role.name, "by_user_id": principal.user_id})
         return role
@@ -243,14 +264,18 @@ class AccountService(SignIn):
         """
 
         def delete(connection: sa.Connection) -> Role:
+            now_actor = store.get_principal(connection, principal.user_id)
+            refuse(access.can_define_role(now_actor, ()), _EDIT_ROLES)
             role = store.get_role(connection, role_id)
-            refuse(access.can_edit_role(store.get_principal(connection, principal.user_id), role, role.permissions))
+            refuse(access.can_edit_role(now_actor, role, role.permissions), _EDIT_ROLES)
             expect(role)
             store.delete_role(connection, role_id)
             self._append(connection, "role_deleted", {"role_id": role_id, "name": role.name}, principal)
             return role
 
-        return await self._writes.write(delete)
+        role = await self._writes.write(delete)
+        self.grantors.reset()
+        return role
 
     # Groups
 

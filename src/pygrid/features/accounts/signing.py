@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import datetime as dt
 import logging
-import unicodedata
 from collections.abc import Coroutine
 from dataclasses import dataclass
 from typing import Any, TypeVar
@@ -15,10 +14,20 @@ import sqlalchemy as sa
 from pygrid import codes
 from pygrid.clock import Clock
 from pygrid.core import access
-from pygrid.core.access import DOMAIN_ACCESS, OWNER, USER, AccessRefusal, AppAccess, Permission, Principal, Role
+from pygrid.core.access import (
+    DOMAIN_ACCESS,
+    OWNER,
+    USER,
+    AccessRefusal,
+    AppAccess,
+    Permission,
+    Principal,
+    Role,
+)
 from pygrid.core.addresses import shortened
 from pygrid.errors import Forbidden, InvalidCredentials, InvalidInput, TooManyRequests
 from pygrid.features.accounts.attempts import Attempts, FailureLog
+from pygrid.features.accounts.grantors import KnownGrantors
 from pygrid.features.accounts.passwords import Passwords, normalize_password
 from pygrid.ids import hash_secret, new_secret
 from pygrid.messages.accounts import SignUpRequest
@@ -26,6 +35,7 @@ from pygrid.storage import accounts as store
 from pygrid.storage import audit
 from pygrid.storage.accounts import User
 from pygrid.storage.audit import AuditedWrites
+from pygrid.storage.one_time_codes import delete_expired_codes
 from pygrid.storage.setup_code import SetupCode
 from pygrid.storage.sql.database import Database
 
@@ -72,12 +82,27 @@ class NewSession:
     expires_in_s: int
 
 
+@dataclass(frozen=True, kw_only=True)
+class AccountRules:
+    """What differs between the accounts of apps.
+
+    Args:
+        app_name: for messages.
+        open_signup: anybody may create an account with the role User.
+        setup_code: required for the very first account; None: no code is required.
+    """
+
+    app_name: str
+    open_signup: bool
+    access: AppAccess = DOMAIN_ACCESS
+    setup_code: SetupCode | None = None
+
+
 class SignIn:
     """Use cases of credentials; `AccountService` inherits them.
 
     Args:
         writes: transactions of the audit log.
-        setup_code: required for the very first account; None: no code is required.
     """
 
     def __init__(
@@ -85,27 +110,34 @@ class SignIn:
         database: Database,
         writes: AuditedWrites | Database,
         clock: Clock,
-        *,
-        open_signup: bool,
-        access: AppAccess = DOMAIN_ACCESS,
-        setup_code: SetupCode | None = None,
+        rules: AccountRules,
     ) -> None:
-        self.access = access
+        self.access = rules.access
+        self.grantors = KnownGrantors(database, rules.app_name)
         self.session_changes = SessionChanges()
         self.failures = FailureLog(writes.write, clock)
         self._database = database
         self._writes = writes
         self._clock = clock
-        self._open_signup = open_signup
-        self._setup_code = setup_code
+        self._open_signup = rules.open_signup
+        self._setup_code = rules.setup_code
         self._passwords = Passwords()
-        self._attempts = Attempts(clock)
+        self.attempts = Attempts(clock)
 
     def close(self) -> None:
         """End the threads that hash passwords."""
         self._passwords.close()
 
     # Sign-up and login
+
+    async def has_owner(self) -> bool:
+        """Return whether the first account, which becomes Owner, exists."""
+        return await self._database.read(store.has_first_owner)
+
+    @property
+    def needs_setup_code(self) -> bool:
+        """Whether the first account needs the set-up code."""
+        return self._setup_code is not None
 
     async def sign_up(
         self, principal: Principal | None, request: SignUpRequest, *, by_key: bool = False, address: str = ""
@@ -130,7 +162,7 @@ class SignIn:
         if await self._database.read(store.has_first_owner):
             self._check_may_sign_up(principal)
             if principal is None:
-                self._attempts.record_sign_up(address)
+                self.attempts.record_sign_up(address)
         else:
             self._check_setup_code(request.setup_code, address)
         password_hash = await self._passwords.hash(request.password)
@@ -162,6 +194,7 @@ class SignIn:
         user = await self._writes.write(put)
         if self._setup_code is not None:
             self._setup_code.remove()
+        self.grantors.reset()
         logger.info("user signed up", extra={"user_id": user.id, "role": user.role.name})
         return KeyedUser(user, private_key)
 
@@ -181,14 +214,14 @@ class SignIn:
                 "CODE)",
                 code=codes.SETUP_CODE_NEEDED,
             )
-        attempt = self.failures.limited(lambda: self._attempts.begin_setup_code(address))
+        attempt = self.failures.limited(lambda: self.attempts.begin_setup_code(address))
         if not self._setup_code.fits(given):
             self.failures.record("setup_code", None, address)
             raise Forbidden(
                 f"the set-up code is wrong: use the one in the file {self._setup_code.path.name} of the data folder",
                 code=codes.SETUP_CODE_WRONG,
             )
-        self._attempts.forget(attempt)
+        self.attempts.forget(attempt)
 
     @staticmethod
     def _role_to_give(connection: sa.Connection, principal: Principal, role_id: int, by_key: bool) -> Role:
@@ -197,30 +230,52 @@ class SignIn:
         refuse(check(store.get_principal(connection, principal.user_id), role))
         return role
 
-    async def log_in(self, email: str, password: str, address: str) -> NewSession:
+    async def sign_up_by_key(
+        self, principal: Principal | None, private_key: str | None, request: SignUpRequest, address: str
+    ) -> KeyedUser:
+        """Create an account as clients of 2020 do; without a private key, a requested role has no effect.
+
+        Args:
+            principal: the user of the token that was sent with the key; None: the key alone identifies its owner.
+        Raises:
+            as `sign_up`. InvalidCredentials: the key is not that of the principal, or of any user.
+        """
+        if private_key is None:
+            return await self.sign_up(None, request, address=address)
+        if principal is None:
+            owner = await self.authenticate_key(private_key, address)
+            return await self.sign_up(owner, request, by_key=True, address=address)
+        await self.check_private_key(principal, private_key, address)
+        return await self.sign_up(principal, request, address=address)
+
+    async def log_in(self, email: str, password: str, address: str, private_key: str | None = None) -> NewSession:
         """Begin a session.
 
         Args:
             address: address of the caller, to limit attempts.
+            private_key: if present, it must be that of the account.
         Raises:
-            InvalidCredentials: unknown e-mail or wrong password, without a difference.
+            InvalidCredentials: unknown e-mail, wrong password or wrong private key, without a difference.
             TooManyRequests: ``busy``; ``too_many_attempts`` (the limits are in `pygrid.features.accounts.attempts`).
         """
-        email_key = _email_key(email)
-        attempt = self.failures.limited(lambda: self._attempts.begin_login(email_key, address))
+        email_key = store.key_of_email(email)
+        attempt = self.failures.limited(lambda: self.attempts.begin_login(email_key, address))
         found = await self._database.read(lambda connection: store.find_password_hash(connection, email_key))
         try:
             good = len(password) <= MAX_PASSWORD and await self._passwords.verify(
                 password, None if found is None else found[1]
             )
         except TooManyRequests:  # the queue is full, so nothing was checked
-            self._attempts.forget(attempt)
+            self.attempts.forget(attempt)
             raise
         if found is None or not good:
             self.failures.record("password", None if found is None else found[0], address)
             raise InvalidCredentials("the e-mail or the password is wrong")
-        self._attempts.forget(attempt)
         user_id, password_hash = found
+        if private_key is not None and not await self._is_key_of(user_id, private_key):
+            self.failures.record("private_key", user_id, address)
+            raise InvalidCredentials("the e-mail or the password is wrong")
+        self.attempts.forget(attempt)
         is_old = await self._passwords.needs_rehash(password, password_hash)
         new_hash = await self._passwords.hash(password) if is_old else None
         token, now = new_secret(), self._clock.now()
@@ -271,6 +326,10 @@ class SignIn:
         session = await self._database.look_up(lambda connection: store.find_session(connection, token_hash))
         return None if session is None or session.expires_at <= now else session.principal
 
+    def explain_missing(self, principal: Principal, permission: Permission) -> str:
+        """Return which permission the principal's role lacks here, which roles have it, and whom to ask."""
+        return access.explain_missing(principal.role, permission, self.grantors.get())
+
     async def authenticate_key(self, private_key: str, address: str) -> Principal:
         """Return the user of a private key.
 
@@ -278,7 +337,7 @@ class SignIn:
             InvalidCredentials: no account has this key.
             TooManyRequests: ``too_many_attempts`` with this key, or from this address.
         """
-        attempt = self.failures.limited(lambda: self._attempts.begin_key(address))
+        attempt = self.failures.limited(lambda: self.attempts.begin_key(address))
         key_hash = hash_secret(private_key)
         owner = await self._database.read(lambda connection: store.find_private_key_owner(connection, key_hash))
         if owner is None:
@@ -286,9 +345,26 @@ class SignIn:
             raise InvalidCredentials(
                 "no account has this private key: it was rotated or revoked, or the password was changed"
             )
-        self._attempts.forget(attempt)
-        self._attempts.record_key_use(owner.user_id)
+        self.attempts.forget(attempt)
+        self.attempts.record_key_use(owner.user_id)
         return owner
+
+    async def check_private_key(self, principal: Principal, private_key: str, address: str) -> None:
+        """Check that a private key is that of the principal; a valid one is not counted as an attempt.
+
+        Raises:
+            InvalidCredentials: it is not. TooManyRequests: ``too_many_attempts`` with wrong keys from this address.
+        """
+        attempt = self.failures.limited(lambda: self.attempts.begin_key(address))
+        if not await self._is_key_of(principal.user_id, private_key):
+            self.failures.record("private_key", principal.user_id, address)
+            raise InvalidCredentials("this private key is not that of the token's user")
+        self.attempts.forget(attempt)
+
+    async def _is_key_of(self, user_id: int, private_key: str) -> bool:
+        key_hash = hash_secret(private_key)
+        owner = await self._database.read(lambda connection: store.find_private_key_owner(connection, key_hash))
+        return owner is not None and owner.user_id == user_id
 
     async def rotate_private_key(self, principal: Principal, user_id: int) -> KeyedUser:
         """Replace the private key of the principal. Only their own, so that no user has the key of another."""
@@ -319,19 +395,29 @@ class SignIn:
         audit.append(connection, action, data, actor=principal.user_id, now=self._clock.now())
 
     async def remove_expired_sessions(self) -> None:
-        """Delete the sessions that have ended."""
+        """Delete the sessions and one-time codes that have ended."""
         now = self._clock.now()
-        await self._database.write(lambda connection: store.delete_expired_sessions(connection, now))
+
+        def delete(connection: sa.Connection) -> None:
+            store.delete_expired_sessions(connection, now)
+            delete_expired_codes(connection, now)
+
+        await self._database.write(delete)
 
     @staticmethod
     def _manage(connection: sa.Connection, principal: Principal, user_id: int) -> User:
         """Return the user, if the principal's present role may change it."""
         now_actor = store.get_principal(connection, principal.user_id)
-        if now_actor.user_id != user_id and not now_actor.may(Permission.CREATE_USERS):
-            raise not_permitted(AccessRefusal.MISSING_PERMISSION)
+        check_may_manage(now_actor, user_id)
         user = store.get_user(connection, user_id)
         refuse(access.can_manage_user(now_actor, user_id, user.role))
         return user
+
+
+def check_may_manage(actor: Principal, user_id: int) -> None:
+    """Check the permission before the target is read, so that others do not learn which users exist."""
+    if actor.user_id != user_id and not actor.may(Permission.CREATE_USERS):
+        raise missing_permission(Permission.CREATE_USERS)
 
 
 def normalize_email(email: str) -> tuple[str, str]:
@@ -347,11 +433,7 @@ def normalize_email(email: str) -> tuple[str, str]:
         raise InvalidInput(
             "the e-mail is not valid: it must be name@host with at most 254 characters", code=codes.INVALID_EMAIL
         )
-    return shown, _email_key(shown)
-
-
-def _email_key(email: str) -> str:
-    return unicodedata.normalize("NFKC", email.strip()[:254]).casefold()
+    return shown, store.key_of_email(shown)
 
 
 def check_password(password: str) -> None:
@@ -369,13 +451,25 @@ _DETAILS = {
 }
 
 
-def refuse(refusal: AccessRefusal | None) -> None:
+def refuse(refusal: AccessRefusal | None, needed: Permission = Permission.CREATE_USERS) -> None:
+    """Raise the error of a refusal; ``needed`` is the permission that the rule requires."""
     if refusal is AccessRefusal.LAST_OWNER:
         raise Forbidden("this is the last Owner: make another user Owner first", code=codes.LAST_OWNER)
     if refusal is AccessRefusal.BUILT_IN:
         raise Forbidden("the built-in roles User and Owner cannot be changed", code=codes.BUILT_IN_ROLE)
+    if refusal is AccessRefusal.MISSING_PERMISSION:
+        raise missing_permission(needed)
     if refusal is not None:
         raise not_permitted(refusal)
+
+
+def missing_permission(permission: Permission) -> Forbidden:
+    return Forbidden(
+        f"this needs a role with {permission}",
+        code=codes.NOT_PERMITTED,
+        reason=str(AccessRefusal.MISSING_PERMISSION),
+        permission=str(permission),
+    )
 
 
 def not_permitted(refusal: AccessRefusal) -> Forbidden:

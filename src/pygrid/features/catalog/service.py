@@ -10,9 +10,9 @@ import msgspec
 import sqlalchemy as sa
 
 from pygrid import codes
+from pygrid.configuration import read_server_config
 from pygrid.core.datasets import Schema, SchemaQuery, told_schema
 from pygrid.core.discovery import MAX_ANSWER_BYTES, ByteLimit, asks_for, check_query, encoded_size, mentions, snippet
-from pygrid.core.process_config import read_server_config
 from pygrid.errors import InvalidConfig, InvalidInput
 from pygrid.messages.discovery import (
     MAX_COLUMNS,

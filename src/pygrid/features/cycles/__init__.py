@@ -11,6 +11,8 @@ from pygrid.features.cycles.clients import ClientRegistry
 from pygrid.features.cycles.completion import Completion
 from pygrid.features.cycles.cycle_metrics import CycleCounts
 from pygrid.features.cycles.devices import Endpoints
+from pygrid.features.cycles.progress import ProgressService
+from pygrid.features.cycles.published import PublishedDevices
 from pygrid.features.cycles.quotas import DeviceLimits, DeviceQuotas
 from pygrid.features.cycles.routes import DEVICE_PATHS, router
 from pygrid.features.cycles.scheduler import CycleScheduler
@@ -25,9 +27,12 @@ CLIENT_SWEEP_S = 3600.0
 
 @dataclass(frozen=True, kw_only=True)
 class CyclesFeature(Feature):
-    """Training on devices, and what hosts its processes."""
+    """Training on devices, and the services that other features need."""
 
     scheduler: CycleScheduler
+    clients: ClientRegistry
+    cycles: CyclesService
+    published: PublishedDevices
 
 
 def build(app: AppContext, store: Store, settings: DomainSettings) -> CyclesFeature:
@@ -44,6 +49,7 @@ def build(app: AppContext, store: Store, settings: DomainSettings) -> CyclesFeat
     cycles = CyclesService(store, admissions, sums, scheduler, clock, executor, counts, quotas)
     endpoints = Endpoints(allow_private=settings.allow_private_addresses)
     clients = ClientRegistry(store, scheduler, clock, quotas, endpoints)
+    published = PublishedDevices(store, cycles)
 
     async def close() -> None:
         executor.shutdown()
@@ -51,7 +57,10 @@ def build(app: AppContext, store: Store, settings: DomainSettings) -> CyclesFeat
 
     return CyclesFeature(
         scheduler=scheduler,
-        services=(cycles, clients, scheduler),
+        clients=clients,
+        cycles=cycles,
+        published=published,
+        services=(cycles, clients, scheduler, published, ProgressService(store, counts, clock)),
         routes=(router,),
         open_paths=DEVICE_PATHS,
         tasks=(

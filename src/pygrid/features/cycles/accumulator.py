@@ -16,7 +16,7 @@ from pygrid.aggregation.rules import Vote, Weighed
 from pygrid.aggregation.running import RunningSum
 from pygrid.core.processes import HostedProcess
 from pygrid.errors import Unavailable
-from pygrid.storage.diffs import DiffFiles
+from pygrid.storage.blobs.protocol import Diffs
 from pygrid.storage.reports import Report
 from pygrid.tensors.flat import VALUE_BYTES, Float32, match, num_values
 from pygrid.tensors.safetensors import header_length, parse_header
@@ -35,7 +35,7 @@ def make_running_sum(process: HostedProcess) -> Aggregator:
 class CycleSum:
     """The reports of one cycle in an aggregator. Used by one thread at a time."""
 
-    def __init__(self, process: HostedProcess, diffs: DiffFiles, aggregator: Aggregator) -> None:
+    def __init__(self, process: HostedProcess, diffs: Diffs, aggregator: Aggregator) -> None:
         self._process = process
         self._diffs = diffs
         self._aggregator = aggregator
@@ -60,12 +60,8 @@ class CycleSum:
         if data is not None:
             yield from self._pieces(lambda begin, count: memoryview(data)[begin : begin + count])
             return
-        self._diffs.check(report.id, report.file, report.offset, report.length, report.fingerprint)
-        descriptor = os.open(self._diffs.path(report.file), os.O_RDONLY)
-        try:
-            yield from self._pieces(lambda begin, count: os.pread(descriptor, count, report.offset + begin))
-        finally:
-            os.close(descriptor)
+        with self._diffs.local(report) as path, path.open("rb", buffering=0) as file:
+            yield from self._pieces(lambda begin, count: os.pread(file.fileno(), count, report.offset + begin))
 
     def _pieces(self, read: _Read) -> Iterator[tuple[int, Float32]]:
         header_bytes = header_length(read(0, 8))
@@ -94,7 +90,7 @@ class CycleSums:
 
     def __init__(
         self,
-        diffs: DiffFiles,
+        diffs: Diffs,
         find_limit: Callable[[int], float | None],
         make_aggregator: Callable[[HostedProcess], Aggregator] = make_running_sum,
     ) -> None:

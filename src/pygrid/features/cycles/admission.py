@@ -22,12 +22,14 @@ from pygrid.core.cycles import AdmissionRefusal, Assignment, Cycle, CycleState
 from pygrid.core.processes import HostedProcess
 from pygrid.features.cycles.quotas import DeviceQuotas
 from pygrid.features.cycles.scheduler import CycleScheduler
+from pygrid.features.cycles.waiting_room import WaitingRooms
 from pygrid.ids import hash_secret, new_secret
 from pygrid.lifecycle import ClientGone, Stopping
 from pygrid.storage import reports as rows
+from pygrid.storage.admission_batches import AdmissionRequest, AdmitClients, Applicant, Placed, find_applicant
 from pygrid.storage.clients import touch_client
-from pygrid.storage.cycle_transitions import open_cycle
-from pygrid.storage.signals import cycle_topic, event_topic, wait_for_any
+from pygrid.storage.signals import cycle_topic, notify_process, wait_for_any
+from pygrid.storage.sql.lanes import Batch
 from pygrid.storage.store import Store
 
 PRESENCE_S = 3.0 * rules.POLL_S
@@ -39,16 +41,8 @@ USED_S = 3600.0
 MAX_KEYS = 50_000
 """Request keys that are kept in memory, about 40 MB; the database finds older ones."""
 
-
-@dataclass(frozen=True)
-class Applicant:
-    """A client that requests admission. Speeds are in Mbit/s."""
-
-    client_id: str
-    download: float | None
-    upload: float | None
-    native: bool
-    """Only a native client may renew an assignment whose key it lost."""
+_GONE = AdmissionRefusal("resting", "the client has disconnected", 1)
+"""The outcome for a client that disconnected before its turn; nobody reads it."""
 
 
 @dataclass(frozen=True)
@@ -76,8 +70,10 @@ class Admissions:
         self._candidates: dict[int, dict[str, dt.datetime]] = {}
         self._draws: dict[int, list[asyncio.Future[None]]] = {}
         self._drawing: set[asyncio.Task[None]] = set()
+        self._rooms = WaitingRooms()
         self._keys: OrderedDict[str, tuple[Admission, int]] = OrderedDict()
         self._key_of: OrderedDict[int, str] = OrderedDict()
+        self._admitting: Batch[AdmissionRequest, Placed | AdmissionRefusal] = AdmitClients(clock.now)
 
     async def request(
         self, process: HostedProcess, applicant: Applicant, wait_s: float, departed: Callable[[], Awaitable[None]]
@@ -88,26 +84,33 @@ class Admissions:
             departed: returns once the client has disconnected; called only if the client has to wait.
         Raises:
             NotFound: ``worker_not_found``: the process has no such client.
+            InvalidInput: ``plan_variant_unavailable``: the client would be admitted, and cannot train.
             ClientGone: the client disconnected while it waited; it is neither admitted nor counted as a candidate.
         """
         loop = asyncio.get_running_loop()
         end = loop.time() + wait_s
         gone: asyncio.Future[None] | None = None
+        woken_by: asyncio.Future[None] | None = None
         try:
             while True:
                 changed = self._store.signals.next(cycle_topic(process.id))
                 if process.config.pool_selection == "random":
                     await self._draw(process)
-                outcome = await self._try(
-                    process, applicant, max(PRESENCE_S, end - loop.time()), again=gone is not None
-                )
+                stay_s = max(PRESENCE_S, end - loop.time())
+                if gone is None or woken_by is None:
+                    outcome = await self._try(process, applicant, stay_s, again=gone is not None)
+                else:
+                    outcome = await self._try_in_turn(process, applicant, stay_s, woken_by, gone)
                 remaining = end - loop.time()
                 if isinstance(outcome, Admission) or outcome.timeout_s is None or outcome.reason == "too_slow":
                     return outcome
                 if remaining <= 0 or self._stopping.is_set():
-                    return outcome
+                    return await self._last_word(process, applicant, outcome)
                 gone = gone or asyncio.ensure_future(departed())
+                if outcome.reason == "places_kept":  # nothing tells when that ends
+                    remaining = min(remaining, outcome.timeout_s)
                 await wait_for_any([changed, gone], remaining)
+                woken_by = changed if changed.done() else None
                 if gone.done():
                     self._candidates.get(process.id, {}).pop(applicant.client_id, None)
                     raise ClientGone
@@ -135,15 +138,40 @@ class Admissions:
         opens = refusal is not None and refusal.reason == "waiting_for_workers"
         if refusal is not None and not (opens and self._is_quorum(process, applicant.client_id, stay_s)):
             return _in_pool(refusal, process)
-        outcome = await self._store.database.write(
-            lambda connection: self._admit(connection, process, applicant, opens)
-        )
+        outcome = await self._admit(process, applicant, is_quorum=opens)
         if isinstance(outcome, AdmissionRefusal):
             return _in_pool(outcome, process)
         self._remember(process, outcome)
         if outcome.opened:
             self._opened(outcome.cycle)
         return outcome
+
+    async def _try_in_turn(
+        self,
+        process: HostedProcess,
+        applicant: Applicant,
+        stay_s: float,
+        woken_by: asyncio.Future[None],
+        gone: asyncio.Future[None],
+    ) -> Admission | AdmissionRefusal:
+        """Make an attempt after a signal, which has woken all clients that wait; only as many try as have a chance."""
+
+        async def attempt() -> Admission | AdmissionRefusal:
+            if gone.done():
+                return _GONE
+            return await self._try(process, applicant, stay_s, again=True)
+
+        room = self._rooms.enter(self._scheduler.current(process.id), process.config, woken_by)
+        return await (attempt() if room is None else room.try_in_turn(attempt))
+
+    async def _last_word(
+        self, process: HostedProcess, applicant: Applicant, outcome: AdmissionRefusal
+    ) -> AdmissionRefusal:
+        """Return the refusal after the last attempt: a client that waited for others learns of a pause."""
+        if outcome.reason != "waiting_for_workers":
+            return outcome
+        _, refusal = await self._store.database.look_up(lambda connection: self._decide(connection, process, applicant))
+        return rules.PAUSED if refusal is rules.PAUSED else outcome
 
     async def _touch(self, client_id: str, used_at: dt.datetime | None) -> None:
         """Record that a client is used, unless the recorded time is less than `USED_S` old."""
@@ -181,51 +209,30 @@ class Admissions:
             if len(remembered) > MAX_KEYS:
                 remembered.popitem(last=False)
 
-    def _admit(
-        self, connection: sa.Connection, process: HostedProcess, applicant: Applicant, opens: bool
+    async def _admit(
+        self, process: HostedProcess, applicant: Applicant, *, is_quorum: bool
     ) -> Admission | AdmissionRefusal:
-        """Admit the client in the caller's transaction; with ``opens``, open the cycle first if it is not open."""
-        found, refusal = self._decide(connection, process, applicant)
-        opened = opens and refusal is not None and refusal.reason == "waiting_for_workers"
-        if opened:
-            open_cycle(connection, found.cycle, process.config, self._clock.now())
-            found, refusal = self._decide(connection, process, applicant)
-        if refusal is not None:
-            return refusal
+        """Admit the client durably; a quorum opens the cycle first if it is not open."""
         key = new_secret()
-        if found.own is None:
-            now = self._clock.now()
-            own = rows.put_assignment(connection, found.cycle.id, applicant.client_id, hash_secret(key), now)
-        else:
-            own = rows.renew_assignment(connection, found.own, hash_secret(key))
-        return Admission(key, own, found.cycle, opened)
+        request = self._request(process, applicant, hash_secret(key), is_quorum=is_quorum)
+        outcome = await self._store.database.write_all(self._admitting, request)
+        if isinstance(outcome, AdmissionRefusal):
+            return outcome
+        return Admission(key, outcome.assignment, outcome.cycle, outcome.is_opening)
 
     def _decide(
         self, connection: sa.Connection, process: HostedProcess, applicant: Applicant
     ) -> tuple[rows.Application, AdmissionRefusal | None]:
-        found = rows.get_application(connection, applicant.client_id, process.id)
-        cycle, own = found.cycle, found.own
+        now = self._clock.now()
+        stored = rows.get_application(connection, applicant.client_id, process.id)
+        found = find_applicant(connection, self._request(process, applicant), stored, now)
+        return stored, rules.decide_admission(stored.cycle, found, now)
+
+    def _request(
+        self, process: HostedProcess, applicant: Applicant, key_hash: str = "", *, is_quorum: bool = False
+    ) -> AdmissionRequest:
         used_since = self._quotas.used_since()
-        if used_since is not None and found.used_at is not None and found.used_at < used_since:
-            raise rows.worker_not_found()
-        if found.process_state == "finished":
-            return found, rules.FINISHED
-        if found.has_left:
-            return found, rules.LEFT
-        if applicant.native and own is not None and rules.may_renew(cycle, own, self._clock.now()):
-            return found, None
-        refusal = rules.admit(
-            cycle,
-            process.config,
-            self._clock.now(),
-            own=own,
-            last_sequence=rows.find_last_sequence(connection, applicant.client_id, cycle.sequence)
-            if _rests(process)
-            else None,
-            download=applicant.download,
-            upload=applicant.upload,
-        )
-        return found, refusal
+        return AdmissionRequest(process.id, process.config, applicant, key_hash, used_since, is_quorum)
 
     # -- a cycle opens when enough clients have requested admission ----------------------------------------------------
 
@@ -250,8 +257,7 @@ class Admissions:
         """``hosted -> open`` was committed."""
         self._candidates.pop(cycle.process_id, None)
         self._scheduler.watch(cycle)
-        self._store.signals.notify(cycle_topic(cycle.process_id))
-        self._store.signals.notify(event_topic(cycle.process_id))
+        notify_process(self._store.signals, cycle.process_id)
 
     # -- random selection ----------------------------------------------------------------------------------------------
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections import OrderedDict
 
 import numpy as np
@@ -36,11 +37,13 @@ class Centres:
             return None
         known = self._mapped.get(process.id)
         if known is None or known[0] != name:
-            known = self._mapped[process.id] = (
-                name,
-                np.asarray(np.memmap(self._store.blobs.path(name), dtype="<f4", mode="r")),
-            )
+            known = self._mapped[process.id] = name, await asyncio.to_thread(self._map, name)
         self._mapped.move_to_end(process.id)
         if len(self._mapped) > MAX_MAPPED:
             self._mapped.popitem(last=False)
         return known[1]
+
+    def _map(self, name: str) -> Float32:
+        # Mapped bytes stay readable when the file is removed.
+        with self._store.blobs.local(name) as path:
+            return np.asarray(np.memmap(path, dtype="<f4", mode="r"))

@@ -15,8 +15,7 @@ import sqlalchemy as sa
 
 from pygrid import codes
 from pygrid.clock import Clock
-from pygrid.core import cycles as rules
-from pygrid.core.cycles import Cycle, CycleState, Due
+from pygrid.core.cycles import Cycle, CycleState
 from pygrid.core.processes import HostedProcess
 from pygrid.errors import Unauthenticated
 from pygrid.features.cycles.devices import Endpoints, check_device
@@ -26,8 +25,8 @@ from pygrid.ids import new_client_id
 from pygrid.messages.cycles import AuthenticateRequest, AuthenticateResponse, LeaveRequest
 from pygrid.storage import clients, reports
 from pygrid.storage import cycles as rows
-from pygrid.storage.cycle_transitions import close_cycle
-from pygrid.storage.signals import cycle_topic, event_topic
+from pygrid.storage.cycle_transitions import end_if_due
+from pygrid.storage.signals import notify_process
 from pygrid.storage.store import Store
 
 MAX_SUBJECT_CHARS = 200
@@ -61,7 +60,7 @@ class ClientRegistry:
         """
         self._quotas.take_authentication(address)
         process = await self._store.processes.get_by_name(message.model_name, message.model_version)
-        subject = await check_device(process.config.authentication, message.auth_token, self._endpoints)
+        subject = await check_device(process, message.auth_token, self._endpoints)
         is_named = process.config.named_clients
         if is_named and not (subject and subject.isprintable() and len(subject) <= MAX_SUBJECT_CHARS):
             raise Unauthenticated(
@@ -134,14 +133,11 @@ class ClientRegistry:
             cycle = reports.put_departure(
                 connection, message.worker_id, process.id, now, is_named=process.config.named_clients
             )
-            if rules.due(cycle, process.config, now) is Due.CLOSE:
-                cycle = close_cycle(connection, cycle, now)
-            return cycle
+            return end_if_due(connection, cycle, process.config, now)
 
         cycle = await self._store.database.write(transaction)
         if cycle.state in (CycleState.OPEN, CycleState.CLOSING):
             current = self._scheduler.current(process.id)
             if current is None or (current.id, current.state) == (cycle.id, CycleState.OPEN):
                 self._scheduler.watch(cycle)
-        self._store.signals.notify(cycle_topic(process.id))
-        self._store.signals.notify(event_topic(process.id))
+        notify_process(self._store.signals, process.id)

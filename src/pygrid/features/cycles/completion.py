@@ -8,10 +8,12 @@ from __future__ import annotations
 
 import contextlib
 import datetime as dt
+import io
 import logging
 import math
 import os
 from dataclasses import dataclass, replace
+from functools import partial
 
 import numpy as np
 import numpy.typing as npt
@@ -19,7 +21,7 @@ import sqlalchemy as sa
 
 from pygrid.aggregation.aggregator import MeanBlock
 from pygrid.aggregation.mean import BLOCK
-from pygrid.aggregation.optimizers import SLOTS, initial_slot, step, to_float32
+from pygrid.aggregation.optimizers import SLOTS, ServerOptimizer, initial_slot, step, to_float32
 from pygrid.aggregation.outliers import WINDOW_CYCLES, WINDOW_REPORTS
 from pygrid.aggregation.rules import CENTRE, MIN_ROBUST, History, Weighed, weigh
 from pygrid.clock import Clock
@@ -32,10 +34,11 @@ from pygrid.storage import cycles as rows
 from pygrid.storage import processes
 from pygrid.storage import reports as report_rows
 from pygrid.storage.blobs.checked import DamagedReportError
-from pygrid.storage.blobs.files import BlobWriter
+from pygrid.storage.blobs.protocol import Blobs, BlobWriter
 from pygrid.storage.cycle_transitions import LEASE_S, begin_cycle
 from pygrid.storage.cycles import CycleTotals
 from pygrid.storage.reports import Report
+from pygrid.storage.sql.lanes import Lane
 from pygrid.storage.store import Store
 from pygrid.tensors.flat import VALUE_BYTES, FiniteNorm, num_values
 
@@ -54,6 +57,14 @@ class Completed:
     next_cycle: Cycle | None
 
 
+class LeaseHeldError(Exception):
+    """Another instance holds the lease of a closing cycle."""
+
+
+class _LeaseLostError(Exception):
+    """The lease under which a completion ran no longer belongs to this instance."""
+
+
 class Completion:
     """Completes cycles, one at a time."""
 
@@ -62,27 +73,48 @@ class Completion:
         self._sums = sums
         self._clock = clock
 
-    def complete(self, cycle_id: int, leased: bool) -> Completed | None:
-        """Complete a cycle, ``closing -> completed``; None if it is not closing, or another holds its lease.
+    def complete(self, cycle_id: int, fence: int | None) -> Completed | None:
+        """Complete a cycle, ``closing -> completed``; None if it is not closing.
+
+        A completion that lost its lease changes nothing. It begins again if the lease is free.
 
         Args:
-            leased: the caller holds the lease since it closed the cycle.
+            fence: of the lease that this instance has held since it closed the cycle; None: the lease is acquired.
+        Raises:
+            LeaseHeldError: another instance completes the cycle.
         """
-        database = self._store.database
+        while True:
+            if fence is None and (fence := self._acquire(cycle_id)) is None:
+                return None
+            try:
+                return self._complete(cycle_id, fence)
+            except _LeaseLostError:
+                logger.warning("lease of a cycle lost", extra={"cycle_id": cycle_id, "fence": fence})
+                fence = None
+            except BaseException:
+                self._store.database.write_now(partial(rows.release_lease, cycle_id=cycle_id, fence=fence))
+                raise
+
+    def _acquire(self, cycle_id: int) -> int | None:
+        """Acquire the lease and return its fence; None if the cycle is not closing. Raises LeaseHeldError."""
         now = self._clock.now()
         until = now + dt.timedelta(seconds=LEASE_S)
-        if not leased and not database.write_now(
-            lambda connection: rows.acquire_lease(connection, cycle_id, now, until)
-        ):
-            return None
-        try:
-            return self._complete(database.read_now(lambda connection: rows.get_cycle(connection, cycle_id)))
-        except BaseException:
-            database.write_now(lambda connection: rows.release_lease(connection, cycle_id))
-            raise
 
-    def _complete(self, cycle: Cycle) -> Completed:
+        def transaction(connection: sa.Connection) -> tuple[CycleState, int | None]:
+            cycle = rows.get_cycle(connection, cycle_id)
+            return cycle.state, rows.acquire_lease(connection, cycle_id, now, until)
+
+        state, fence = self._store.database.write_now(transaction)
+        if fence is None and state is CycleState.CLOSING:
+            raise LeaseHeldError
+        return fence
+
+    def _complete(self, cycle_id: int, fence: int) -> Completed:
+        """Raises _LeaseLostError: before or during the completion; nothing was changed."""
         database = self._store.database
+        cycle = database.read_now(lambda connection: rows.get_cycle(connection, cycle_id))
+        if cycle.state is not CycleState.CLOSING or cycle.lease_fence != fence:
+            raise _LeaseLostError
 
         def load(connection: sa.Connection) -> tuple[HostedProcess, list[Report], History, processes.Checkpoint]:
             process = self._store.processes.load(connection, cycle.process_id)
@@ -115,8 +147,10 @@ class Completion:
         outcome = _Outcome(new_checkpoint, weighed, reports, counted, damaged)
         completed = database.write_now(lambda connection: self._store_result(connection, process, cycle, outcome))
         self._sums.complete(process.id, cycle.id, weighed.limit)
-        # Queued before the next cycle is announced, so before any report for it: the writer keeps the order.
-        database.write_later(lambda _connection: self._store.diffs.drop(process.id, cycle.id))
+        # Queued before the next cycle is announced, so before any report for it: the lane keeps the order.
+        database.write_later(
+            lambda _connection: self._store.diffs.drop(process.id, cycle.id), Lane.REPORTS, is_alone=True
+        )
         if new_checkpoint is not None:
             self._store.processes.keep_checkpoint(new_checkpoint)
         logger.info(
@@ -133,37 +167,36 @@ class Completion:
             mean: MeanBlock = lambda start, count, _centre: average(start, count)  # noqa: E731
         else:
             mean = self._sums.reconcile(process, cycle.id, reports, weighed)
-        model_hash, size_bytes, state = self._step(process, old, mean)
+        optimizer = process.config.optimizer_in(cycle.sequence)
+        model_hash, size_bytes, state = self._step(process, optimizer, old, mean)
         return processes.Checkpoint(process.id, old.number + 1, model_hash, size_bytes, state, self._clock.now())
 
     def _model_norm(self, process: HostedProcess, checkpoint: processes.Checkpoint) -> float:
         """Return the L2 norm of a checkpoint's model."""
         norm = FiniteNorm(process.model)
-        with self._store.blobs.path(checkpoint.model_hash).open("rb", buffering=0) as file:
+        with self._store.blobs.local(checkpoint.model_hash) as path, path.open("rb", buffering=0) as file:
             for start in range(0, num_values(process.model), BLOCK):
                 count = min(BLOCK, num_values(process.model) - start)
                 norm.add(_read_values(file.fileno(), process.model.header_bytes, start, count))
         return norm.norm
 
     def _step(
-        self, process: HostedProcess, old: processes.Checkpoint, mean: MeanBlock
+        self, process: HostedProcess, optimizer: ServerOptimizer, old: processes.Checkpoint, mean: MeanBlock
     ) -> tuple[str, int, dict[str, str]]:
         """Write the new model and the vectors of the optimizer and the rule, block by block.
 
         Returns:
             The hash and the size of the model, and the hashes of the vectors by slot.
         """
-        blobs, optimizer = self._store.blobs, process.config.server_optimizer
+        blobs = self._store.blobs
         slots = SLOTS[optimizer.name]
         kept = (*slots, CENTRE) if process.rule.is_centred else slots
         total = num_values(process.model)
         with contextlib.ExitStack() as stack:
-            source = stack.enter_context(blobs.path(old.model_hash).open("rb", buffering=0))
+            source = _open(stack, blobs, old.model_hash)
             target = stack.enter_context(blobs.writer())
             states = {
-                slot: stack.enter_context(blobs.path(old.optimizer_state[slot]).open("rb", buffering=0))
-                for slot in kept
-                if slot in old.optimizer_state
+                slot: _open(stack, blobs, old.optimizer_state[slot]) for slot in kept if slot in old.optimizer_state
             }
             targets: dict[str, BlobWriter] = {slot: stack.enter_context(blobs.writer()) for slot in kept}
             header_bytes = process.model.header_bytes
@@ -190,7 +223,13 @@ class Completion:
     def _store_result(
         self, connection: sa.Connection, process: HostedProcess, cycle: Cycle, outcome: _Outcome
     ) -> Completed:
-        """Store the checkpoint, the end of the cycle and the next cycle in one transaction."""
+        """Store the checkpoint, the end of the cycle and the next cycle in one transaction.
+
+        Raises _LeaseLostError: the lease of `cycle` no longer belongs to this instance.
+        """
+        rows.lock_process(connection, process.id)
+        if not rows.is_leased(connection, cycle.id, cycle.lease_fence):
+            raise _LeaseLostError
         now, weighed, new_checkpoint = self._clock.now(), outcome.weighed, outcome.checkpoint
         report_rows.set_counted(
             connection,
@@ -207,7 +246,9 @@ class Completion:
             processes.put_checkpoint(connection, new_checkpoint)
         report_rows.expire_assignments(connection, cycle.id)
         totals = report_rows.add_up(outcome.counted, weighed.num_clipped)
-        done = replace(cycle, state=CycleState.COMPLETED, completed_at=now)
+        num_late = report_rows.count_late(connection, cycle.id)
+        self._store.diffs.doom(connection, cycle.id, now)
+        done = replace(cycle, state=CycleState.COMPLETED, completed_at=now, num_late=num_late)
         rows.complete_cycle(connection, done, totals, weighed.limit if math.isfinite(weighed.limit) else None)
         number = cycle.checkpoint if new_checkpoint is None else new_checkpoint.number
         if outcome.reports and not weighed.is_robust:
@@ -217,6 +258,7 @@ class Completion:
             "checkpoint": number,
             "num_reports": cycle.num_reports,
             "num_clipped": totals.num_clipped,
+            "num_late": num_late,
             **({"num_damaged": len(outcome.damaged)} if outcome.damaged else {}),
             "metrics": totals.metrics,
         }
@@ -243,6 +285,10 @@ class _Outcome:
     """The same reports, with the scales and weights with which they count."""
     damaged: list[Report]
     """Reports whose stored bytes have changed; they do not count."""
+
+
+def _open(stack: contextlib.ExitStack, blobs: Blobs, name: str) -> io.FileIO:
+    return stack.enter_context(io.FileIO(stack.enter_context(blobs.local(name))))
 
 
 def _read_values(descriptor: int, base: int, start: int, count: int) -> npt.NDArray[np.float32]:

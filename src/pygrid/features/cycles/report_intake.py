@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pygrid.core.processes import HostedProcess
 from pygrid.core.reports import ReportCheck, ReportContent
 from pygrid.errors import TooSlow
-from pygrid.storage.diffs import Spool
+from pygrid.storage.blobs.protocol import LargeReport
 from pygrid.tensors.flat import Float32
 
 SMALL_BYTES = 1024 * 1024
@@ -28,14 +28,14 @@ class Received:
 
     content: ReportContent
     data: bytes | None
-    spool: Spool | None
+    spool: LargeReport | None
 
 
 async def receive_report(
     pieces: AsyncIterator[bytes],
     process: HostedProcess,
     centre: Float32 | None,
-    make_spool: Callable[[], Spool],
+    make_spool: Callable[[], LargeReport],
     executor: Executor,
 ) -> Received:
     """Read and check a report, and spool it if it is large.
@@ -65,7 +65,7 @@ async def _receive_small(pieces: AsyncIterator[bytes], check: ReportCheck) -> Re
 
 
 async def _receive_large(
-    pieces: AsyncIterator[bytes], check: ReportCheck, make_spool: Callable[[], Spool], executor: Executor
+    pieces: AsyncIterator[bytes], check: ReportCheck, make_spool: Callable[[], LargeReport], executor: Executor
 ) -> Received:
     """Receive into two buffers: one fills from the socket while a thread checks and writes the other."""
     loop = asyncio.get_running_loop()

@@ -12,8 +12,10 @@ from litestar.params import FromQuery, JSONBody, QueryParameter
 from litestar.response import Stream
 
 from pygrid import codes
-from pygrid.errors import InvalidInput, NotFound, Unauthenticated
+from pygrid.errors import NotFound, PygridError
 from pygrid.features.cycles.clients import ClientRegistry
+from pygrid.features.cycles.forms import missing_key, read_published_report
+from pygrid.features.cycles.published import PublishedDevices
 from pygrid.features.cycles.service import CyclesService
 from pygrid.messages import media
 from pygrid.messages.cycles import (
@@ -25,15 +27,24 @@ from pygrid.messages.cycles import (
     LeaveRequest,
     LeaveResponse,
     ReportAccepted,
+    ReportRefused,
 )
-from pygrid.web.addresses import ClientAddresses
+from pygrid.web.addresses import client_address
 from pygrid.web.auth import find_bearer
-from pygrid.web.blobs import ProcessBlobs, describe_blob
+from pygrid.web.blobs import ProcessBlobs, StateBlobs, describe_blob
+from pygrid.web.message_memory import MessageMemory
+from pygrid.web.pacing import Pacer
 from pygrid.web.problems import describe_problems
+from pygrid.web.published import Area, exception_handlers, find_text
 from pygrid.web.requests import ANY_CONTENT_TYPE, AppRequest, stream_body, wait_until_gone
 from pygrid.web.services import service
 
 SPEED_TEST_BYTES = 64 * 1024 * 1024
+SPEED_TEST_BYTES_PER_S = 1000 * 2**20 / 8
+"""The highest speed that clients of 2020 report. A browser tells its page how far an upload is each 50 ms: a faster one
+would end before the page can compute its speed."""
+_PUBLISHED_REFUSALS = {400, 401, 404, 409, 410}
+"""Statuses in place of which clients of 2020 get 200 and the member ``error``, when they request a cycle or report."""
 _SPEED_CHUNK = b"x" * (64 * 1024)
 
 Text = Annotated[str, QueryParameter(min_length=1, max_length=200)]
@@ -46,26 +57,20 @@ def _key(request: Request[Any, Any, Any]) -> tuple[str, str | None]:
     """
     key = find_bearer(request) or request.query_params.get("request_key")
     if not key:
-        raise Unauthenticated(
-            "Missing request key! Send 'Authorization: Bearer REQUEST_KEY'.", code=codes.MISSING_REQUEST_KEY
-        )
+        raise missing_key()
     return key, request.query_params.get("worker_id")
-
-
-def _address(request: Request[Any, Any, Any], state: State) -> str:
-    return service(state, ClientAddresses).of(request)
 
 
 @post("/authenticate", status_code=200, responses=describe_problems(400, 401, 404, 429))
 async def authenticate(request: AppRequest, data: JSONBody[AuthenticateRequest], state: State) -> AuthenticateResponse:
     """Become a client of a process."""
-    return await service(state, ClientRegistry).authenticate(data, _address(request, state))
+    return await service(state, ClientRegistry).authenticate(data, client_address(request))
 
 
 @post("/leave", status_code=200, responses=describe_problems(400, 404, 429))
 async def leave(request: AppRequest, data: JSONBody[LeaveRequest], state: State) -> LeaveResponse:
     """Leave a process for good; where clients have names, no cycle waits for this one."""
-    await service(state, ClientRegistry).leave(data, _address(request, state))
+    await service(state, ClientRegistry).leave(data, client_address(request))
     return LeaveResponse("success")
 
 
@@ -79,15 +84,16 @@ async def speed_test_download(
     size_bytes: Annotated[int, QueryParameter(ge=0, le=SPEED_TEST_BYTES)] = SPEED_TEST_BYTES,
 ) -> Response[Any]:
     """Answer at once (``is_ping``), or stream bytes while the client measures the time."""
-    service(state, CyclesService).take_speed_test(_address(request, state), is_ping=is_ping)
+    service(state, CyclesService).take_speed_test(client_address(request), is_ping=is_ping)
     if is_ping:
         return Response(b"{}", media_type="application/json")
 
     async def sample() -> AsyncIterator[bytes]:
-        left = size_bytes
+        left, pacer = size_bytes, Pacer(SPEED_TEST_BYTES_PER_S)
         while left > 0:
             yield _SPEED_CHUNK[:left]
             left -= len(_SPEED_CHUNK)
+            await pacer.take(len(_SPEED_CHUNK))
 
     return Stream(sample(), media_type=media.TENSORS, headers={"Content-Length": str(size_bytes)})
 
@@ -95,9 +101,10 @@ async def speed_test_download(
 @post("/speed-test", status_code=200, request_max_body_size=None, responses=describe_problems(400, 408, 413, 429))
 async def speed_test_upload(request: AppRequest, state: State, worker_id: Text, random: Text) -> dict[str, str]:
     """Read and discard bytes while the client measures the time."""
-    service(state, CyclesService).take_speed_test(_address(request, state))
-    async for _ in stream_body(request, SPEED_TEST_BYTES + 64 * 1024):
-        pass
+    service(state, CyclesService).take_speed_test(client_address(request))
+    pacer = Pacer(SPEED_TEST_BYTES_PER_S)
+    async for piece in stream_body(request, SPEED_TEST_BYTES + 64 * 1024):
+        await pacer.take(len(piece))
     return {}
 
 
@@ -108,9 +115,14 @@ async def cycle_request(
     """Request admission to the current cycle; with ``wait_s`` the answer waits until there is work."""
     if data.wait_s:
         request.stop_counting()
-    answer = await service(state, CyclesService).request_cycle(
-        data, _address(request, state), partial(wait_until_gone, request)
-    )
+    try:
+        answer = await service(state, CyclesService).request_cycle(
+            data, client_address(request), partial(wait_until_gone, request)
+        )
+    except PygridError as error:
+        if data.wait_s is not None or error.status not in _PUBLISHED_REFUSALS:
+            raise
+        return CycleRejected("rejected", error=find_text(Area.DEVICES, error.code, error.detail))
     if isinstance(answer, CycleAccepted) and isinstance(answer.model_hash, str):
         service(state, ProcessBlobs).preload(answer.model_hash)
     return answer
@@ -118,9 +130,15 @@ async def cycle_request(
 
 @get("/get-model", responses={**describe_blob(), **describe_problems(400, 401, 404, 410)})
 async def get_model(request: AppRequest, state: State, model_id: FromQuery[int]) -> Response[Any]:
-    """Download the model that this cycle starts from: safetensors bytes."""
+    """Download the model that this cycle starts from: safetensors bytes.
+
+    A client of 2020, which sends its request key in the query, gets a protobuf State.
+    """
     ticket = await service(state, CyclesService).redeem_key(*_key(request))
     checkpoint = await service(state, CyclesService).find_model(ticket, model_id)
+    if not find_bearer(request):
+        name = await service(state, PublishedDevices).find_state(ticket.process, checkpoint)
+        return await service(state, StateBlobs).respond(request, name)
     return await service(state, ProcessBlobs).respond(
         request, checkpoint.model_hash, {media.CHECKPOINT_HEADER: str(checkpoint.number)}
     )
@@ -128,17 +146,16 @@ async def get_model(request: AppRequest, state: State, model_id: FromQuery[int])
 
 @get("/get-plan", responses={**describe_blob(), **describe_problems(400, 401, 404, 410)})
 async def get_plan(
-    request: AppRequest, state: State, plan_id: FromQuery[int], receive_operations_as: FromQuery[str] = "onnx"
+    request: AppRequest, state: State, plan_id: FromQuery[int], receive_operations_as: FromQuery[str | None] = None
 ) -> Response[Any]:
-    """Download a plan of the process: the plan archive."""
+    """Download a plan of the process: the plan archive, or its variant for clients of 2020 as a protobuf Plan."""
     ticket = await service(state, CyclesService).redeem_key(*_key(request))
-    plan_hash = service(state, CyclesService).find_plan(ticket, plan_id)
-    if receive_operations_as != "onnx":
-        raise InvalidInput(
-            f"this plan is not available as {receive_operations_as!r}; send receive_operations_as=onnx",
-            code=codes.PLAN_VARIANT_UNAVAILABLE,
-        )
-    return await service(state, ProcessBlobs).respond(request, plan_hash)
+    plan = service(state, CyclesService).find_plan(ticket, plan_id)
+    dialect = receive_operations_as or ("list" if plan.is_traced and not find_bearer(request) else "onnx")
+    if dialect == "onnx" and not plan.is_traced:
+        return await service(state, ProcessBlobs).respond(request, plan.plan_hash)
+    variant = service(state, PublishedDevices).find_variant(ticket, plan, dialect)
+    return await service(state, ProcessBlobs).respond(request, variant.blob_hash)
 
 
 @get("/get-protocol", responses=describe_problems(400, 401, 404))
@@ -149,10 +166,32 @@ async def get_protocol(request: AppRequest, state: State, protocol_id: FromQuery
 
 
 @post("/report", status_code=200, request_max_body_size=None, responses=describe_problems(400, 401, 408, 409, 410, 413))
-async def report(request: AppRequest, state: State) -> ReportAccepted:
-    """Report the diff of a training: safetensors bytes. After the answer it is durable and counts once."""
+async def report(request: AppRequest, state: State) -> ReportAccepted | ReportRefused:
+    """Report the diff of a training. After the answer it is durable and counts once.
+
+    The body is safetensors bytes, and the request key a bearer token. A client of 2020 sends JSON: ``worker_id``,
+    ``request_key`` and ``diff``, a protobuf State in base64.
+    """
     request.stop_counting()  # many reports wait for one commit
+    if not find_bearer(request) and not request.query_params.get("request_key"):
+        return await _take_published(request, state)
     await service(state, CyclesService).take_report(*_key(request), partial(stream_body, request))
+    return ReportAccepted("success")
+
+
+async def _take_published(request: AppRequest, state: State) -> ReportAccepted | ReportRefused:
+    """Take the report of a client of 2020, in memory that it shares with all other JSON of such clients."""
+    published = service(state, PublishedDevices)
+    with service(state, MessageMemory).hold() as held:
+        length = request.headers.get("content-length", "")
+        announced = int(length) if length.isascii() and length.isdigit() and len(length) < 20 else None
+        try:
+            found = await read_published_report(stream_body(request, None), announced, published.max_report_chars, held)
+            await published.take_report(found.request_key, found.worker_id, found.diff)
+        except PygridError as error:
+            if error.status not in _PUBLISHED_REFUSALS or error.code in ("missing_request_key", "invalid_json"):
+                raise
+            return ReportRefused(find_text(Area.DEVICES, error.code, error.detail))
     return ReportAccepted("success")
 
 
@@ -181,4 +220,5 @@ router = Router(
         report,
     ],
     tags=["devices"],
+    exception_handlers=exception_handlers(Area.DEVICES),
 )

@@ -10,16 +10,16 @@ from concurrent.futures import Executor
 import sqlalchemy as sa
 
 from pygrid.clock import Clock
+from pygrid.configuration import read_server_config
 from pygrid.core import cycles as rules
 from pygrid.core.cycles import Cycle, CycleState, Due
-from pygrid.core.process_config import read_server_config
-from pygrid.features.cycles.completion import Completed, Completion
+from pygrid.features.cycles.completion import Completed, Completion, LeaseHeldError
 from pygrid.features.cycles.cycle_metrics import CycleCounts
 from pygrid.metrics import Metrics
 from pygrid.storage import cycles as rows
 from pygrid.storage import processes, reports
-from pygrid.storage.cycle_transitions import close_cycle, reopen_cycle
-from pygrid.storage.signals import cycle_topic, event_topic
+from pygrid.storage.cycle_transitions import end_if_due, reopen_cycle
+from pygrid.storage.signals import notify_process
 from pygrid.storage.store import Store
 
 logger = logging.getLogger(__name__)
@@ -53,9 +53,10 @@ class CycleScheduler:
         self._counts = counts
         self._deadlines: dict[int, dt.datetime] = {}
         self._closing: dict[int, dt.datetime] = {}
-        self._leased: set[int] = set()
+        self._fences: dict[int, int] = {}
         self._current: dict[int, Cycle] = {}
         self._failures: dict[int, int] = {}
+        self._num_unknown = 0
         self._changed = asyncio.Event()
 
     async def recover(self) -> None:
@@ -70,11 +71,12 @@ class CycleScheduler:
                     rows.update_cycle(connection, shortened)
             return rows.list_unfinished_cycles(connection), reports.list_report_files(connection)
 
+        self._num_unknown = self._store.database.num_unknown
         unfinished, files = await self._store.database.write(load)
         self._store.diffs.sweep(files)
         for cycle in unfinished:
             self.watch(cycle)
-        self._leased.clear()
+        self._fences.clear()
 
     def watch(self, cycle: Cycle) -> None:
         """Schedule a cycle that has begun or changed; with a closing cycle, the caller hands over its lease."""
@@ -82,9 +84,9 @@ class CycleScheduler:
         self._deadlines.pop(cycle.id, None)
         if cycle.state is CycleState.CLOSING:
             self._closing[cycle.id] = self._clock.now()
-            self._leased.add(cycle.id)
-        elif cycle.state is CycleState.OPEN and cycle.deadline_at is not None:
-            self._deadlines[cycle.id] = cycle.deadline_at
+            self._fences[cycle.id] = cycle.lease_fence
+        elif cycle.state is CycleState.OPEN and cycle.ends_at is not None:
+            self._deadlines[cycle.id] = cycle.ends_at
         self._changed.set()
 
     def current(self, process_id: int) -> Cycle | None:
@@ -108,11 +110,36 @@ class CycleScheduler:
 
     async def tick(self) -> None:
         """Close, reopen and complete the cycles that are due now."""
+        if self._num_unknown != self._store.database.num_unknown:
+            await self._look_again()
         now = self._clock.now()
         for cycle_id in [cycle_id for cycle_id, at in self._deadlines.items() if at <= now]:
             await self._end_time(cycle_id)
         for cycle_id in [cycle_id for cycle_id, at in self._closing.items() if at <= now]:
             await self._complete(cycle_id)
+
+    async def _look_again(self) -> None:
+        """Read all cycles after a commit with an unknown outcome: it may have changed one, and its caller got an error.
+
+        Raises:
+            PygridError: the database does not answer; the next tick tries again.
+        """
+        num_unknown, before = self._store.database.num_unknown, dict(self._current)
+        unfinished = await self._store.database.read(rows.list_unfinished_cycles)
+        stored = {cycle.process_id: cycle for cycle in unfinished}
+        for process_id in self._current.keys() | stored.keys():
+            known, cycle = self._current.get(process_id), stored.get(process_id)
+            if known is not before.get(process_id):
+                continue  # it has changed since, and its caller has watched it
+            if cycle is None:
+                self._current.pop(process_id)
+                await self._store.public.changed()
+            elif known is None or _times_of(known) != _times_of(cycle):
+                self.watch(cycle)
+            else:
+                continue
+            notify_process(self._store.signals, process_id)
+        self._num_unknown = num_unknown
 
     def _pause_s(self) -> float:
         times = [*self._deadlines.values(), *self._closing.values()]
@@ -121,18 +148,15 @@ class CycleScheduler:
         return min(LOOK_S, max(0.0, (min(times) - self._clock.now()).total_seconds()))
 
     async def _end_time(self, cycle_id: int) -> None:
-        """Close or reopen a cycle whose deadline has passed."""
+        """Close or reopen a cycle whose deadline has passed, or begin its time of grace."""
 
         def transaction(connection: sa.Connection) -> Cycle:
             now = self._clock.now()
-            cycle = rows.get_cycle(connection, cycle_id)
+            cycle = rows.lock_cycle(connection, cycle_id)
             process = self._store.processes.load(connection, cycle.process_id)
-            match rules.due(cycle, process.config, now):
-                case Due.CLOSE:
-                    return close_cycle(connection, cycle, now)
-                case Due.REOPEN:
-                    return reopen_cycle(connection, cycle, process.config, now)
-            return cycle
+            if rules.due(cycle, process.config, now) is Due.REOPEN:
+                return reopen_cycle(connection, cycle, process.config, now)
+            return end_if_due(connection, cycle, process.config, now)
 
         try:
             cycle = await self._store.database.write(transaction)
@@ -141,26 +165,28 @@ class CycleScheduler:
             return
         self._failures.pop(cycle_id, None)
         self.watch(cycle)
-        self._store.signals.notify(cycle_topic(cycle.process_id))
-        self._store.signals.notify(event_topic(cycle.process_id))
+        notify_process(self._store.signals, cycle.process_id)
 
     async def _complete(self, cycle_id: int) -> None:
         loop = asyncio.get_running_loop()
         began = loop.time()
+        fence = self._fences.pop(cycle_id, None)
         try:
-            leased = cycle_id in self._leased
-            completed = await loop.run_in_executor(self._executor, self._completion.complete, cycle_id, leased)
+            completed = await loop.run_in_executor(self._executor, self._completion.complete, cycle_id, fence)
+        except LeaseHeldError:
+            self._closing[cycle_id] = self._clock.now() + dt.timedelta(seconds=LOOK_S)
+            return
         except Exception:
             # The reports are durable: an error here (a full disk, a failing averaging plan) only delays the checkpoint.
             self._closing[cycle_id] = self._retry_at(cycle_id, "complete_cycle")
-            self._leased.discard(cycle_id)
             return
         self._closing.pop(cycle_id, None)
-        self._leased.discard(cycle_id)
+        self._fences.pop(cycle_id, None)
         self._failures.pop(cycle_id, None)
         if completed is not None:
             self._counts.cycles.inc()
             self._counts.clipped.inc(completed.totals.num_clipped)
+            self._counts.late.inc(completed.cycle.num_late)
             self._counts.completion_seconds.observe(loop.time() - began)
             self._announce(completed)
             if completed.next_cycle is None:
@@ -179,5 +205,9 @@ class CycleScheduler:
             self.watch(completed.next_cycle)
         else:
             self._current.pop(completed.cycle.process_id, None)
-        self._store.signals.notify(cycle_topic(completed.cycle.process_id))
-        self._store.signals.notify(event_topic(completed.cycle.process_id))
+        notify_process(self._store.signals, completed.cycle.process_id)
+
+
+def _times_of(cycle: Cycle) -> tuple[int, CycleState, int, dt.datetime | None]:
+    """What the scheduler acts on."""
+    return cycle.id, cycle.state, cycle.attempt, cycle.ends_at

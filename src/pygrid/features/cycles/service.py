@@ -12,16 +12,22 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
-import sqlalchemy as sa
-
 from pygrid import codes
 from pygrid.clock import Clock
 from pygrid.core import cycles as rules
-from pygrid.core.cycles import AdmissionRefusal, Assignment, AssignmentState, Cycle, CycleState, Due, Redeemed
-from pygrid.core.processes import HostedProcess
+from pygrid.core.cycles import (
+    AdmissionRefusal,
+    Assignment,
+    AssignmentState,
+    Cycle,
+    CycleState,
+    Redeemed,
+)
+from pygrid.core.processes import HostedPlan, HostedProcess, process_not_native
+from pygrid.core.reports import ReportContent
 from pygrid.errors import InvalidInput, NotFound, PygridError, Unauthenticated, Unavailable
 from pygrid.features.cycles.accumulator import CycleSums
-from pygrid.features.cycles.admission import Admission, Admissions, Applicant
+from pygrid.features.cycles.admission import Admission, Admissions
 from pygrid.features.cycles.centres import Centres
 from pygrid.features.cycles.cycle_metrics import CycleCounts
 from pygrid.features.cycles.quotas import DeviceQuotas
@@ -35,15 +41,14 @@ from pygrid.messages.cycles import (
     CycleRequest,
 )
 from pygrid.storage import reports as rows
-from pygrid.storage.cycle_transitions import close_cycle
-from pygrid.storage.diffs import DiffFiles
+from pygrid.storage.admission_batches import Applicant
+from pygrid.storage.blobs.protocol import Place
 from pygrid.storage.processes import Checkpoint
+from pygrid.storage.report_batches import INVALID_KEY, AcceptReports, OfferedReport
 from pygrid.storage.reports import Report
-from pygrid.storage.signals import event_topic
+from pygrid.storage.signals import event_topic, progress_topic
 from pygrid.storage.sql.failures import may_be_done
 from pygrid.storage.store import Store
-
-_INVALID_KEY = "Invalid request key!"
 
 
 @dataclass(frozen=True)
@@ -83,6 +88,7 @@ class CyclesService:
         self._executor = executor
         self._counts = counts
         self._centres = Centres(store)
+        self._accepting = AcceptReports(clock.now)
         self._spooling = ThreadPoolExecutor(2, thread_name_prefix="spool")
         self._submitting: set[asyncio.Task[Report | None]] = set()
 
@@ -115,12 +121,22 @@ class CyclesService:
         if not message.worker_id.isprintable():  # PostgreSQL takes no NUL
             raise InvalidInput("'worker_id' is not an id that authenticate returned", field="worker_id")
         native = message.wait_s is not None
-        applicant = Applicant(message.worker_id, message.download, message.upload, native)
+        if native and not process.is_native:
+            raise process_not_native(process.name)
+        obstacle = "" if native else self._find_obstacle(process)
+        applicant = Applicant(message.worker_id, message.download, message.upload, native, obstacle)
         outcome = await self._admissions.request(process, applicant, message.wait_s or 0.0, departed)
         self._counts.admissions.labels(outcome.reason if isinstance(outcome, AdmissionRefusal) else "accepted").inc()
+        self._store.signals.notify(progress_topic(process.id))
         if isinstance(outcome, AdmissionRefusal):
+            self._counts.count_refusal(process.id, outcome.reason)
             return _rejected(outcome, native)
         return await self._accepted(process, outcome, native)
+
+    def _find_obstacle(self, process: HostedProcess) -> str:
+        """Why a client of 2020 cannot train in the current cycle; empty if it can."""
+        current = self._scheduler.current(process.id)
+        return process.find_obstacle(current.sequence if current is not None else 1)
 
     async def _accepted(self, process: HostedProcess, admission: Admission, native: bool) -> CycleAccepted:
         cycle = admission.cycle
@@ -131,9 +147,11 @@ class CyclesService:
             model=process.name,
             plans={plan.name: plan.id for plan in process.plans},
             protocols={},
-            client_config=dict(process.client_config),
+            client_config={**process.client_config, **process.config.client_values_in(cycle.sequence)},
             model_id=process.id,
         )
+        if not native:
+            accepted.client_config.setdefault("batch_size", process.batch_size_in(cycle.sequence))
         if native:
             checkpoint = await self._store.processes.get_checkpoint(process.id, cycle.checkpoint)
             accepted.cycle = cycle.sequence
@@ -143,6 +161,7 @@ class CyclesService:
             accepted.deadline_s = None
             if cycle.deadline_at is not None:
                 accepted.deadline_s = max(0.0, (cycle.deadline_at - self._clock.now()).total_seconds())
+            accepted.grace_s = process.config.grace_s
             accepted.max_report_bytes = process.max_report_bytes
         return accepted
 
@@ -159,7 +178,7 @@ class CyclesService:
         if found is None:
             found = await self._store.database.look_up(lambda connection: rows.find_by_key(connection, key_hash))
         if found is None or (client_id is not None and client_id != found[0].client_id):
-            raise Unauthenticated(_INVALID_KEY, code=codes.INVALID_REQUEST_KEY)
+            raise Unauthenticated(INVALID_KEY, code=codes.INVALID_REQUEST_KEY)
         assignment, cycle = found
         return RedeemedKey(key_hash, assignment, cycle, await self._store.processes.get(cycle.process_id))
 
@@ -174,8 +193,8 @@ class CyclesService:
             raise NotFound("Model ID not found!", code=codes.MODEL_NOT_FOUND, model_id=model_id)
         return await self._store.processes.get_checkpoint(ticket.process.id, ticket.cycle.checkpoint)
 
-    def find_plan(self, ticket: RedeemedKey, plan_id: int) -> str:
-        """Return the hash of a plan's bytes.
+    def find_plan(self, ticket: RedeemedKey, plan_id: int) -> HostedPlan:
+        """Return a plan of the key's process.
 
         Raises:
             Gone: ``cycle_closed``. NotFound: ``plan_not_found``: not a plan of this key's process.
@@ -183,7 +202,7 @@ class CyclesService:
         self._check_open(ticket)
         for plan in ticket.process.plans:
             if plan.id == plan_id:
-                return plan.plan_hash
+                return plan
         raise NotFound("Plan ID not found!", code=codes.PLAN_NOT_FOUND, plan_id=plan_id)
 
     async def take_report(
@@ -194,12 +213,16 @@ class CyclesService:
         Args:
             read: `max_bytes -> pieces` of the body; refuses a longer body.
         """
+        ticket: RedeemedKey | None = None
         try:
             ticket = await self.redeem_key(request_key, client_id)
             received = await self.receive_report(ticket, read(ticket.process.max_report_bytes))
             report = await self.submit_report(ticket, received)
         except PygridError as error:
             self._counts.reports.labels(error.code).inc()
+            if ticket is not None:
+                self._counts.count_refusal(ticket.process.id, error.code)
+                self._store.signals.notify(progress_topic(ticket.process.id))
             raise
         self._counts.reports.labels("repeated" if report is None else "accepted").inc()
         if report is not None:
@@ -211,7 +234,8 @@ class CyclesService:
         Raises:
             Gone, Conflict: the key does not allow a report now; nothing was read.
         """
-        _raise_refused(rules.redeem(ticket.cycle, ticket.assignment, self._clock.now(), None))
+        config = ticket.process.config
+        _raise_refused(rules.redeem(ticket.cycle, config, ticket.assignment, self._clock.now(), None))
         cycle_id = ticket.cycle.id
         centre = await self._centres.find(ticket.process, ticket.cycle.checkpoint)
         return await receive_report(
@@ -235,18 +259,24 @@ class CyclesService:
 
     async def _submit(self, ticket: RedeemedKey, received: Received) -> Report | None:
         process_id, spool = ticket.process.id, received.spool
-        file = DiffFiles.segment(process_id) if spool is None else spool.name
         keeps_bytes = spool is not None or self._may_count(ticket)
-
-        def transaction(connection: sa.Connection, offset: int = 0) -> tuple[Report | None, Cycle]:
-            return self._accept(connection, ticket, received, file, offset, keeps_bytes)
-
-        try:
-            if received.data is not None and keeps_bytes:
-                log = self._store.diffs.log(process_id)
-                report, cycle = await self._store.database.write_with_bytes(transaction, log, received.data)
+        log, place = None, Place("" if spool is None else spool.name, 0)
+        if received.data is not None and keeps_bytes:
+            log = self._store.diffs.log(process_id)
+            if log is not None:
+                place = Place(log.name, 0)
             else:
-                report, cycle = await self._store.database.write(transaction)
+                place = await self._store.diffs.append(ticket.cycle.id, received.data)
+
+        def offer(offset: int = place.offset) -> OfferedReport:
+            return _offer(ticket, received.content, Place(place.file, offset), keeps_bytes=keeps_bytes)
+
+        database = self._store.database
+        try:
+            if received.data is not None and log is not None:
+                stored = await database.write_all_with_bytes(self._accepting, offer, log, received.data)
+            else:
+                stored = await database.write_all(self._accepting, offer())
         except Exception as error:
             # After a failed commit, or a cancellation at the stop, a row can still name these bytes. The next sweep
             # decides.
@@ -254,16 +284,24 @@ class CyclesService:
             if spool is not None and not is_refused and not may_be_done(error):
                 spool.discard()
             raise
+        report, cycle = stored.report, stored.cycle
         self._admissions.forget(ticket.key_hash)
         if report is None:
             if spool is not None:
                 spool.discard()
             return None
         self._fold_soon(ticket.process, report, received.data)
-        if cycle.state is CycleState.CLOSING:
+        self._store.signals.notify(progress_topic(process_id))
+        if cycle.state is CycleState.CLOSING or self._has_new_grace(cycle):
             self._scheduler.watch(cycle)
             self._store.signals.notify(event_topic(process_id))
         return report
+
+    def _has_new_grace(self, cycle: Cycle) -> bool:
+        """Whether the time of grace of an open cycle has begun, and the scheduler does not know it."""
+        current = self._scheduler.current(cycle.process_id)
+        is_known = current is not None and (current.id, current.state) == (cycle.id, CycleState.OPEN)
+        return is_known and current is not None and current.grace_until != cycle.grace_until
 
     def _may_count(self, ticket: RedeemedKey) -> bool:
         """Whether a report can count, so that its bytes are kept: it is the first one, and its cycle is current."""
@@ -274,64 +312,36 @@ class CyclesService:
             and current.id == ticket.cycle.id
         )
 
-    def _accept(
-        self,
-        connection: sa.Connection,
-        ticket: RedeemedKey,
-        received: Received,
-        file: str,
-        offset: int,
-        keeps_bytes: bool,
-    ) -> tuple[Report | None, Cycle]:
-        """Record and count a report, and close the cycle if this is its last one.
-
-        Returns:
-            The report, or None if it was accepted before; and the cycle.
-        """
-        now, content, config = self._clock.now(), received.content, ticket.process.config
-        found = rows.find_by_key(connection, ticket.key_hash)
-        if found is None:
-            raise Unauthenticated(_INVALID_KEY, code=codes.INVALID_REQUEST_KEY)
-        assignment, cycle = found
-        redeemed = _raise_refused(rules.redeem(cycle, assignment, now, content.fingerprint))
-        if redeemed.repeated:
-            stored = rows.get_report(connection, assignment.id)
-            # The stored bytes are those of this call: an earlier run was committed, although its answer was lost.
-            is_own = keeps_bytes and (stored.file, stored.offset) == (file, offset)
-            return (stored if is_own else None), cycle
-        if not keeps_bytes:  # the state of the scheduler was older than the database
-            raise Unavailable(
-                "the cycle has just changed; send the report again", code=codes.CYCLE_CHANGED, retry_after_s=1
-            )
-        report = Report(
-            id=assignment.id,
-            cycle_id=cycle.id,
-            file=file,
-            offset=offset,
-            length=content.length,
-            num_examples=content.num_examples,
-            weight=1 if ticket.process.rule.has_equal_votes else min(content.num_examples, config.max_weight),
-            norm=content.norm,
-            scale=None,
-            metrics=content.metrics,
-            fingerprint=content.fingerprint,
-            distance=content.distance,
-        )
-        rows.put_report(connection, report, now)
-        cycle = rules.count_report(cycle)
-        if rules.due(cycle, config, now) is Due.CLOSE:
-            cycle = close_cycle(connection, cycle, now)
-        return report, cycle
-
     def _fold_soon(self, process: HostedProcess, report: Report, data: bytes | None) -> None:
         """Fold an accepted report into the running sum; the completion folds those that are missing there."""
         if process.averaging_plan is None:
             self._executor.submit(self._sums.fold, process, report, data)
 
     def _check_open(self, ticket: RedeemedKey) -> None:
-        redeemed = _raise_refused(rules.redeem(ticket.cycle, ticket.assignment, self._clock.now(), None))
+        config = ticket.process.config
+        redeemed = _raise_refused(rules.redeem(ticket.cycle, config, ticket.assignment, self._clock.now(), None))
         if redeemed.repeated:
             raise rules.cycle_closed(ticket.cycle)
+
+
+def _offer(ticket: RedeemedKey, content: ReportContent, place: Place, *, keeps_bytes: bool) -> OfferedReport:
+    """Return the item of a batch for a checked report whose bytes are at a place."""
+    process = ticket.process
+    report = Report(
+        id=ticket.assignment.id,
+        cycle_id=ticket.cycle.id,
+        file=place.file,
+        offset=place.offset,
+        length=content.length,
+        num_examples=content.num_examples,
+        weight=1 if process.rule.has_equal_votes else min(content.num_examples, process.config.max_weight),
+        norm=content.norm,
+        scale=None,
+        metrics=content.metrics,
+        fingerprint=content.fingerprint,
+        distance=content.distance,
+    )
+    return OfferedReport(ticket.key_hash, process.id, process.config, report, keeps_bytes)
 
 
 def _raise_refused(outcome: Redeemed | PygridError) -> Redeemed:

@@ -16,9 +16,12 @@ def build(clock: Clock, store: Store, writes: AuditedWrites, settings: DomainSet
     """Build the feature."""
     # Not at the top: the child process that converts files imports this package, and needs none of them.
     from pygrid.core.datasets import DatasetLimits
+    from pygrid.features.datasets.previews import PreviewsService
     from pygrid.features.datasets.routes import router
     from pygrid.features.datasets.service import DatasetsService
-    from pygrid.lifecycle import Feature
+    from pygrid.features.datasets.staging import SWEEP_S, StagingService
+    from pygrid.lifecycle import BackgroundTask, Feature
+    from pygrid.storage.staged_files import StagedFiles
 
     limits = DatasetLimits.from_mb(
         max_upload_mb=settings.max_upload_mb,
@@ -27,4 +30,15 @@ def build(clock: Clock, store: Store, writes: AuditedWrites, settings: DomainSet
         min_free_mb=settings.min_free_mb,
     )
     datasets = DatasetsService(store.database, store.columns, clock, limits, store.public, writes)
-    return Feature(services=(datasets,), routes=(router,), start=datasets.recover)
+    staging = StagingService(StagedFiles(settings.data_dir / "staged"), datasets, clock)
+
+    async def recover() -> None:
+        await datasets.recover()
+        await staging.recover()
+
+    return Feature(
+        services=(datasets, staging, PreviewsService(store.database, store.columns)),
+        routes=(router,),
+        tasks=(BackgroundTask.every(SWEEP_S, "remove-staged-uploads", staging.remove_old),),
+        start=recover,
+    )

@@ -18,7 +18,7 @@ import msgspec
 from pygrid import codes
 from pygrid.core.datasets import Column, ColumnDeclaration, DatasetLimits, Schema
 from pygrid.errors import InvalidDataset, PygridError, StorageFull
-from pygrid.messages.datasets import Format
+from pygrid.messages.datasets import CsvOptions, Format
 from pygrid.sandbox import Output
 from pygrid.sandbox.child import ChildSandbox
 from pygrid.sandbox.process import ChildLimits, Stop, run
@@ -48,6 +48,16 @@ class Conversion(msgspec.Struct, frozen=True):
     subject: str | None
     max_records_per_subject: int | None
     limits: DatasetLimits
+    csv: CsvOptions = CsvOptions()
+    skip_if_present: tuple[str, ...] = ()
+    """Columns that the previous version left out; the file need not have them."""
+
+
+class Converted(msgspec.Struct, frozen=True):
+    """What was read of a file, and what the reader decided by itself, for the owner."""
+
+    schema: Schema
+    notes: tuple[str, ...]
 
 
 class Converter:
@@ -56,8 +66,8 @@ class Converter:
     def __init__(self) -> None:
         self._turn = asyncio.Semaphore(_NUM_CHILDREN)
 
-    async def convert(self, conversion: Conversion) -> Schema:
-        """Write the columns of a file into its folder, and return their schema.
+    async def convert(self, conversion: Conversion) -> Converted:
+        """Write the columns of a file into its folder, and return what was read.
 
         If the caller is cancelled, the child is stopped before this returns, so that its folder can be removed.
 
@@ -75,13 +85,13 @@ class Converter:
                     raise
 
 
-def convert_in_child(conversion: Conversion, stop: Stop | None = None) -> Schema:
+def convert_in_child(conversion: Conversion, stop: Stop | None = None) -> Converted:
     """Run `convert` in a process of its own; blocks."""
     parts = [msgspec.json.encode(conversion)]
     reply = run(convert_parts, parts, limits=_limits(conversion), failed=_failed, stop=stop)
     if reply.error is not None:
         raise reply.error
-    return msgspec.json.decode(reply.value, type=Schema)
+    return msgspec.json.decode(reply.value, type=Converted)
 
 
 def convert_parts(parts: list[bytes], sandbox: ChildSandbox) -> bytes:
@@ -115,8 +125,8 @@ Enter = Callable[[BinaryIO], Path]
 """Enters a sandbox in which the open file can be read; returns the path of the folder to write to."""
 
 
-def convert(conversion: Conversion, enter: Enter | None = None) -> Schema:
-    """Write the columns of a file into its folder, and return their schema.
+def convert(conversion: Conversion, enter: Enter | None = None) -> Converted:
+    """Write the columns of a file into its folder, and return what was read.
 
     Args:
         enter: called before more than the first bytes of the file are read.
@@ -124,13 +134,13 @@ def convert(conversion: Conversion, enter: Enter | None = None) -> Schema:
         InvalidDataset, InvalidInput, PayloadTooLarge: the file is not valid.
     """
     with Path(conversion.source).open("rb") as file:
-        reader = find_reader(file, conversion.format)
+        reader = find_reader(file, conversion.format, conversion.csv)
         uploaded_bytes = num_bytes(file)
         folder = Path(conversion.folder) if enter is None else enter(file)
         return _convert(conversion, reader, folder, uploaded_bytes)
 
 
-def _convert(conversion: Conversion, reader: Reader, folder: Path, uploaded_bytes: int) -> Schema:
+def _convert(conversion: Conversion, reader: Reader, folder: Path, uploaded_bytes: int) -> Converted:
     writer = TableWriter(
         ColumnDraft(folder),
         declared=conversion.columns,
@@ -140,11 +150,18 @@ def _convert(conversion: Conversion, reader: Reader, folder: Path, uploaded_byte
         limits=conversion.limits,
         uploaded_bytes=uploaded_bytes,
     )
+    writer.skip_if_present(conversion.skip_if_present)
     try:
         reader.read(writer)
-        return writer.finish()
+        return Converted(writer.finish(), tuple(writer.notes))
     finally:
         writer.close()
+
+
+def is_csv(path: Path) -> bool:
+    """Whether a file is read as CSV. Blocks; reads its first bytes."""
+    with path.open("rb") as file:
+        return tell_format(file.read(16)) == "csv"
 
 
 def check_alike(mock: Schema, schema: Schema) -> None:

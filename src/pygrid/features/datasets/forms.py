@@ -89,6 +89,7 @@ class _FileWriter:
         self._folder = folder
         self._max_bytes = max_bytes
         self._paths: dict[str, Path] = {}
+        self._filename = ""
         self._name = ""
         self._file: BinaryIO | None = None
         self._pending = bytearray()
@@ -107,6 +108,8 @@ class _FileWriter:
 
     async def take(self, event: FormEvent) -> None:
         if isinstance(event, MultipartSegment):
+            if event.name == "data":
+                self._filename = event.filename or ""
             self._begin(event.name or "")
         elif event is None:
             await self._end()
@@ -121,7 +124,7 @@ class _FileWriter:
         """Return the files, after the whole form was read."""
         if "data" not in self._paths:
             raise invalid_form("the form has no part 'data'")
-        return UploadedFiles(self._paths["data"], self._paths.get("mock"))
+        return UploadedFiles(self._paths["data"], self._paths.get("mock"), self._filename)
 
     def _begin(self, name: str) -> None:
         _check_known(name)

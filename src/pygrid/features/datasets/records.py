@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -10,7 +11,8 @@ import msgspec
 import numpy as np
 import numpy.typing as npt
 
-from pygrid.core.datasets import Column
+from pygrid.core.column_times import write_time
+from pygrid.core.datasets import TIMES, Column
 from pygrid.messages.datasets import Preview
 from pygrid.storage.columns import map_columns
 from pygrid.tensors.safetensors import make_layout
@@ -38,7 +40,7 @@ def as_safetensors(folder: Path) -> tuple[int, Iterator[bytes]]:
 
 
 def first_records(folder: Path, num_records: int) -> Preview:
-    """Return the first records of a folder of columns; text columns have their texts."""
+    """Return the first records of a folder of columns, with texts, and dates as texts; None is a missing value."""
     schema, arrays = map_columns(folder)
     first = {column.name: _listed(column, arrays[column.name][:num_records]) for column in schema.columns}
     return Preview(schema.num_records, first)
@@ -46,6 +48,8 @@ def first_records(folder: Path, num_records: int) -> Preview:
 
 def _listed(column: Column, values: npt.NDArray[Any]) -> list[object]:
     if column.categories is not None:
-        return [column.categories[code] for code in values.tolist()]
+        return [column.categories[code] if code >= 0 else None for code in values.tolist()]
+    if column.dtype in TIMES and not column.shape:
+        return [None if math.isnan(value) else write_time(value, column.dtype) for value in values.tolist()]
     listed: list[object] = values.tolist()
     return listed

@@ -17,11 +17,21 @@ from pygrid.core.preconditions import Precondition
 from pygrid.features.datasets.forms import Upload
 from pygrid.features.datasets.service import DatasetsService
 from pygrid.messages import media
-from pygrid.messages.datasets import DatasetInfo, DatasetList, Preview, UpdateDataset, UploadRequest, VersionRequest
+from pygrid.messages.datasets import (
+    DatasetInfo,
+    DatasetList,
+    Preview,
+    UpdateDataset,
+    UploadRequest,
+    UploadTrial,
+    VersionRequest,
+)
+from pygrid.messages.preparations import PrepareRequest
 from pygrid.web.auth import anyone, find_principal, require
 from pygrid.web.idempotency import repeatable
 from pygrid.web.preconditions import IfMatch, tagged
 from pygrid.web.problems import describe_problems
+from pygrid.web.published import Area, exception_handlers
 from pygrid.web.requests import AppRequest, stream_body, wait_until_gone
 from pygrid.web.services import service
 
@@ -61,6 +71,24 @@ async def upload_dataset(request: AppRequest, state: State) -> DatasetInfo:
 
 
 @post(
+    "/datasets/dry-run",
+    status_code=200,
+    request_max_body_size=None,
+    guards=[require(Permission.UPLOAD_DATA)],
+    security=[{"session": []}],
+    responses=describe_problems(400, 401, 403, 408, 413, 507),
+)
+async def try_upload(request: AppRequest, state: State) -> UploadTrial:
+    """Show what an upload would store, by the form of a new version; nothing of it is stored."""
+    datasets = service(state, DatasetsService)
+    upload = _upload(request, datasets)
+    config = await upload.config(VersionRequest)
+    async with datasets.receive_trial(request.user, config, _announced_bytes(request)) as draft:
+        files = await upload.files_into(draft.folder)
+        return await datasets.try_upload(draft, files, partial(wait_until_gone, request))
+
+
+@post(
     "/datasets/{dataset_id:int}/versions",
     status_code=201,
     request_max_body_size=None,
@@ -78,6 +106,26 @@ async def add_version(request: AppRequest, state: State, dataset_id: PathId) -> 
     async with datasets.receive_version(request.user, dataset_id, config, _announced_bytes(request)) as draft:
         files = await upload.files_into(draft.folder)
         return await datasets.add_version(request.user, dataset_id, draft, files, partial(wait_until_gone, request))
+
+
+async def _may_manage(request: AppRequest, state: State, dataset_id: int, **_: object) -> None:
+    """Raise NotFound or Forbidden if the caller may no longer manage the dataset."""
+    await service(state, DatasetsService).check_managed(request.user, dataset_id)
+
+
+@post(
+    "/datasets/{dataset_id:int}/prepare",
+    status_code=201,
+    guards=[require()],
+    security=[{"session": []}],
+    responses=describe_problems(400, 401, 403, 404, 409, 412, 413, 507),
+)
+@repeatable(check=_may_manage)
+async def prepare_dataset(
+    request: AppRequest, state: State, dataset_id: PathId, data: JSONBody[PrepareRequest]
+) -> DatasetInfo:
+    """Add a version with the same records and other prepared columns."""
+    return await service(state, DatasetsService).prepare(request.user, dataset_id, data)
 
 
 @get("/datasets", guards=[anyone], responses=describe_problems(400, 401))
@@ -190,7 +238,9 @@ router = Router(
     "/data-centric",
     route_handlers=[
         upload_dataset,
+        try_upload,
         add_version,
+        prepare_dataset,
         list_datasets,
         find_dataset,
         get_dataset,
@@ -201,4 +251,5 @@ router = Router(
         list_tags,
     ],
     tags=["datasets"],
+    exception_handlers=exception_handlers(Area.DATA),
 )

@@ -23,6 +23,7 @@ from pygrid.core.datasets import (
     can_manage,
     can_see,
     check_manage,
+    check_note,
     check_update,
     check_upload,
     check_version_request,
@@ -33,13 +34,10 @@ from pygrid.core.datasets import (
 )
 from pygrid.core.job_terms import unit_of
 from pygrid.core.preconditions import ANY, Precondition
-from pygrid.errors import (
-    Conflict,
-    NotFound,
-    PayloadTooLarge,
-)
+from pygrid.core.preparation import changed_preparations, preparations_in
+from pygrid.errors import Conflict, NotFound, PayloadTooLarge, PreconditionFailed
 from pygrid.features.datasets.completion import complete_schema
-from pygrid.features.datasets.intake import OnDisconnect, Receiver, UploadDraft, UploadedFiles, never
+from pygrid.features.datasets.intake import OnDisconnect, Receiver, StoredTable, UploadDraft, UploadedFiles, never
 from pygrid.features.datasets.records import as_safetensors, first_records
 from pygrid.messages.datasets import (
     DatasetInfo,
@@ -47,9 +45,11 @@ from pygrid.messages.datasets import (
     Preview,
     UpdateDataset,
     UploadRequest,
+    UploadTrial,
     VersionInfo,
     VersionRequest,
 )
+from pygrid.messages.preparations import PrepareRequest
 from pygrid.storage import audit, budgets
 from pygrid.storage import datasets as rows
 from pygrid.storage.audit import AuditedWrites
@@ -179,12 +179,31 @@ class DatasetsService:
                     "size_bytes": version.schema.num_bytes,
                 }
                 self._append(connection, "dataset_uploaded", data, principal)
-                return self._describe(connection, principal, rows.get_dataset(connection, dataset_id))
+                info = self._describe(connection, principal, rows.get_dataset(connection, dataset_id))
+                info.notes = version.notes
+                return info
 
             info = await self._writes.write(once(transaction))
         await self._notify_change(info.visibility)
         logger.info("dataset uploaded", extra={"dataset_id": info.id, "size_bytes": info.size_bytes})
         return info
+
+    @contextlib.asynccontextmanager
+    async def receive_trial(
+        self, principal: Principal, request: VersionRequest, announced_bytes: int | None
+    ) -> AsyncIterator[UploadDraft[VersionRequest]]:
+        """Check the request for a trial of an upload, and yield the place for its files. Raises as `receive`."""
+        require(principal, Permission.UPLOAD_DATA)
+        check_version_request(request)
+        async with self._receiver.receive(request, announced_bytes, self.limits) as draft:
+            yield draft
+
+    async def try_upload(
+        self, draft: UploadDraft[VersionRequest], files: UploadedFiles, departed: OnDisconnect = never
+    ) -> UploadTrial:
+        """Return what an upload would store; nothing is kept. Raises PygridError: as `Receiver.store`."""
+        converted = await self._receiver.try_out(draft, files, self.limits, departed)
+        return UploadTrial(converted.schema, converted.schema.num_bytes, converted.notes)
 
     async def check_managed(self, principal: Principal, dataset_id: int) -> None:
         """Raises NotFound, Forbidden: as `update`."""
@@ -196,7 +215,7 @@ class DatasetsService:
     ) -> AsyncIterator[UploadDraft[VersionRequest]]:
         """Check the request for a version, and yield the place for its files.
 
-        Columns are declared as in the last version, unless the request declares any.
+        Columns are declared as in the last version, unless the request declares any; so are those that are left out.
 
         Raises:
             NotFound, Forbidden: as `update`. InvalidConfig, StorageFull: as `receive`.
@@ -209,12 +228,14 @@ class DatasetsService:
         before = await self._database.read(load)
         if not request.columns:
             request = msgspec.structs.replace(request, columns=declarations_of(before))
+        if request.prepare is None:
+            request = msgspec.structs.replace(request, prepare=preparations_in(before))
         if request.subject is None and before.subject is not None:
             request = msgspec.structs.replace(
                 request, subject=before.subject, max_records_per_subject=before.max_records_per_subject
             )
         check_version_request(request)
-        async with self._receiver.receive(request, announced_bytes, self.limits) as draft:
+        async with self._receiver.receive(request, announced_bytes, self.limits, before.skipped) as draft:
             yield draft
 
     async def add_version(
@@ -233,32 +254,69 @@ class DatasetsService:
         Raises:
             NotFound, Forbidden: as `update`. PygridError: as `upload`.
         """
-        request = draft.request
         async with self._receiver.store(draft, files, self.limits, departed) as version:
+            return await self._put_version(principal, dataset_id, version, draft.request.fresh_budget)
 
-            def transaction(connection: sa.Connection) -> DatasetInfo:
-                dataset = _get_managed(connection, principal, dataset_id)
-                self._check_quota(connection, version.schema.num_bytes)
-                _check_unit(connection, dataset_id, version.schema)
-                if budgets.find_budget(connection, dataset_id) is not None:
-                    confirm_content(
-                        connection,
-                        dataset_id,
-                        {version.content_hash},
-                        is_confirmed=request.fresh_budget,
-                        actor=principal.user_id,
-                        now=self._clock.now(),
-                    )
-                rows.put_version(connection, dataset_id, version, principal.user_id, self._clock.now())
-                tags = rows.list_tags(connection, [dataset_id])[dataset_id]
-                words = search_text(dataset.name, dataset.description, tags, version.schema)
-                rows.update_dataset(connection, dataset_id, search_text=words)
-                info = self._describe(connection, principal, rows.get_dataset(connection, dataset_id))
-                data = {"dataset_id": dataset_id, "version": info.version, "size_bytes": version.schema.num_bytes}
-                self._append(connection, "dataset_version_added", data, principal)
-                return info
+    async def prepare(self, principal: Principal, dataset_id: int, request: PrepareRequest) -> DatasetInfo:
+        """Add a version with the records of the newest one and other prepared columns.
 
-            info = await self._writes.write(once(transaction))
+        Raises:
+            NotFound, Forbidden: as `update`. InvalidConfig: ``invalid_preparation``.
+            PreconditionFailed: another version was added meanwhile. PygridError: as `upload`.
+        """
+
+        def load(connection: sa.Connection) -> tuple[int, StoredTable]:
+            _get_managed(connection, principal, dataset_id)
+            version = rows.get_version(connection, dataset_id)
+            schema = rows.get_schema(connection, version.id)
+            return version.id, StoredTable(schema, version.folder, version.mock_folder, version.mock)
+
+        version_id, table = await self._database.read(load)
+        preparations = changed_preparations(table.schema, request)
+        check_note(request.note)
+        async with self._receiver.prepare(table, preparations, request.note, self.limits) as version:
+            return await self._put_version(principal, dataset_id, version, request.fresh_budget, after=version_id)
+
+    async def _put_version(
+        self,
+        principal: Principal,
+        dataset_id: int,
+        version: rows.NewVersion,
+        fresh_budget: bool,
+        after: int | None = None,
+    ) -> DatasetInfo:
+        """Add a version whose columns are durable.
+
+        Args:
+            after: the id of the version that must be the newest one; None: any.
+        """
+
+        def transaction(connection: sa.Connection) -> DatasetInfo:
+            dataset = _get_managed(connection, principal, dataset_id)
+            if after is not None and rows.get_version(connection, dataset_id).id != after:
+                raise PreconditionFailed("another version was added meanwhile; look at it, and try again")
+            self._check_quota(connection, version.schema.num_bytes)
+            _check_unit(connection, dataset_id, version.schema)
+            if budgets.find_budget(connection, dataset_id) is not None:
+                confirm_content(
+                    connection,
+                    dataset_id,
+                    {version.content_hash},
+                    is_confirmed=fresh_budget,
+                    actor=principal.user_id,
+                    now=self._clock.now(),
+                )
+            rows.put_version(connection, dataset_id, version, principal.user_id, self._clock.now())
+            tags = rows.list_tags(connection, [dataset_id])[dataset_id]
+            words = search_text(dataset.name, dataset.description, tags, version.schema)
+            rows.update_dataset(connection, dataset_id, search_text=words)
+            info = self._describe(connection, principal, rows.get_dataset(connection, dataset_id))
+            info.notes = version.notes
+            data = {"dataset_id": dataset_id, "version": info.version, "size_bytes": version.schema.num_bytes}
+            self._append(connection, "dataset_version_added", data, principal)
+            return info
+
+        info = await self._writes.write(once(transaction))
         await self._notify_change(info.visibility)
         logger.info("dataset version added", extra={"dataset_id": info.id, "version": info.version})
         return info
@@ -378,9 +436,11 @@ class DatasetsService:
                 rows.update_dataset(connection, dataset_id, **given, updated_at=self._clock.now())
             except sa.exc.IntegrityError:
                 raise _exists(name) from None
+            if name != dataset.name:
+                self._append(connection, "dataset_renamed", {"dataset_id": dataset_id, "name": name}, principal)
             return dataset.visibility, self._describe(connection, principal, rows.get_dataset(connection, dataset_id))
 
-        before, info = await self._database.write(transaction)
+        before, info = await self._writes.write(transaction)
         await self._notify_change(before, info.visibility)
         return info
 

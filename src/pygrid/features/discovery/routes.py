@@ -24,6 +24,7 @@ from pygrid.messages.discovery import (
     SearchRequest,
 )
 from pygrid.settings import AppSettings
+from pygrid.web.addresses import client_address
 from pygrid.web.auth import anyone, find_principal
 from pygrid.web.problems import describe_problems
 from pygrid.web.requests import AppRequest
@@ -41,8 +42,7 @@ def count_search(request: AppRequest, state: State) -> DiscoveryService:
         TooManyRequests: ``too_many_attempts``.
     """
     principal = find_principal(request)
-    address = request.client.host if request.client else ""
-    caller = f"user {principal.user_id}" if principal else f"address {network_of(address)}"
+    caller = f"user {principal.user_id}" if principal else f"address {network_of(client_address(request))}"
     service(state, AttemptSketch).record(Bound(caller, MAX_SEARCHES))
     return service(state, DiscoveryService)
 

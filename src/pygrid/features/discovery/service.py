@@ -8,7 +8,10 @@ from typing import Any, TypeVar, cast
 
 import msgspec
 
+from pygrid import codes
+from pygrid.core.associations import name_key
 from pygrid.core.discovery import ByteLimit, check_query, relevance
+from pygrid.errors import NotFound
 from pygrid.features.discovery.fanout import Fanout, FanoutResult
 from pygrid.features.discovery.registry import DomainRegistry, SearchTarget
 from pygrid.messages.discovery import (
@@ -80,6 +83,19 @@ class DiscoveryService:
     async def summaries(self) -> FanoutResult[CatalogSummary]:
         """Return the names of the public content of each Domain."""
         return await self._fanout.query_all(self.fleet.members(), "summary", {}, CatalogSummary, DEFAULT_TIMEOUT_S)
+
+    def get_member(self, name: str) -> SearchTarget:
+        """Return the Domain of this name. Raises NotFound: ``association_not_found``."""
+        for member in self.fleet.members():
+            if name_key(member.name) == name_key(name):
+                return member
+        raise NotFound(
+            f"this Network has no Domain {name[:100]!r}", code=codes.ASSOCIATION_NOT_FOUND, domain=name[:100]
+        )
+
+    async def summarize(self, member: SearchTarget) -> FanoutResult[CatalogSummary]:
+        """Return the names of the public content of one Domain; nothing, if it does not answer."""
+        return await self._fanout.query_all([member], "summary", {}, CatalogSummary, DEFAULT_TIMEOUT_S)
 
     async def find_hosts(self, model_id: str) -> list[SearchTarget]:
         """Return the Domains that serve a model, among those that answer."""

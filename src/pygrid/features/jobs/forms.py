@@ -9,7 +9,7 @@ import msgspec
 from pygrid.features.jobs.checks import MAX_MODEL_BYTES, Submission
 from pygrid.messages.decoding import decode_json, invalid_form
 from pygrid.plans.archive import MAX_PLAN_BYTES
-from pygrid.storage.blobs.files import BlobWriter
+from pygrid.storage.blobs.protocol import BlobWriter
 from pygrid.tensors.flat import check_model
 from pygrid.tensors.stream import StreamCheck
 from pygrid.web.forms import PartTarget, read_form, unknown_part

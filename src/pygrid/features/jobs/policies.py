@@ -12,8 +12,9 @@ from pygrid import codes
 from pygrid.clock import Clock
 from pygrid.core.access import Principal
 from pygrid.core.datasets import Schema, can_see, check_manage, dataset_not_found
+from pygrid.core.job_pools import BUILT_IN, LEASED, read_allowed
 from pygrid.core.job_terms import unit_of
-from pygrid.core.jobs import sees_all
+from pygrid.core.jobs import NOBODY, sees_all
 from pygrid.core.preconditions import ANY, Precondition
 from pygrid.errors import Conflict, InvalidConfig, InvalidInput, NotFound
 from pygrid.features.jobs.charges import find_account
@@ -21,18 +22,16 @@ from pygrid.messages.jobs import BudgetInfo, PolicyInfo, Unit
 from pygrid.privacy import ledger
 from pygrid.privacy.events import check_epsilon
 from pygrid.privacy.ledger import Use
-from pygrid.storage import audit, budgets, charges
+from pygrid.storage import audit, budgets, spending
 from pygrid.storage import datasets as dataset_rows
-from pygrid.storage import jobs as rows
+from pygrid.storage import policies as policy_rows
+from pygrid.storage.accounts import list_emails
 from pygrid.storage.audit import AuditedWrites
 from pygrid.storage.budgets import Budget
 from pygrid.storage.content import confirm_content
 from pygrid.storage.datasets import DatasetRow
-from pygrid.storage.jobs import Policy
+from pygrid.storage.policies import Policy
 from pygrid.storage.sql.database import Database
-
-_NOBODY = 0
-"""In place of a requester; no user has this id."""
 
 
 @dataclass(frozen=True)
@@ -42,6 +41,8 @@ class PoliciesService:
     database: Database
     writes: AuditedWrites
     clock: Clock
+    pools: tuple[str, ...] = BUILT_IN
+    """Names of the pools of this Domain."""
 
     async def get(self, principal: Principal, dataset_id: int) -> PolicyInfo:
         """Return the policy of a dataset that the caller may see.
@@ -66,7 +67,7 @@ class PoliciesService:
         Raises:
             NotFound: ``dataset_not_found``. Forbidden: ``not_permitted``, ``not_your_dataset``.
             InvalidInput: a number is out of range; ``invalid_delta``: delta is not well below 1 / records, when the
-                budget is opened or raised.
+                budget is opened or raised; ``pool_unknown``; ``invalid_policy``.
             Conflict: ``budget_fixed``: another delta, use or unit; ``content_has_budget``: another dataset with the
                 same content has a budget, and ``fresh_budget`` is not set.
             PreconditionFailed: the policy has changed since the caller read it.
@@ -80,6 +81,7 @@ class PoliciesService:
                 code=codes.INVALID_POLICY,
             )
         use = Use(wanted.use)
+        pools = read_allowed(wanted.pools, wanted.allow_remote_workers, self.pools)
 
         def transaction(connection: sa.Connection) -> PolicyInfo:
             now = self.clock.now()
@@ -90,9 +92,12 @@ class PoliciesService:
                 self._open(connection, principal, dataset_id, wanted, now)
             else:
                 self._change(connection, principal, budget, wanted)
-            policy = Policy(wanted.auto_approve, wanted.max_epsilon_per_job, use, wanted.allow_remote_workers)
-            rows.put_policy(connection, dataset_id, policy, now)
-            data = {"dataset_id": dataset_id, "policy": msgspec.to_builtins(wanted)}
+            policy = Policy(wanted.auto_approve, wanted.max_epsilon_per_job, use, pools)
+            policy_rows.put_policy(connection, dataset_id, policy, now)
+            data = {
+                "dataset_id": dataset_id,
+                "policy": msgspec.to_builtins(msgspec.structs.replace(wanted, pools=pools)),
+            }
             audit.append(connection, "policy_changed", data, actor=principal.user_id, now=now)
             return _policy(connection, dataset_id)
 
@@ -118,7 +123,7 @@ class PoliciesService:
         budgets.open_budget(connection, dataset_id, cap, user_cap, unit=unit, actor=principal.user_id, now=now)
 
     def _change(self, connection: sa.Connection, principal: Principal, budget: Budget, wanted: PolicyInfo) -> None:
-        policy = rows.find_policy(connection, budget.dataset_id)
+        policy = policy_rows.find_policy(connection, budget.dataset_id)
         if wanted.unit not in (None, budget.unit):
             raise Conflict(
                 f"the budget was opened to protect the unit {budget.unit!r}, which never changes; omit unit",
@@ -168,12 +173,11 @@ class PoliciesService:
                 your_cap=0.0 if user_cap is None else user_cap.epsilon,
                 your_left=0.0 if user_cap is None else ledger.epsilon_left(account.spent_by_user, user_cap),
             )
-            if not sees_all(principal, _NOBODY, dataset.holding):
+            if not sees_all(principal, NOBODY, dataset.holding):
                 return info
-            users = {
-                str(user_id): ledger.epsilon_spent(charges.get_total(connection, dataset_id, user_id), cap)
-                for user_id, cap in budgets.list_grants(connection, dataset_id).items()
-            }
+            shares = spending.list_shares(connection, dataset_id)
+            emails = list_emails(connection, {one.user_id for one in shares})
+            users = {emails[one.user_id]: ledger.in_epsilon(one.spent, one.cap) for one in shares}
             spent, left = (count(account.spent, account.cap) for count in (ledger.epsilon_spent, ledger.epsilon_left))
             return msgspec.structs.replace(info, spent=spent, left=left, users=users)
 
@@ -209,7 +213,7 @@ def _policy(connection: sa.Connection, dataset_id: int) -> PolicyInfo:
 
 
 def _find_policy(connection: sa.Connection, dataset_id: int) -> PolicyInfo | None:
-    budget, policy = budgets.find_budget(connection, dataset_id), rows.find_policy(connection, dataset_id)
+    budget, policy = budgets.find_budget(connection, dataset_id), policy_rows.find_policy(connection, dataset_id)
     if budget is None or policy is None:
         return None
     return PolicyInfo(
@@ -219,7 +223,8 @@ def _find_policy(connection: sa.Connection, dataset_id: int) -> PolicyInfo | Non
         auto_approve=policy.auto_approve,
         max_epsilon_per_job=policy.max_epsilon_per_job,
         use=policy.use.value,
-        allow_remote_workers=policy.allow_remote_workers,
+        allow_remote_workers=LEASED in policy.pools,
+        pools=policy.pools,
         unit=budget.unit,
     )
 

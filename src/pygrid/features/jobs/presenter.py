@@ -12,9 +12,11 @@ from pygrid.core.access import Principal
 from pygrid.core.datasets import Schema
 from pygrid.core.federated import PartState, without_secrets
 from pygrid.core.federated import num_spent as num_spent_of
+from pygrid.core.job_review import ReviewThresholds
 from pygrid.core.job_spec import Statistic
 from pygrid.core.jobs import JobRecord, JobState
 from pygrid.features.jobs.charges import Account, describe_cost, find_account, needs_account
+from pygrid.features.jobs.evidence import ROWS_MIX, Evidence
 from pygrid.messages.jobs import FederationInfo, FederationRequest, JobInfo, JobRequest
 from pygrid.plans.archive import Plan
 from pygrid.plans.gate import GateReport
@@ -23,6 +25,7 @@ from pygrid.plans.manifest import Port
 from pygrid.plans.serving import ServingReport, port_bytes
 from pygrid.plans.text import human_bytes, human_count, one_line
 from pygrid.storage import jobs as rows
+from pygrid.storage.accounts import list_emails
 from pygrid.storage.federated import list_parts
 
 _MAX_KEYS_SHOWN = 10
@@ -39,6 +42,8 @@ class Describer:
     Args:
         progress: `job id -> progress` of a running job, 0 to 1.
         doing: `job id -> text` on the present step of a federated job.
+        thresholds: from which values on a fact becomes a flag.
+        model_bytes: `job -> size` of its submitted model; None: it has none, or it was removed.
     """
 
     def __init__(
@@ -47,11 +52,15 @@ class Describer:
         principal: Principal,
         progress: Callable[[str], float],
         doing: Callable[[str], str],
+        thresholds: ReviewThresholds | None = None,
+        model_bytes: Callable[[JobRecord], int | None] = lambda _: None,
     ) -> None:
         self._connection = connection
         self._principal = principal
         self._progress = progress
         self._doing = doing
+        self._model_bytes = model_bytes
+        self._evidence = Evidence(connection, thresholds or ReviewThresholds())
         self._accounts: dict[tuple[int, int], Account | None] = {}
         self._waiting: dict[int, int] = {}
         self._emails: dict[int, str] = {}
@@ -84,7 +93,7 @@ class Describer:
             plan_name=job.plan_name,
             result_bytes=None if result is None else result.num_bytes,
             result_media_type="" if result is None else result.media_type,
-            decided_by=job.decided_by,
+            decided_by=self._decider(job.decided_by),
             code=job.code,
             comment=job.comment,
         )
@@ -110,6 +119,7 @@ class Describer:
 
     def _with_owners_part(self, info: JobInfo, job: JobRecord) -> JobInfo:
         summary, leaves = job.plan_summary, ""
+        expected = self._evidence.expected_ratio(job, self._model_bytes(job))
         if job.request.kind == "predict":
             summary, _, leaves = summary.partition(_LEAVES)
         return msgspec.structs.replace(
@@ -119,6 +129,8 @@ class Describer:
             bytes_out_ratio=None if job.facts is None else job.facts.get("bytes_out_ratio"),
             facts=None if job.facts is None else dict(job.facts),
             waiting_beside=self._num_waiting(job.dataset_id) - (job.state is JobState.WAITING),
+            flags=self._evidence.flags_of(job, info.cost, expected),
+            expected_ratio=expected,
         )
 
     def _account(self, job: JobRecord) -> Account | None:
@@ -133,6 +145,9 @@ class Describer:
         if dataset_id not in self._waiting:
             self._waiting[dataset_id] = rows.count_waiting(self._connection, dataset_id)
         return self._waiting[dataset_id]
+
+    def _decider(self, user_id: int | None) -> str | None:
+        return None if user_id is None else list_emails(self._connection, [user_id])[user_id]
 
     def _email(self, user_id: int) -> str:
         if user_id not in self._emails:
@@ -175,9 +190,7 @@ def describe_model(
         lines.append("Each record is computed by itself.")
     else:
         why = one_line(report.independence_reason)
-        lines.append(
-            f"Records of a batch of {request.batch_size} may mix ({why}), so a row can contain information on others."
-        )
+        lines.append(f"{ROWS_MIX}{request.batch_size} may mix ({why}), so a row can contain information on others.")
     columns = [column for column in schema.columns if column.name in request.binding.values()]
     bytes_in, bytes_out = (
         num_records * sum(column.record_bytes for column in columns),
@@ -208,6 +221,10 @@ def _row(port: Port) -> str:
     return f"{' x '.join(map(str, sizes))} numbers, {port.dtype}"
 
 
+def _bound(bound: float | str) -> str:
+    return bound if isinstance(bound, str) else f"{bound:g}"
+
+
 def describe_statistics(statistics: Sequence[Statistic], request: JobRequest) -> str:
     """Describe statistics to the data owner, one line each."""
     lines = []
@@ -216,7 +233,7 @@ def describe_statistics(statistics: Sequence[Statistic], request: JobRequest) ->
         if statistic.kind == "count" and statistic.column:
             line = f"number of values of {statistic.column} that are present"
         if statistic.kind in ("sum", "mean", "variance"):
-            line += f", values clamped to {statistic.lower:g} .. {statistic.upper:g}"
+            line += f", values clamped to {_bound(asked.lower)} .. {_bound(asked.upper)}"
         if statistic.kind == "quantile":
             line += f" at {statistic.quantile:g}, among {len(statistic.edges)} candidates"
         if statistic.kind == "histogram":
@@ -224,6 +241,6 @@ def describe_statistics(statistics: Sequence[Statistic], request: JobRequest) ->
         if statistic.by:
             shown = ", ".join(map(str, asked.keys[:_MAX_KEYS_SHOWN]))
             more = ", ..." if len(asked.keys) > _MAX_KEYS_SHOWN else ""
-            line += f", for each of these of {statistic.by}: {shown}{more}"
+            line += f", for each of these {asked.per and asked.per + 's '}of {statistic.by}: {shown}{more}"
         lines.append(one_line(line, _MAX_WORDS))
     return "\n".join(lines)

@@ -23,6 +23,7 @@ from pygrid.web.blobs import BlobResponses, describe_blob
 from pygrid.web.idempotency import repeatable
 from pygrid.web.preconditions import IfMatch, IfNoneMatch, tagged
 from pygrid.web.problems import describe_problems
+from pygrid.web.published import Area, exception_handlers
 from pygrid.web.requests import AppRequest, stream_body
 from pygrid.web.services import service
 from pygrid.web.sessions import watch_session
@@ -100,13 +101,18 @@ async def download_result(request: AppRequest, state: State, job_id: JobId) -> R
     return await BlobResponses(folder).respond(request, name, media_type=media_type)
 
 
+async def _may_see(request: AppRequest, state: State, job_id: str, **_: object) -> None:
+    """Raise NotFound if the caller may no longer see the job."""
+    await service(state, JobsService).get(request.user, job_id)
+
+
 @post(
     "/jobs/{job_id:str}/approve",
     status_code=200,
     guards=[require()],
     responses=describe_problems(400, 401, 403, 404, 409),
 )
-@repeatable()
+@repeatable(check=_may_see)
 async def approve_job(request: AppRequest, state: State, job_id: JobId, data: JSONBody[DecisionRequest]) -> JobInfo:
     """Approve a waiting job, or the release of a held result."""
     return await service(state, JobsService).approve(request.user, job_id, data)
@@ -115,7 +121,7 @@ async def approve_job(request: AppRequest, state: State, job_id: JobId, data: JS
 @post(
     "/jobs/{job_id:str}/deny", status_code=200, guards=[require()], responses=describe_problems(400, 401, 403, 404, 409)
 )
-@repeatable()
+@repeatable(check=_may_see)
 async def deny_job(request: AppRequest, state: State, job_id: JobId, data: JSONBody[DecisionRequest]) -> JobInfo:
     """Deny a waiting job, or the release of a held result."""
     return await service(state, JobsService).deny(request.user, job_id, data)
@@ -127,7 +133,7 @@ async def deny_job(request: AppRequest, state: State, job_id: JobId, data: JSONB
     guards=[require()],
     responses=describe_problems(400, 401, 403, 404, 409),
 )
-@repeatable()
+@repeatable(check=_may_see)
 async def revoke_job(request: AppRequest, state: State, job_id: JobId) -> JobInfo:
     """Revoke an approval before the job runs."""
     return await service(state, JobsService).revoke(request.user, job_id)
@@ -139,7 +145,7 @@ async def revoke_job(request: AppRequest, state: State, job_id: JobId) -> JobInf
     guards=[require()],
     responses=describe_problems(400, 401, 403, 404, 409),
 )
-@repeatable()
+@repeatable(check=_may_see)
 async def cancel_job(request: AppRequest, state: State, job_id: JobId) -> JobInfo:
     """Cancel the caller's own job."""
     return await service(state, JobsService).cancel(request.user, job_id)
@@ -192,4 +198,5 @@ router = Router(
         get_budget,
     ],
     tags=["jobs"],
+    exception_handlers=exception_handlers(Area.DATA),
 )

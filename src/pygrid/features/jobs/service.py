@@ -18,10 +18,11 @@ from pygrid.core import jobs as rules
 from pygrid.core.access import Principal, require
 from pygrid.core.datasets import Schema, can_see, dataset_not_found
 from pygrid.core.job_checks import check_request
+from pygrid.core.job_pools import check_asked as check_pool
 from pygrid.core.job_terms import make_terms
 from pygrid.core.jobs import JobRecord, JobState
 from pygrid.errors import Conflict, Gone, InvalidConfig, InvalidInput, NotFound
-from pygrid.features.jobs.charges import Account, check_fits, end_charge, find_account
+from pygrid.features.jobs.charges import Account, check_fits, end_charge, get_account
 from pygrid.features.jobs.checks import CheckedRequest, Submission, check_asked
 from pygrid.features.jobs.presenter import Describer
 from pygrid.features.jobs.quotas import check_quotas
@@ -30,17 +31,17 @@ from pygrid.features.jobs.running.spec_builder import RunLimits
 from pygrid.lifecycle import Stopping
 from pygrid.messages.decoding import decode_json
 from pygrid.messages.jobs import DecisionRequest, JobInfo, JobRequest
-from pygrid.privacy.ledger import Cap, ChargeState
+from pygrid.privacy.ledger import ChargeState
 from pygrid.storage import accounts, audit
 from pygrid.storage import datasets as dataset_rows
 from pygrid.storage import jobs as rows
 from pygrid.storage.audit import AuditedWrites
-from pygrid.storage.blobs.files import BlobWriter
-from pygrid.storage.blobs.protocol import Blobs
+from pygrid.storage.blobs.protocol import Blobs, BlobWriter
 from pygrid.storage.idempotency import once
 from pygrid.storage.job_files import JobFiles, JobFolder, new_job_id
 from pygrid.storage.jobs import JobDataset
-from pygrid.storage.signals import Signals, job_topic, wait_for_any
+from pygrid.storage.policies import list_allowed_pools
+from pygrid.storage.signals import Signals, job_topic, notify_job, wait_for_any
 from pygrid.storage.sql.database import Database
 from pygrid.transport.address import parse_address
 
@@ -108,7 +109,8 @@ class JobsService:
             InvalidInput, PayloadTooLarge: the form is not valid.
             NotFound: ``dataset_not_found``, ``dataset_version_not_found``: it does not exist, or the caller may not see
                 it.
-            Conflict: ``no_budget``, ``no_grant``: there is no privacy budget for a private job;
+            InvalidInput: ``pool_unknown``. Conflict: ``pool_not_allowed``;
+                ``no_budget``, ``no_grant``: there is no privacy budget for a private job;
                 ``budget_exhausted``: the budget has too little left; ``federation_exists``.
             TooManyRequests: ``too_many_jobs``, ``too_many_federated_jobs``.
             Unavailable: this Domain cannot run private jobs.
@@ -135,6 +137,7 @@ class JobsService:
         info = await self._writes.write(once(transaction))
         logger.info("job submitted", extra={"job_id": job.id, "dataset_id": job.dataset_id, "kind": request.kind})
         self._control.wake.set()
+        notify_job(self._signals, job.id)
         return info
 
     async def _make_job(
@@ -147,13 +150,16 @@ class JobsService:
             if not can_see(principal, dataset.holding):
                 raise dataset_not_found(request.dataset)
             version = dataset_rows.get_version(connection, dataset.id, request.version)
+            allowed = list_allowed_pools(connection, dataset.id)
+            is_federated = request.federation is not None
+            check_pool(request.pool, allowed, self._control.pools.names, is_federated=is_federated)
             schema = dataset_rows.get_schema(connection, version.id)
-            account = None if request.privacy is None else _get_account(connection, dataset.id, principal.user_id)
+            account = None if request.privacy is None else get_account(connection, dataset.id, principal.user_id)
             return version.id, schema, account
 
         version_id, schema, account = await self._database.read(load)
         asked = await check_asked(request, submission, schema, model, max_result_bytes=self._limits.max_answers_bytes)
-        caps, unit = ((), None) if account is None else (_caps(account), account.unit)
+        caps, unit = ((), None) if account is None else (account.caps, account.unit)
         terms = await asyncio.to_thread(make_terms, request, schema, caps, unit)
         now = self._clock.now()
         job = JobRecord(
@@ -178,11 +184,12 @@ class JobsService:
     async def get(self, principal: Principal, job_id: str) -> JobInfo:
         """Return a job. Raises NotFound: ``job_not_found``: it does not exist, or the caller may not see it."""
 
-        def load(connection: sa.Connection) -> JobInfo:
-            job, _ = _get_seen(connection, principal, job_id)
-            return self._describe(connection, principal, job)
+        return await self._database.read(lambda connection: self.describe(principal, connection, job_id))
 
-        return await self._database.read(load)
+    def describe(self, principal: Principal, connection: sa.Connection, job_id: str) -> JobInfo:
+        """Return a job within a transaction of the caller. Raises as `get`."""
+        job, _ = _get_seen(connection, principal, job_id)
+        return self._describe(connection, principal, job)
 
     async def list_jobs(
         self,
@@ -200,6 +207,21 @@ class JobsService:
             found = rows.list_jobs(
                 connection, principal, dataset_id=dataset_id, states=states, mine=mine, before=before, limit=limit
             )
+            describer = self._describer(connection, principal)
+            return [describer.describe(job) for job in found]
+
+        return await self._database.read(load)
+
+    async def list_queue(self, principal: Principal, after: str | None, limit: int) -> list[JobInfo]:
+        """Return the jobs that wait for a decision and that the caller may see, oldest first.
+
+        Args:
+            after: only jobs submitted after the one of this id.
+        """
+
+        def load(connection: sa.Connection) -> list[JobInfo]:
+            states = (JobState.WAITING, JobState.HELD)
+            found = rows.list_queue(connection, principal, states, after, limit)
             describer = self._describer(connection, principal)
             return [describer.describe(job) for job in found]
 
@@ -312,9 +334,8 @@ class JobsService:
 
         def decide(connection: sa.Connection, job: JobRecord) -> tuple[JobRecord, str]:
             moved = rules.revoke(job, principal.user_id)
+            end_charge(connection, job, ChargeState.FAILED, self._clock.now())
             if job.state is JobState.RUNNING:
-                if job.is_private:
-                    end_charge(connection, job, ChargeState.FAILED, self._clock.now())
                 ended[:] = [job]
             return moved, "job_revoked"
 
@@ -337,8 +358,7 @@ class JobsService:
                 raise rules.refusal_error(refusal, job_id)
             moved = rules.cancel(job)
             rows.update_job(connection, moved, now)
-            if job.state is JobState.RUNNING and job.is_private:
-                end_charge(connection, job, ChargeState.FAILED, now)
+            end_charge(connection, job, ChargeState.FAILED, now)
             audit.append(connection, "job_cancelled", {"job_id": job_id}, actor=principal.user_id, now=now)
             return self._describe(connection, principal, moved), job
 
@@ -373,13 +393,14 @@ class JobsService:
     def _announce(self, job_id: str, *, has_ended: bool) -> None:
         if has_ended:
             self._files.drop_inputs(job_id)
-        self._signals.notify(job_topic(job_id))
+        notify_job(self._signals, job_id)
 
     def _describe(self, connection: sa.Connection, principal: Principal, job: JobRecord) -> JobInfo:
         return self._describer(connection, principal).describe(job)
 
     def _describer(self, connection: sa.Connection, principal: Principal) -> Describer:
-        return Describer(connection, principal, self._control.runs.progress, self._control.federated.doing)
+        progress, doing = self._control.runs.progress, self._control.federated.doing
+        return Describer(connection, principal, progress, doing, self._limits.review, self._files.model_bytes)
 
 
 def _get_seen(
@@ -416,25 +437,3 @@ def _seal(job: JobRecord, model_hash: str) -> JobRecord:
         terms=job.terms,
     )
     return replace(job, plan_id=plan_id, model_hash=model_hash, request_hash=request_hash)
-
-
-def _get_account(connection: sa.Connection, dataset_id: int, user_id: int) -> Account:
-    account = find_account(connection, dataset_id, user_id)
-    if account is None:
-        raise Conflict(
-            "this dataset has no privacy budget: ask its owner to open one, or submit a non-private job, whose release "
-            "a person must approve",
-            code=codes.NO_BUDGET,
-            dataset_id=dataset_id,
-        )
-    if account.user_cap is None:
-        raise Conflict(
-            "you have no part of this dataset's privacy budget: ask its owner for a grant",
-            code=codes.NO_GRANT,
-            dataset_id=dataset_id,
-        )
-    return account
-
-
-def _caps(account: Account) -> tuple[Cap, ...]:
-    return tuple(cap for cap in (account.cap, account.user_cap) if cap is not None)

@@ -1,21 +1,29 @@
-"""Reads the multipart form of a served model as it arrives: small parts go to memory, the model to the disk."""
+"""Reads the forms of a served model: of a multipart form, the model goes to the disk as it arrives.
+
+Clients of 2020 also send an ordinary form, in which the model is a text with one character for each byte (ISO-8859-1).
+"""
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator, Mapping
+from urllib.parse import parse_qsl
 
 import msgspec
 
+from pygrid import codes
 from pygrid.core.serving import check_serve_request
 from pygrid.errors import InvalidConfig, InvalidInput
 from pygrid.messages.decoding import decode_json, invalid_form
 from pygrid.messages.models import ServeRequest
 from pygrid.plans.serving import MAX_SERVED_BYTES
-from pygrid.storage.blobs.files import BlobWriter
-from pygrid.web.forms import PartTarget, read_form, unknown_part
+from pygrid.storage.blobs.protocol import BlobWriter
+from pygrid.web.forms import PartTarget, read_form, read_text_form, unknown_part
 
 MAX_CONFIG_BYTES = 64 * 1024
 MAX_FORM_BYTES = MAX_SERVED_BYTES + 1024**2
+MAX_TEXT_FORM_BYTES = 16 * 1024**2
+"""Size of an ordinary form. A byte of the model takes up to six characters there."""
 _PARTS = "the parts config (JSON) and model (ONNX)"
 _PUBLISHED = frozenset({"model_id", "description", "allow_download", "allow_remote_inference", "max_batch_size"})
 _SMALL = _PUBLISHED | {"config", "mpc", "encoding"}
@@ -44,6 +52,41 @@ async def read_serve_form(content_type: str, body: AsyncIterator[bytes], model: 
     if not model.size:
         raise invalid_form("the form has no part 'model', or an empty one")
     return check_serve_request(_request(fields))
+
+
+async def read_published_form(body: AsyncIterator[bytes], model: BlobWriter) -> ServeRequest:
+    """Read an ordinary form into memory, and write the model to ``model``, unchecked.
+
+    Args:
+        body: at most `MAX_TEXT_FORM_BYTES`.
+    Raises:
+        InvalidInput: ``invalid_form``; ``unknown_encoding``: the model is not ISO-8859-1. InvalidConfig: a field is not
+            valid.
+    """
+    fields = await asyncio.to_thread(_split_form, await read_text_form(body))
+    if unknown := sorted(fields.keys() - _SMALL - {"model"}):
+        raise unknown_part(unknown[0], "model and the fields of a served model")
+    text = fields.pop("model", "")
+    if not text:
+        raise invalid_form("the form has no field 'model', or an empty one")
+    try:
+        await asyncio.to_thread(model.write, text.encode("ISO-8859-1"))
+    except UnicodeEncodeError as error:
+        raise InvalidInput(
+            "model has characters beyond ISO-8859-1, so it cannot be read as bytes", code=codes.UNKNOWN_ENCODING
+        ) from error
+    return check_serve_request(_request({name: value.encode() for name, value in fields.items()}))
+
+
+def _split_form(data: bytes) -> dict[str, str]:
+    try:
+        pairs = parse_qsl(data.decode("ascii"), keep_blank_values=True, errors="strict", max_num_fields=16)
+    except ValueError as error:
+        raise invalid_form(f"the form is malformed: {error}") from error
+    fields = dict(pairs)
+    if len(fields) != len(pairs):
+        raise invalid_form("the form has a field twice")
+    return fields
 
 
 def _request(fields: dict[str, bytes]) -> ServeRequest:

@@ -10,14 +10,22 @@ from litestar.openapi.datastructures import ResponseSpec
 from litestar.params import HeaderParameter, PathParameter
 
 from pygrid.core.access import Permission
-from pygrid.features.models.forms import MAX_FORM_BYTES, read_serve_form
+from pygrid.features.models.forms import (
+    MAX_FORM_BYTES,
+    MAX_TEXT_FORM_BYTES,
+    read_published_form,
+    read_serve_form,
+)
 from pygrid.features.models.service import ModelsService
 from pygrid.messages import media
 from pygrid.messages.models import ModelIds, ModelList, ServedModel, ServedModelInfo
-from pygrid.web.auth import require
+from pygrid.web.auth import anyone, find_principal, require
 from pygrid.web.blobs import ServedModelBlobs, describe_blob
+from pygrid.web.forms import is_text_form
 from pygrid.web.idempotency import repeatable
+from pygrid.web.message_memory import MessageMemory
 from pygrid.web.problems import describe_problems
+from pygrid.web.published import Area, exception_handlers
 from pygrid.web.requests import AppRequest, stream_body
 from pygrid.web.responses import bytes_response
 from pygrid.web.services import service
@@ -30,17 +38,24 @@ _SESSION: list[dict[str, list[str]]] = [{"session": []}]
     "/serve-model",
     status_code=200,
     request_max_body_size=None,
-    guards=[require(Permission.UPLOAD_DATA)],
+    guards=[require(Permission.HOST_MODELS)],
     security=_SESSION,
     responses=describe_problems(400, 401, 403, 408, 409, 413, 507),
 )
 @repeatable(form=True, shape=lambda _request, info: _served(info))
 async def serve_model(request: AppRequest, state: State) -> ServedModel:
-    """Serve a model: a multipart form with ``config`` (JSON) and ``model`` (ONNX)."""
-    models = service(state, ModelsService)
-    content_type, body = request.headers.get("content-type", ""), stream_body(request, MAX_FORM_BYTES)
+    """Serve a model: a multipart form with ``config`` (JSON) and ``model`` (ONNX).
+
+    Clients of 2020 send the fields of ``config`` as parts, or an ordinary form with the model as ISO-8859-1 text.
+    """
+    models, content_type = service(state, ModelsService), request.headers.get("content-type", "")
     async with models.receive(request.user) as model:
-        info = await models.serve(request.user, model, await read_serve_form(content_type, body, model))
+        if is_text_form(content_type):
+            with service(state, MessageMemory).hold(MAX_TEXT_FORM_BYTES):
+                form = await read_published_form(stream_body(request, MAX_TEXT_FORM_BYTES), model)
+        else:
+            form = await read_serve_form(content_type, stream_body(request, MAX_FORM_BYTES), model)
+        info = await models.serve(request.user, model, form)
     return _served(info)
 
 
@@ -48,16 +63,16 @@ def _served(info: ServedModelInfo) -> ServedModel:
     return ServedModel(f"Model saved with id: {info.id}", info)
 
 
-@get("/models", guards=[require()], security=_SESSION, responses=describe_problems(401))
+@get("/models", guards=[anyone], responses=describe_problems(401))
 async def list_model_ids(request: AppRequest, state: State) -> ModelIds:
-    """List the ids of the served models."""
-    return ModelIds(await service(state, ModelsService).list_ids(request.user))
+    """List the ids of the served models; to callers without an account, those of public ones."""
+    return ModelIds(await service(state, ModelsService).list_ids(find_principal(request)))
 
 
-@get("/detailed-models-list", guards=[require()], security=_SESSION, responses=describe_problems(401))
+@get("/detailed-models-list", guards=[anyone], responses=describe_problems(401))
 async def list_models(request: AppRequest, state: State) -> ModelList:
-    """List the served models, with the permissions of each."""
-    return ModelList(await service(state, ModelsService).list_models(request.user))
+    """List the served models, with the permissions of each; to callers without an account, the public ones."""
+    return ModelList(await service(state, ModelsService).list_models(find_principal(request)))
 
 
 @get("/models/{model_id:str}", guards=[require()], security=_SESSION, responses=describe_problems(400, 401, 404))
@@ -122,10 +137,17 @@ async def predict(
         return bytes_response(await models.predict(request.user, model, inputs))
 
 
+_ON_ERROR = exception_handlers(Area.DATA)
 _HANDLERS = [serve_model, list_model_ids, list_models, get_model, delete_model, download_model, predict]
 
 model_routes = [
-    Router("/data-centric", route_handlers=_HANDLERS, tags=["models"]),
+    Router("/data-centric", route_handlers=_HANDLERS, tags=["models"], exception_handlers=_ON_ERROR),
     # The spelling of clients of 2020.
-    Router("/data_centric", route_handlers=_HANDLERS, tags=["models"], include_in_schema=False),
+    Router(
+        "/data_centric",
+        route_handlers=_HANDLERS,
+        tags=["models"],
+        exception_handlers=_ON_ERROR,
+        include_in_schema=False,
+    ),
 ]

@@ -6,7 +6,6 @@ import asyncio
 import contextlib
 import logging
 from collections.abc import AsyncIterator, Iterator, Sequence
-from pathlib import Path
 from typing import Protocol
 
 import sqlalchemy as sa
@@ -29,7 +28,7 @@ from pygrid.offload import offload
 from pygrid.plans.manifest import Port
 from pygrid.plans.serving import ServingReport, check_model_async, port_bytes
 from pygrid.storage import models as rows
-from pygrid.storage.blobs.files import BlobWriter
+from pygrid.storage.blobs.protocol import BlobWriter
 from pygrid.storage.idempotency import once
 from pygrid.storage.models import StoredModel
 from pygrid.storage.store import Store
@@ -52,7 +51,7 @@ class Predictor(Protocol):
         """
         ...
 
-    async def forget(self, path: Path) -> None:
+    async def forget(self, name: str) -> None:
         """Unload the model of a file that is about to be removed."""
         ...
 
@@ -86,7 +85,7 @@ class ModelsService:
 
         What is written is removed at the end of the block, unless it is served.
         """
-        require(principal, Permission.UPLOAD_DATA)
+        require(principal, Permission.HOST_MODELS)
         async with self._uploads:
             with self._store.served.writer() as model:
                 yield model
@@ -99,7 +98,7 @@ class ModelsService:
         Raises:
             InvalidConfig, InvalidPlan, PayloadTooLarge: what is wrong with it. Conflict: ``model_exists``.
         """
-        require(principal, Permission.UPLOAD_DATA)
+        require(principal, Permission.HOST_MODELS)
         if await self._store.database.read(lambda connection: rows.find_model(connection, request.model_id)):
             raise rows.model_exists(request.model_id)
         async with self._checks:
@@ -130,15 +129,18 @@ class ModelsService:
 
             return await self._store.database.write(once(transaction, lambda model: _describe(principal, model)))
 
-    async def list_ids(self, principal: Principal) -> list[str]:
-        """Return the ids of all served models, sorted."""
-        require(principal)
-        return await self._store.database.read(rows.list_model_ids)
+    async def list_ids(self, principal: Principal | None) -> list[str]:
+        """Return the ids of all served models, sorted; to callers without an account, those of public ones."""
+        return await self._store.database.read(
+            lambda connection: rows.list_model_ids(connection, only_public=principal is None)
+        )
 
-    async def list_models(self, principal: Principal) -> list[ServedModelInfo]:
-        """Return all served models, sorted by id."""
-        require(principal)
-        return [_describe(principal, model) for model in await self._store.database.read(rows.list_models)]
+    async def list_models(self, principal: Principal | None) -> list[ServedModelInfo]:
+        """Return all served models, sorted by id; to callers without an account, the public ones."""
+        found = await self._store.database.read(
+            lambda connection: rows.list_models(connection, only_public=principal is None)
+        )
+        return [_describe(principal, model) for model in found]
 
     async def get(self, principal: Principal, model_id: str) -> ServedModelInfo:
         """Return one model. Raises NotFound: ``model_not_found``."""
@@ -232,16 +234,17 @@ class ModelsService:
                 code=codes.INFERENCE_ANSWER_TOO_LARGE,
                 max_bytes=max_answer_bytes,
             )
-        servable = ServableModel(
-            path=await asyncio.to_thread(self._store.served.path, model.file),
-            inputs=report.inputs,
-            outputs=report.outputs,
-            max_batch_size=model.max_batch_size,
-            joins=report.rows_independent,
-            size_bytes=model.size_bytes,
-            peak_bytes=report.peak_bytes,
-        )
-        return encode_pieces(await self._predictor.predict(servable, arrays, num_examples))
+        with contextlib.ExitStack() as held:
+            servable = ServableModel(
+                path=await asyncio.to_thread(held.enter_context, self._store.served.local(model.file)),
+                inputs=report.inputs,
+                outputs=report.outputs,
+                max_batch_size=model.max_batch_size,
+                joins=report.rows_independent,
+                size_bytes=model.size_bytes,
+                peak_bytes=report.peak_bytes,
+            )
+            return encode_pieces(await self._predictor.predict(servable, arrays, num_examples))
 
     async def delete(self, principal: Principal, model_id: str) -> None:
         """Stop serving a model and remove its bytes.
@@ -253,9 +256,8 @@ class ModelsService:
             model = await self._get(model_id)
             if refusal := can_withdraw(principal, model.serving):
                 raise _forbidden(refusal, model_id)
-            path = self._store.served.first_path(model.file)
             if await self._store.database.write(lambda connection: rows.delete_model(connection, model_id)):
-                await self._predictor.forget(path)
+                await self._predictor.forget(model.file)
                 await asyncio.to_thread(self._store.served.drop, model.file)
         if model.visibility == "public":
             await self._store.public.changed()
@@ -326,7 +328,7 @@ def _forbidden(refusal: ServingRefusal, model_id: str) -> Forbidden:
     return Forbidden(details[refusal], code=refusal.value, model_id=model_id)
 
 
-def _describe(principal: Principal, model: StoredModel) -> ServedModelInfo:
+def _describe(principal: Principal | None, model: StoredModel) -> ServedModelInfo:
     report = model.report
     return ServedModelInfo(
         id=model.model_id,
@@ -343,6 +345,6 @@ def _describe(principal: Principal, model: StoredModel) -> ServedModelInfo:
         flops_per_example=report.flops_per_example,
         rows_independent=report.rows_independent,
         created_at=model.created_at,
-        mine=is_owner(principal, model.serving),
+        mine=principal is not None and is_owner(principal, model.serving),
         visibility=model.visibility,
     )

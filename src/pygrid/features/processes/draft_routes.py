@@ -16,13 +16,14 @@ from pygrid.web.auth import require
 from pygrid.web.blobs import DraftBlobs, describe_blob
 from pygrid.web.idempotency import repeatable
 from pygrid.web.problems import describe_problems
+from pygrid.web.published import Area, exception_handlers
 from pygrid.web.requests import AppRequest, stream_body
 from pygrid.web.services import service
 
 DraftId = Annotated[int, PathParameter(ge=1, le=2**31 - 1)]
 FileHash = Annotated[str, PathParameter(pattern="^[0-9a-f]{64}$")]
 
-_may = require(Permission.UPLOAD_DATA)
+_may = require(Permission.HOST_MODELS)
 
 
 @post(
@@ -90,7 +91,7 @@ async def host_draft(
     request: AppRequest, state: State, draft_id: DraftId, data: JSONBody[HostDraftRequest]
 ) -> ProcessInfo:
     """Host a draft. A repeated call returns the same process."""
-    return await service(state, DraftsService).host(request.user, draft_id, data.server_config)
+    return await service(state, DraftsService).host(request.user, draft_id, data.server_config, data.client_config)
 
 
 @delete("/drafts/{draft_id:int}", status_code=200, guards=[_may], responses=describe_problems(400, 401, 403, 404))
@@ -112,4 +113,5 @@ router = Router(
         delete_draft,
     ],
     tags=["drafts"],
+    exception_handlers=exception_handlers(Area.DEVICES),
 )

@@ -20,15 +20,25 @@ from pygrid import codes
 from pygrid.clock import Clock
 from pygrid.core.access import Permission, Principal, require
 from pygrid.errors import InvalidConfig, InvalidInput, NotFound, TooManyRequests
-from pygrid.features.processes.hosting import PLAN_PREFIX, Candidate, HostForm, Hosting, check_free, process_exists
+from pygrid.features.processes.hosting import (
+    PLAN_PREFIX,
+    Candidate,
+    HostForm,
+    Hosting,
+    check_free,
+    process_exists,
+    split_parts,
+)
 from pygrid.features.processes.presenter import describe_process
 from pygrid.messages.decoding import decode_json
 from pygrid.messages.processes import DraftFile, DraftInfo, DraftRequest, HostRequest, ProcessInfo
+from pygrid.plans.archive import Plan
+from pygrid.plans.gate import GateReport, check_async
 from pygrid.storage import drafts as rows
 from pygrid.storage import processes
-from pygrid.storage.blobs.files import BlobBatch, BlobWriter
+from pygrid.storage.blobs.protocol import BlobBatch, BlobWriter
 from pygrid.storage.drafts import DraftRow, File
-from pygrid.storage.hosted_processes import read_layout_of
+from pygrid.storage.hosted_processes import read_model_layout
 from pygrid.storage.idempotency import once
 from pygrid.storage.store import Store
 
@@ -70,7 +80,7 @@ class DraftsService:
 
         What is written is removed at the end of the block, unless the draft was created.
         """
-        require(principal, Permission.UPLOAD_DATA)
+        require(principal, Permission.HOST_MODELS)
         with self._store.drafts.writer() as model:
             yield model
 
@@ -83,7 +93,7 @@ class DraftsService:
             InvalidInput, InvalidConfig, InvalidPlan, ShapeMismatch. Conflict: ``process_exists``.
             TooManyRequests: ``too_many_drafts``.
         """
-        require(principal, Permission.UPLOAD_DATA)
+        require(principal, Permission.HOST_MODELS)
         candidate = await self._hosting.check(form)
         notes = _read_notes(form.config)
         async with self._files:
@@ -124,7 +134,7 @@ class DraftsService:
 
     async def list_drafts(self, principal: Principal, name: str | None, version: str | None) -> list[DraftInfo]:
         """Return the caller's drafts, newest first."""
-        require(principal, Permission.UPLOAD_DATA)
+        require(principal, Permission.HOST_MODELS)
         found = await self._store.database.read(
             lambda connection: rows.list_drafts(connection, principal.user_id, name=name, version=version)
         )
@@ -149,7 +159,7 @@ class DraftsService:
 
     async def set_notes(self, principal: Principal, draft_id: int, notes: dict[str, Any]) -> DraftInfo:
         """Replace the notes of a draft. Raises NotFound: ``draft_not_found``. InvalidConfig: ``notes_too_long``."""
-        require(principal, Permission.UPLOAD_DATA)
+        require(principal, Permission.HOST_MODELS)
         _check_notes(notes)
 
         def transaction(connection: sa.Connection) -> DraftRow:
@@ -159,11 +169,32 @@ class DraftsService:
 
         return _describe(await self._store.database.write(transaction))
 
-    async def host(self, principal: Principal, draft_id: int, server_config: dict[str, Any]) -> ProcessInfo:
+    async def review(self, principal: Principal, draft_id: int) -> list[tuple[str, Plan, GateReport]]:
+        """Return the training plans of a draft by name, each with what the gate found.
+
+        Raises:
+            NotFound: ``draft_not_found``; ``file_not_found``: it was hosted, so it has no files.
+        """
+        draft = await self._get(principal, draft_id)
+        if draft.process_id is not None:
+            raise NotFound(
+                f"the draft was hosted as process {draft.process_id}, so it has no files", code=codes.FILE_NOT_FOUND
+            )
+        form = await asyncio.to_thread(self._read_form, draft, b"")
+        return [(name, Plan.from_bytes(data), await check_async(data)) for name, data in form.plans.items()]
+
+    async def host(
+        self,
+        principal: Principal,
+        draft_id: int,
+        server_config: dict[str, Any],
+        client_config: dict[str, Any] | None = None,
+    ) -> ProcessInfo:
         """Host a draft, or return the process of a hosted draft unchanged.
 
         Args:
             server_config: replaces the server configuration of the draft.
+            client_config: replaces its client configuration, except the name and the version; None: it stays.
         Raises:
             NotFound: ``draft_not_found``. InvalidConfig: the error names the field.
         """
@@ -171,7 +202,9 @@ class DraftsService:
             draft = await self._get(principal, draft_id)
             if draft.process_id is not None:
                 return await self._get_process(draft.process_id)
-            config = msgspec.json.encode(HostRequest(draft.client_config, server_config))
+            names = {"name": draft.name, "version": draft.version}
+            devices = draft.client_config if client_config is None else {**client_config, **names}
+            config = msgspec.json.encode(HostRequest(devices, server_config))
             form = await asyncio.to_thread(self._read_form, draft, config)
             candidate = await self._hosting.check(form, draft_id)
             with self._store.blobs.writer() as model:
@@ -183,7 +216,7 @@ class DraftsService:
 
     async def delete(self, principal: Principal, draft_id: int) -> None:
         """Delete a draft; the process of a hosted draft stays. Raises NotFound: ``draft_not_found``."""
-        require(principal, Permission.UPLOAD_DATA)
+        require(principal, Permission.HOST_MODELS)
 
         def transaction(connection: sa.Connection) -> DraftRow:
             draft = rows.get_draft(connection, draft_id, principal.user_id)
@@ -195,7 +228,7 @@ class DraftsService:
             await self._drop(draft.files)
 
     async def _get(self, principal: Principal, draft_id: int) -> DraftRow:
-        require(principal, Permission.UPLOAD_DATA)
+        require(principal, Permission.HOST_MODELS)
         return await self._store.database.read(
             lambda connection: rows.get_draft(connection, draft_id, principal.user_id)
         )
@@ -208,16 +241,13 @@ class DraftsService:
     def _read_form(self, draft: DraftRow, config: bytes) -> HostForm:
         """Return the form that would host the draft."""
         blobs = self._store.drafts
-        plans = {part: blobs.path(digest).read_bytes() for part, digest, _ in draft.files if part != _MODEL}
-        return HostForm(
-            config=config,
-            plans={part.removeprefix(PLAN_PREFIX): data for part, data in plans.items() if part != _AVERAGING},
-            averaging_plan=plans.get(_AVERAGING),
-            model=read_layout_of(blobs.path(_file(draft, _MODEL))),
-        )
+        parts = {part: blobs.read(digest) for part, digest, _ in draft.files if part != _MODEL}
+        averaging = parts.pop(_AVERAGING, None)
+        plans, variants = split_parts(parts)
+        return HostForm(config, plans, averaging, read_model_layout(blobs, _file(draft, _MODEL)), variants)
 
     def _copy(self, digest: str, target: BlobWriter) -> None:
-        with self._store.drafts.path(digest).open("rb") as file:
+        with self._store.drafts.local(digest) as path, path.open("rb") as file:
             while chunk := file.read(_COPY_BYTES):
                 target.write(chunk)
 
@@ -232,6 +262,7 @@ class DraftsService:
 def _keep(kept: BlobBatch, candidate: Candidate, model: BlobWriter) -> tuple[File, ...]:
     files = [(_MODEL, kept.commit(model), model.size)]
     plans = {PLAN_PREFIX + name: data for name, data in candidate.plans.items()}
+    plans |= {f"{PLAN_PREFIX}{name}:{dialect}": data for (name, dialect), data in candidate.variants.items()}
     if candidate.averaging_plan is not None:
         plans[_AVERAGING] = candidate.averaging_plan
     return (*files, *((part, kept.put(data), len(data)) for part, data in plans.items()))

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import msgspec
-from litestar import Response, Router, get, post
+from litestar import Response, Router, delete, get, post
 from litestar.connection import ASGIConnection
 from litestar.datastructures import State
 from litestar.handlers import BaseRouteHandler
@@ -14,15 +14,24 @@ from litestar.params import FromQuery, HeaderParameter, JSONBody, PathParameter,
 from litestar.response import Stream
 
 from pygrid.core.access import Permission
-from pygrid.features.processes.forms import MAX_FORM_BYTES, read_host_form
+from pygrid.features.processes.forms import (
+    MAX_FORM_BYTES,
+    MAX_MESSAGE_BYTES,
+    is_json,
+    read_host_form,
+    read_host_message,
+)
+from pygrid.features.processes.published import PublishedHosting
 from pygrid.features.processes.service import ProcessesService
 from pygrid.messages import media
 from pygrid.messages.processes import CheckpointInfo, ContributionList, CycleInfo, Event, ProcessInfo, RestoreRequest
 from pygrid.settings import DomainSettings
 from pygrid.web.auth import find_principal, require
-from pygrid.web.blobs import ProcessBlobs, describe_blob
+from pygrid.web.blobs import ProcessBlobs, StateBlobs, describe_blob
 from pygrid.web.idempotency import repeatable
+from pygrid.web.message_memory import MessageMemory
 from pygrid.web.problems import describe_problems
+from pygrid.web.published import Area, exception_handlers
 from pygrid.web.requests import AppRequest, stream_body
 from pygrid.web.services import service
 from pygrid.web.sessions import watch_session
@@ -33,6 +42,12 @@ PathId = Annotated[int, PathParameter(ge=1, le=2**31 - 1)]
 
 class ProcessList(msgspec.Struct):
     processes: list[ProcessInfo]
+
+
+class Hosted(msgspec.Struct):
+    """The published answer."""
+
+    status: str
 
 
 class CycleList(msgspec.Struct):
@@ -60,14 +75,23 @@ def _unless_open(permission: Permission | None) -> Any:
     "/host-training",
     status_code=201,
     request_max_body_size=None,
-    guards=[_unless_open(Permission.UPLOAD_DATA)],
+    guards=[_unless_open(Permission.HOST_MODELS)],
     responses=describe_problems(400, 401, 403, 409, 413, 507),
 )
 @repeatable(form=True)
-async def host_training(request: AppRequest, state: State) -> ProcessInfo:
-    """Host a process: a multipart form with ``config``, ``model``, ``plan:NAME`` and optionally ``averaging_plan``."""
+async def host_training(request: AppRequest, state: State) -> ProcessInfo | Hosted:
+    """Host a process: a multipart form with ``config``, ``model``, ``plan:NAME`` and optionally ``averaging_plan``.
+
+    Model owners of 2020 send JSON: the fields of the message ``model-centric/host-training``.
+    """
     processes, principal = service(state, ProcessesService), find_principal(request)
-    content_type, body = request.headers.get("content-type", ""), stream_body(request, MAX_FORM_BYTES)
+    content_type = request.headers.get("content-type", "")
+    if is_json(content_type):
+        with service(state, MessageMemory).hold() as held:
+            message = await read_host_message(stream_body(request, MAX_MESSAGE_BYTES), held)
+            await service(state, PublishedHosting).host(principal, message)
+        return Hosted("success")
+    body = stream_body(request, MAX_FORM_BYTES)
     async with processes.receive(principal) as model:
         return await processes.host(principal, model, await read_host_form(content_type, body, model))
 
@@ -89,7 +113,7 @@ async def get_process(request: AppRequest, state: State, process_id: PathId) -> 
 @post(
     "/processes/{process_id:int}/finish",
     status_code=200,
-    guards=[require(Permission.UPLOAD_DATA)],
+    guards=[require(Permission.HOST_MODELS)],
     responses=describe_problems(400, 401, 403, 404, 409),
 )
 @repeatable()
@@ -99,9 +123,44 @@ async def finish_process(request: AppRequest, state: State, process_id: PathId) 
 
 
 @post(
+    "/processes/{process_id:int}/pause",
+    status_code=200,
+    guards=[require(Permission.HOST_MODELS)],
+    responses=describe_problems(400, 401, 403, 404, 409),
+)
+@repeatable()
+async def pause_process(request: AppRequest, state: State, process_id: PathId) -> ProcessInfo:
+    """Pause a process: nobody is admitted; admitted clients can report."""
+    return await service(state, ProcessesService).pause(request.user, process_id)
+
+
+@post(
+    "/processes/{process_id:int}/resume",
+    status_code=200,
+    guards=[require(Permission.HOST_MODELS)],
+    responses=describe_problems(400, 401, 403, 404, 409),
+)
+@repeatable()
+async def resume_process(request: AppRequest, state: State, process_id: PathId) -> ProcessInfo:
+    """End the pause of a process."""
+    return await service(state, ProcessesService).resume(request.user, process_id)
+
+
+@delete(
+    "/processes/{process_id:int}",
+    status_code=204,
+    guards=[require(Permission.HOST_MODELS)],
+    responses=describe_problems(400, 401, 403, 404, 409),
+)
+async def delete_process(request: AppRequest, state: State, process_id: PathId) -> None:
+    """Delete a finished process with its plans, checkpoints and cycles."""
+    await service(state, ProcessesService).delete(request.user, process_id)
+
+
+@post(
     "/processes/{process_id:int}/restore",
     status_code=200,
-    guards=[require(Permission.UPLOAD_DATA)],
+    guards=[require(Permission.HOST_MODELS)],
     responses=describe_problems(400, 401, 403, 404, 409, 503),
 )
 @repeatable()
@@ -126,7 +185,7 @@ async def list_cycles(
 
 @get(
     "/processes/{process_id:int}/contributions",
-    guards=[require(Permission.UPLOAD_DATA)],
+    guards=[require(Permission.HOST_MODELS)],
     responses=describe_problems(400, 401, 403, 404),
 )
 async def list_contributions(
@@ -183,9 +242,13 @@ async def retrieve_model(
     name: FromQuery[str],
     version: FromQuery[str | None] = None,
     checkpoint: FromQuery[str] = "latest",
+    format: FromQuery[Literal["safetensors", "state"]] = "safetensors",
 ) -> Response[Any]:
-    """Download a checkpoint by number or alias: safetensors bytes."""
-    found = await service(state, ProcessesService).find_checkpoint(find_principal(request), name, version, checkpoint)
+    """Download a checkpoint by number or alias: safetensors bytes, or a protobuf State."""
+    processes = service(state, ProcessesService)
+    found = await processes.find_checkpoint(find_principal(request), name, version, checkpoint)
+    if format == "state":
+        return await service(state, StateBlobs).respond(request, await processes.find_state(found))
     return await service(state, ProcessBlobs).respond(
         request, found.model_hash, {media.CHECKPOINT_HEADER: str(found.number)}
     )
@@ -198,6 +261,9 @@ router = Router(
         list_processes,
         get_process,
         finish_process,
+        pause_process,
+        resume_process,
+        delete_process,
         restore_checkpoint,
         list_cycles,
         list_contributions,
@@ -207,4 +273,5 @@ router = Router(
         retrieve_model,
     ],
     tags=["processes"],
+    exception_handlers=exception_handlers(Area.DEVICES),
 )

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
@@ -11,12 +13,16 @@ from litestar.datastructures import State
 from litestar.params import JSONBody, PathParameter
 
 from pygrid.core.access import Permission
-from pygrid.features.workers.service import WorkersService
+from pygrid.core.known_nodes import KnownNodes
+from pygrid.features.workers.service import LeaseHolder, WorkersService
 from pygrid.messages.workers import (
+    ClaimAnswer,
+    ClaimRequest,
     LeaseAnswer,
     LeaseGivenBack,
     LeaseRequest,
     NewWorker,
+    NodeWorkers,
     Renewed,
     RenewRequest,
     ResultTaken,
@@ -29,6 +35,7 @@ from pygrid.web.auth import find_bearer, require
 from pygrid.web.blobs import BlobResponses, describe_blob
 from pygrid.web.idempotency import repeatable
 from pygrid.web.problems import describe_problems
+from pygrid.web.published import Area, exception_handlers
 from pygrid.web.requests import AppRequest, stream_body, wait_until_gone
 from pygrid.web.services import service
 
@@ -43,6 +50,10 @@ async def _worker(request: AppRequest, state: State) -> Worker:
     return await service(state, WorkersService).authenticate(find_bearer(request))
 
 
+async def _holder(request: AppRequest, state: State) -> LeaseHolder:
+    return await service(state, WorkersService).authenticate_holder(find_bearer(request))
+
+
 @post("/workers", status_code=201, guards=[_may], responses=describe_problems(400, 401, 403, 409, 413))
 @repeatable(keeps_answer=False)
 async def create_worker(request: AppRequest, state: State, data: JSONBody[TokenRequest]) -> NewWorker:
@@ -50,7 +61,13 @@ async def create_worker(request: AppRequest, state: State, data: JSONBody[TokenR
     return await service(state, WorkersService).create(request.user, data.name)
 
 
-@get("/workers", guards=[_may], responses=describe_problems(401, 403))
+@get("/workers", sync_to_thread=False)
+def list_nodes(state: State) -> NodeWorkers:
+    """List the ids of the nodes that clients of 2020 connected; they call these nodes workers."""
+    return NodeWorkers(True, service(state, KnownNodes).list_ids())
+
+
+@get("/workers/authorized", guards=[_may], responses=describe_problems(401, 403))
 async def list_workers(request: AppRequest, state: State) -> WorkerList:
     """List the authorized Workers on other machines."""
     return WorkerList(await service(state, WorkersService).list_workers(request.user))
@@ -70,6 +87,12 @@ async def lease_job(request: AppRequest, state: State, data: JSONBody[LeaseReque
     return await service(state, WorkersService).lease(worker, data, partial(wait_until_gone, request))
 
 
+@post("/workers/claim", status_code=200, responses=describe_problems(400, 401, 403, 410, 413))
+async def claim_job(request: AppRequest, state: State, data: JSONBody[ClaimRequest]) -> ClaimAnswer:
+    """Lease the job of a start token, once; the answer has the credential for all requests under the lease."""
+    return await service(state, WorkersService).claim(find_bearer(request), data)
+
+
 @post(
     "/workers/leases/{lease_id:str}/renew",
     status_code=200,
@@ -77,7 +100,7 @@ async def lease_job(request: AppRequest, state: State, data: JSONBody[LeaseReque
 )
 async def renew_lease(request: AppRequest, state: State, lease_id: LeaseId, data: JSONBody[RenewRequest]) -> Renewed:
     """Extend a lease, and report the progress of its job."""
-    return service(state, WorkersService).renew(await _worker(request, state), lease_id, data)
+    return await service(state, WorkersService).renew(await _holder(request, state), lease_id, data)
 
 
 @get(
@@ -88,7 +111,7 @@ async def download_leased_file(
     request: AppRequest, state: State, lease_id: LeaseId, file_hash: FileHash
 ) -> Response[Any]:
     """Download a file that the leased job needs."""
-    path = service(state, WorkersService).find_file(await _worker(request, state), lease_id, file_hash)
+    path = service(state, WorkersService).find_file(await _holder(request, state), lease_id, file_hash)
     return await BlobResponses(_OneFile(path)).respond(request, file_hash)
 
 
@@ -100,7 +123,7 @@ async def download_leased_file(
 )
 async def finish_lease(request: AppRequest, state: State, lease_id: LeaseId) -> ResultTaken:
     """Finish a job: the body has two frames, the outcome and the result (`pygrid.core.job_spec`)."""
-    worker = await _worker(request, state)
+    worker = await _holder(request, state)
     workers = service(state, WorkersService)
     pieces = [piece async for piece in stream_body(request, workers.max_answer_bytes(worker, lease_id))]
     return workers.finish(worker, lease_id, b"".join(pieces))
@@ -109,7 +132,7 @@ async def finish_lease(request: AppRequest, state: State, lease_id: LeaseId) -> 
 @delete("/workers/leases/{lease_id:str}", status_code=200, responses=describe_problems(400, 401, 410))
 async def give_lease_back(request: AppRequest, state: State, lease_id: LeaseId) -> LeaseGivenBack:
     """Return a job, because this Worker stops: a non-private job runs again elsewhere, a private one has failed."""
-    return service(state, WorkersService).give_back(await _worker(request, state), lease_id)
+    return service(state, WorkersService).give_back(await _holder(request, state), lease_id)
 
 
 class _OneFile:
@@ -118,8 +141,9 @@ class _OneFile:
     def __init__(self, path: Path) -> None:
         self._path = path
 
-    def path(self, _name: str) -> Path:
-        return self._path
+    @contextlib.contextmanager
+    def local(self, _name: str) -> Iterator[Path]:
+        yield self._path
 
 
 router = Router(
@@ -127,12 +151,15 @@ router = Router(
     route_handlers=[
         create_worker,
         list_workers,
+        list_nodes,
         revoke_worker,
         lease_job,
+        claim_job,
         renew_lease,
         download_leased_file,
         finish_lease,
         give_lease_back,
     ],
     tags=["workers"],
+    exception_handlers=exception_handlers(Area.DATA),
 )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
@@ -13,7 +14,9 @@ import sqlalchemy as sa
 
 from pygrid import codes
 from pygrid.clock import Clock
+from pygrid.compute.engines import Engines
 from pygrid.compute.leased import LeasedDriver, OnDisconnect
+from pygrid.compute.leases import Offer
 from pygrid.core.access import Permission, Principal, require
 from pygrid.core.job_spec import (
     MAX_MESSAGE_BYTES,
@@ -22,11 +25,13 @@ from pygrid.core.job_spec import (
     Outcome,
     Progress,
 )
-from pygrid.errors import Forbidden, InvalidConfig, InvalidInput, Unauthenticated
+from pygrid.errors import Forbidden, Gone, InvalidConfig, InvalidInput, Unauthenticated
 from pygrid.ids import hash_secret, new_secret
 from pygrid.lifecycle import Stopping
 from pygrid.messages.workers import (
     MAX_WAIT_S,
+    ClaimAnswer,
+    ClaimRequest,
     Lease,
     LeaseAnswer,
     LeasedFile,
@@ -40,6 +45,7 @@ from pygrid.messages.workers import (
 )
 from pygrid.sandbox.frames import FRAME_HEADER_BYTES, parse_frame_header
 from pygrid.storage import audit
+from pygrid.storage import engine_starts as starts
 from pygrid.storage import workers as rows
 from pygrid.storage.audit import AuditedWrites
 from pygrid.storage.idempotency import once
@@ -55,12 +61,21 @@ _FRAMES_BYTES = 2 * FRAME_HEADER_BYTES
 
 
 @dataclass(frozen=True)
+class LeaseHolder:
+    """A Worker that may hold leases."""
+
+    id: int
+    """The id of an authorized Worker; below 0: of a start by an engine."""
+
+
+@dataclass(frozen=True)
 class WorkersService:
     """The use cases of Workers, and of the people who authorize them."""
 
     database: Database
     writes: AuditedWrites
     driver: LeasedDriver
+    engines: Engines
     clock: Clock
     stopping: Stopping
     allow_weak_sandbox: bool = False
@@ -133,6 +148,61 @@ class WorkersService:
             )
         return worker
 
+    async def authenticate_holder(self, token: str | None) -> LeaseHolder:
+        """Return who holds leases with this token: an authorized Worker, or one that an engine started.
+
+        Raises:
+            Unauthenticated: as `authenticate`.
+        """
+        if token is not None:
+            secret_hash = hash_secret(token)
+            start = await self.database.look_up(lambda connection: starts.find_claimed(connection, secret_hash))
+            if start is not None:
+                return LeaseHolder(-start.number)
+        return LeaseHolder((await self.authenticate(token)).id)
+
+    async def claim(self, token: str | None, request: ClaimRequest) -> ClaimAnswer:
+        """Lease its job to a Worker that an engine started. The start token is used then, whatever follows.
+
+        Raises:
+            Unauthenticated: ``worker_token_missing``. Gone: ``start_token_used``.
+            Forbidden: ``sandbox_unavailable``: the Worker's machine cannot sandbox a plan, and gets no job.
+        """
+        if token is None:
+            raise Unauthenticated(
+                "send 'Authorization: Bearer TOKEN' with a start token", code=codes.WORKER_TOKEN_MISSING
+            )
+        token_hash, secret = hash_secret(token), new_secret()
+        waiting = await self.database.look_up(lambda connection: starts.find_starting(connection, token_hash))
+        if waiting is not None:
+            try:
+                self._check_sandbox(request.layers, is_sound=request.is_sound)
+            except Forbidden as error:
+                self.engines.refuse(waiting, error.detail)
+                raise
+        start = await self.database.write(
+            lambda connection: starts.claim_start(connection, token_hash, hash_secret(secret))
+        )
+        offer = None if start is None else self.engines.assign(start)
+        if offer is None:
+            raise Gone(
+                "this start token was used, has expired, or is of a job that is over", code=codes.START_TOKEN_USED
+            )
+        return ClaimAnswer(await self._describe(offer), secret)
+
+    def _check_sandbox(self, layers: Sequence[str], *, is_sound: bool) -> None:
+        if not (is_sound or self.allow_weak_sandbox):
+            raise Forbidden(
+                "this Domain leases jobs only to machines that can sandbox an untrusted plan; this one has the layers: "
+                f"{', '.join(layers) or 'none'}. `pygrid worker doctor` shows the missing ones",
+                code=codes.SANDBOX_UNAVAILABLE,
+            )
+
+    async def _describe(self, offer: Offer) -> Lease:
+        sizes = await asyncio.to_thread(lambda: {name: path.stat().st_size for name, path in offer.files.items()})
+        files = [LeasedFile(name, size) for name, size in sizes.items()]
+        return Lease(offer.lease_id, self.driver.leases.lease_s, msgspec.to_builtins(offer.spec), files)
+
     async def lease(self, worker: Worker, request: LeaseRequest, gone: OnDisconnect) -> LeaseAnswer:
         """Lease a job to this Worker, if there is one within ``wait_s``.
 
@@ -142,20 +212,11 @@ class WorkersService:
         """
         if not 0 <= request.wait_s <= MAX_WAIT_S:
             raise InvalidInput(f"wait_s is {request.wait_s}; it must be from 0 to {MAX_WAIT_S:g}")
-        if not (request.is_sound or self.allow_weak_sandbox):
-            raise Forbidden(
-                "this Domain leases jobs only to machines that can sandbox an untrusted plan; this one has the layers: "
-                f"{', '.join(request.layers) or 'none'}. `pygrid worker doctor` shows the missing ones",
-                code=codes.SANDBOX_UNAVAILABLE,
-            )
+        self._check_sandbox(request.layers, is_sound=request.is_sound)
         now = self.clock.now()
         await self.database.write(lambda connection: rows.update_seen(connection, worker.id, now))
         offer = await self.driver.lease(worker.id, worker.name, request.wait_s, lambda: self._until_gone(gone))
-        if offer is None:
-            return LeaseAnswer()
-        sizes = await asyncio.to_thread(lambda: {name: path.stat().st_size for name, path in offer.files.items()})
-        files = [LeasedFile(name, size) for name, size in sizes.items()]
-        return LeaseAnswer(Lease(offer.lease_id, self.driver.lease_s, msgspec.to_builtins(offer.spec), files))
+        return LeaseAnswer() if offer is None else LeaseAnswer(await self._describe(offer))
 
     async def _until_gone(self, gone: OnDisconnect) -> None:
         """Return when the Worker has disconnected, or the Domain is about to stop."""
@@ -166,7 +227,7 @@ class WorkersService:
             for wait in waits:
                 wait.cancel()
 
-    def renew(self, worker: Worker, lease_id: str, request: RenewRequest) -> Renewed:
+    async def renew(self, worker: LeaseHolder, lease_id: str, request: RenewRequest) -> Renewed:
         """Extend a lease. Raises Gone: ``lease_over``. InvalidInput: the progress is malformed."""
         progress = None
         if request.progress is not None:
@@ -174,34 +235,34 @@ class WorkersService:
                 progress = msgspec.convert(request.progress, Progress)
             except msgspec.ValidationError as error:
                 raise InvalidInput(f"the progress of the job is malformed: {error}") from error
-        self.driver.renew(worker.id, lease_id, progress)
-        return Renewed(self.driver.lease_s)
+        await self.driver.leases.renew(worker.id, lease_id, progress)
+        return Renewed(self.driver.leases.lease_s)
 
-    def give_back(self, worker: Worker, lease_id: str) -> LeaseGivenBack:
+    def give_back(self, worker: LeaseHolder, lease_id: str) -> LeaseGivenBack:
         """End the lease of a stopping Worker. Raises Gone: ``lease_over``."""
-        self.driver.give_back(worker.id, lease_id)
+        self.driver.leases.give_back(worker.id, lease_id)
         return LeaseGivenBack(lease_id)
 
-    def find_file(self, worker: Worker, lease_id: str, name: str) -> Path:
+    def find_file(self, worker: LeaseHolder, lease_id: str, name: str) -> Path:
         """Return the path of a file that the leased job needs.
 
         Raises:
-            Gone, NotFound, Conflict: as `LeasedDriver.find_file`.
+            Gone, NotFound, Conflict: as `Leases.find_file`.
         """
-        return self.driver.find_file(worker.id, lease_id, name)
+        return self.driver.leases.find_file(worker.id, lease_id, name)
 
-    def max_answer_bytes(self, worker: Worker, lease_id: str) -> int:
+    def max_answer_bytes(self, worker: LeaseHolder, lease_id: str) -> int:
         """Return the largest body that `finish` takes. Raises Gone: ``lease_over``."""
-        return self.driver.max_result_bytes(worker.id, lease_id) + MAX_MESSAGE_BYTES + _FRAMES_BYTES
+        return self.driver.leases.max_result_bytes(worker.id, lease_id) + MAX_MESSAGE_BYTES + _FRAMES_BYTES
 
-    def finish(self, worker: Worker, lease_id: str, data: bytes) -> ResultTaken:
+    def finish(self, worker: LeaseHolder, lease_id: str, data: bytes) -> ResultTaken:
         """Take the end of a job: the outcome, and the result of a successful job, each in a frame.
 
         Raises:
             Gone: ``lease_over``; nothing was stored. InvalidInput: ``invalid_result``. PayloadTooLarge.
         """
         outcome, payload = _read_end(data)
-        self.driver.finish(worker.id, lease_id, outcome, payload)
+        self.driver.leases.finish(worker.id, lease_id, outcome, payload)
         return ResultTaken(lease_id)
 
 

@@ -16,19 +16,25 @@ from pygrid import codes
 from pygrid.errors import AuthoringError, InvalidPlan
 from pygrid.plans import Plan, build_archive
 from pygrid.plans.authoring.emit import Emitted, emit_programs
-from pygrid.plans.authoring.selfcheck import eager
+from pygrid.plans.authoring.inference import inference_program
+from pygrid.plans.authoring.lowering import ClassLimit
+from pygrid.plans.authoring.predictions import PREDICT
+from pygrid.plans.authoring.programs import LossPrograms
+from pygrid.plans.authoring.reference import eager
+from pygrid.plans.authoring.selfcheck import BATCH_SIZES, Feeder, check_against_eager
 from pygrid.plans.authoring.tracing import Program
 from pygrid.plans.costs import Analysis, analyse
 from pygrid.plans.gate import check
-from pygrid.plans.manifest import Graph, Manifest, TestVector
+from pygrid.plans.manifest import BATCH, DataPort, Graph, Manifest, TestVector
 from pygrid.plans.operators import OPERATORS
 from pygrid.plans.selftest import selftest_graph, selftest_inputs
 
 logger = logging.getLogger(__name__)
 
-MAX_BATCH_SIZES = (1024, 256, 64, 16)
+MAX_BATCH_SIZES = (1024, 256, 64, 16, 4)
 """Largest batch sizes to try if the author does not choose one."""
 _TOO_LARGE = frozenset({"plan_tensor_too_large", "plan_memory_too_large", "plan_flops_too_large"})
+_TOO_LONG = frozenset({"plan_too_large", "plan_too_many_nodes", "plan_constants_too_large"})
 _TEST_BATCH = 4
 
 
@@ -49,6 +55,67 @@ def emit(*programs: tuple[Program, Sequence[Program]], symbol_name: str) -> dict
                 code=codes.PLAN_OPERATOR_UNSUPPORTED,
             )
     return graphs
+
+
+def emit_evaluation(programs: LossPrograms) -> dict[str, Emitted]:
+    """The graphs ``eval`` and ``predict`` of a loss.
+
+    Without a function of the author for it, ``predict`` is left out if the model's results cannot be part of a plan.
+
+    Raises:
+        AuthoringError: the message names the author's line.
+    """
+    alone = (programs.eval, (programs.eval,))
+    if programs.inference is not None:
+        program = inference_program(programs.subject, programs.inference, programs.data, programs.hyper)
+        return emit(alone, symbol_name=BATCH) | emit_inference(program)
+    try:
+        return emit((programs.eval_and_predict, (programs.eval, programs.predict)), symbol_name=BATCH)
+    except AuthoringError as error:
+        logger.info("plan without predictions", extra={"reason": str(error)})
+        return emit(alone, symbol_name=BATCH)
+
+
+def emit_inference(program: Program) -> dict[str, Emitted]:
+    """The graph ``predict`` of a function of the model and some data.
+
+    Raises:
+        AuthoringError: the message names the author's line; or the function returns no row for each example.
+    """
+    graphs = emit((program, (program,)), symbol_name=BATCH)
+    if not graphs:
+        raise AuthoringError(
+            "the function for predictions returns no array that has a row for each example and depends on data; "
+            "return a tensor of shape [batch, ...], or a dict of such tensors",
+            code=codes.PLAN_PREDICT,
+        )
+    return graphs
+
+
+def equal_to_eager(graphs: Mapping[str, Emitted], feeder: Feeder, *, needs_predict: bool) -> dict[str, Emitted]:
+    """The graphs, after each was compared with eager torch; ``predict`` is left out if it differs and is not needed.
+
+    Raises:
+        AuthoringError: a graph differs, or predictions are random.
+    """
+    equal = {}
+    for name, graph in graphs.items():
+        try:
+            if name == PREDICT and graph.noise:
+                raise AuthoringError(
+                    "predictions are computed from random numbers; return what is computed before them, with predict= "
+                    "of the plan",
+                    code=codes.PLAN_PREDICT,
+                )
+            # The graph of the gradients is a part of the train graph.
+            check_against_eager(graph, feeder, BATCH_SIZES[1:3] if name == "grads" else BATCH_SIZES)
+        except AuthoringError as error:
+            if name != PREDICT or needs_predict:
+                raise
+            logger.info("plan without predictions", extra={"reason": str(error)})
+        else:
+            equal[name] = graph
+    return equal
 
 
 def _graph_entry(graph: Emitted, *, max_n: int) -> Graph:
@@ -84,6 +151,34 @@ def _refusals_for_authors() -> Iterator[None]:
         ) from error
 
 
+def with_limits(data: Mapping[str, DataPort], graphs: Mapping[str, Emitted]) -> dict[str, DataPort]:
+    """The data ports; an integer port without a number of classes gets that of the operators which read it.
+
+    Raises:
+        AuthoringError: ``plan_port``: a port declares values that an operator does not take.
+    """
+    return {
+        name: _limited(name, port, [graph.limits[name] for graph in graphs.values() if name in graph.limits])
+        for name, port in data.items()
+    }
+
+
+def _limited(name: str, port: DataPort, limits: Sequence[ClassLimit]) -> DataPort:
+    if not limits:
+        return port
+    num_classes = min(limit.num_classes for limit in limits)
+    others = frozenset.intersection(*(limit.others for limit in limits)) - set(range(num_classes))
+    if port.num_classes is None:
+        return msgspec.structs.replace(port, num_classes=num_classes, ignore=min(others, default=msgspec.UNSET))
+    if port.num_classes > num_classes:
+        raise AuthoringError(
+            f"data {name!r} has values 0 to {port.num_classes - 1}, but the model or the loss takes 0 to "
+            f"{num_classes - 1}; declare {num_classes} classes, or make the model wider",
+            code=codes.PLAN_PORT,
+        )
+    return port
+
+
 def source_of(function: Callable[..., Any]) -> str:
     """The author's function as text, for an owner to read."""
     try:
@@ -94,6 +189,8 @@ def source_of(function: Callable[..., Any]) -> str:
 
 def finish(manifest: Manifest, graphs: Mapping[str, Emitted], source: str, *, sizes: Sequence[int]) -> Plan:
     """The plan of these parts, with a test vector from eager torch, after it passed the gate.
+
+    A ``predict`` graph that would make the plan too large is left out.
 
     Args:
         manifest: without the entries of the graphs.
@@ -109,6 +206,10 @@ def finish(manifest: Manifest, graphs: Mapping[str, Emitted], source: str, *, si
         try:
             plan = _pack(sized, graphs, source)
         except AuthoringError as error:
+            if error.code in _TOO_LONG and PREDICT in graphs:
+                logger.info("plan without predictions", extra={"reason": str(error)})
+                training = {name: graph for name, graph in graphs.items() if name != PREDICT}
+                return finish(manifest, training, source, sizes=sizes)
             if size == sizes[-1] or error.code not in _TOO_LARGE:
                 raise
         else:

@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
+import functools
+import inspect
 import linecache
 import site
 import sys
 import sysconfig
 import traceback
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
-from typing import Any
+from typing import Any, ParamSpec, TypeVar
 
 import torch
 
-from pygrid.errors import AuthoringError
+from pygrid import codes
+from pygrid.errors import AuthoringError, PygridError
 
 _PYGRID = str(Path(__file__).parents[2])
 _TORCH = str(Path(torch.__file__).parent)
@@ -26,6 +30,14 @@ _SIZE_ARITHMETIC = tuple(
     for part in (("fx",), ("__init__.py",), ("utils", "_stats.py"), ("_ops.py",), ("overrides.py",))
 )
 """Files of torch that evaluate a comparison for the code that contains it."""
+_CALLS_ON_BEHALF = tuple(
+    str(Path(_TORCH, *part)) for part in (("_tensor.py",), ("overrides.py",), ("_ops.py",), ("utils", "_device.py"))
+)
+"""Files of torch that pass a call on for the code that makes it."""
+_MAX_TEXT = 500
+
+P = ParamSpec("P")
+R = TypeVar("R")
 
 
 @dataclass(frozen=True)
@@ -53,6 +65,71 @@ def current_place() -> SourceLocation | None:
             return SourceLocation(frame.f_code.co_filename, frame.f_lineno)
         frame = frame.f_back  # type: ignore[assignment]
     return None
+
+
+def caller_place() -> SourceLocation | None:
+    """The innermost line of the author's code on the stack: the call of `build`, or a declaration."""
+    frame = sys._getframe(1)
+    while frame is not None:
+        if is_author_file(frame.f_code.co_filename):
+            return SourceLocation(frame.f_code.co_filename, frame.f_lineno)
+        frame = frame.f_back  # type: ignore[assignment]
+    return None
+
+
+def place_of_function(function: Any) -> SourceLocation | None:
+    """The first line of a function; None if it is not written in Python."""
+    code = getattr(inspect.unwrap(function), "__code__", None)
+    return None if code is None else SourceLocation(code.co_filename, code.co_firstlineno)
+
+
+def torch_caller() -> str:
+    """The function of torch that made the call which is intercepted now; empty if the author's own code made it."""
+    frame = sys._getframe(1)
+    while frame is not None:
+        file = frame.f_code.co_filename
+        if not file.startswith((_PYGRID, *_CALLS_ON_BEHALF)):
+            inside = file.startswith(_TORCH)
+            return f"{frame.f_code.co_qualname}, torch{file[len(_TORCH) :]}:{frame.f_lineno}" if inside else ""
+        frame = frame.f_back  # type: ignore[assignment]
+    return ""
+
+
+def described(error: BaseException) -> str:
+    """An error in words; one without a message by the line that raised it."""
+    kind, text = type(error).__name__, str(error).strip().removesuffix(".")
+    if text:
+        return f"{kind}: {text[:_MAX_TEXT]}"
+    frames = traceback.extract_tb(error.__traceback__)
+    return f"{kind} in {Path(frames[-1].filename).name}:{frames[-1].lineno}: {frames[-1].line}" if frames else kind
+
+
+def declaration_error(reason: str, *, code: str) -> AuthoringError:
+    """The error for a declaration, with the author's line that makes it."""
+    return authoring_error(reason, caller_place(), code=code)
+
+
+def explained(build: Callable[P, R]) -> Callable[P, R]:
+    """Make every failure of a ``build`` method an `AuthoringError` with a line of the author."""
+
+    @functools.wraps(build)
+    def wrapper(*args: P.args, **kwargs: P.kwargs) -> R:
+        author: Any = args[0]
+        place = caller_place() or place_of_function(author.function)
+        try:
+            return build(*args, **kwargs)
+        except PygridError as error:
+            if isinstance(error, AuthoringError) and "line" in error.fields:
+                raise
+            raise authoring_error(error.detail, place, code=error.code, **error.fields) from error
+        except Exception as error:  # any fault of the author's code, torch or the exporter; it is chained as the cause
+            reason = (
+                f"the plan cannot be built: {described(error)}. Write this line with simpler operators; if torch "
+                "runs it as it is, report this"
+            )
+            raise authoring_error(reason, place_of_error(error) or place, code=codes.PLAN_BUILD_FAILED) from error
+
+    return wrapper
 
 
 def decided_by_torch() -> bool:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import dataclasses
+from collections.abc import Mapping, Sequence
 
 import onnx
 
 from pygrid.plans.authoring.lowering import Interpreter, LoweredGraph
+from pygrid.plans.authoring.predictions import PREDICT, narrowed
 from pygrid.plans.authoring.tracing import Program, Trace, trace
 from pygrid.plans.manifest import BATCH, Port
 
@@ -20,7 +22,8 @@ class Emitted:
         Raises:
             AuthoringError: the message names the author's line.
         """
-        graph = LoweredGraph({traced.symbol: symbol_name}, bounded=program.bounded)
+        prefix = f"noise/{program.name}_" if program.name == "eval" else "noise/"
+        graph = LoweredGraph({traced.symbol: symbol_name}, bounded=program.bounded, noise_prefix=prefix)
         own = {port.name for port in program.inputs}
         arguments = [
             graph.input(
@@ -34,15 +37,19 @@ class Emitted:
         values = Interpreter(graph, traced.module, traced.places).run(arguments)
         for name, value in zip(traced.outputs, values, strict=True):
             unchanged = name.startswith("new/buffers/") and value.name == name.removeprefix("new/")
-            if name.startswith(program.outputs) and not unchanged:
+            if program.has_output(name) and not unchanged:
                 graph.output(name, value)
         model: onnx.ModelProto = graph.finish(program.name)
-        self.program = program
+        self.traced = traced
+        self.program = dataclasses.replace(program, noise_axes=traced.noise_axes)
         self.inputs: tuple[Port, ...] = tuple(graph.inputs)
         self.outputs: tuple[Port, ...] = tuple(graph.outputs)
         self.num_nodes = len(model.graph.node)
+        self.exact: Mapping[str, float] = graph.exact
         self.ops = sorted({node.op_type for node in model.graph.node})
         self.batch_norm = traced.batch_norm
+        self.limits = {name.removeprefix("data/"): limit for name, limit in graph.limits.items()}
+        """What the graph requires of integer columns, by bare name."""
         self.data: bytes = model.SerializeToString(deterministic=True)
 
     @property
@@ -59,4 +66,5 @@ def emit_programs(whole: Program, parts: Sequence[Program], *, symbol_name: str 
         AuthoringError: the message names the author's line.
     """
     traced = trace(whole, symbol_name=symbol_name)
-    return {part.name: Emitted(part, traced, symbol_name=symbol_name) for part in parts}
+    own = (narrowed(part, traced) if part.name == PREDICT else part for part in parts)
+    return {part.name: Emitted(part, traced, symbol_name=symbol_name) for part in own if part is not None}

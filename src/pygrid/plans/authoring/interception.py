@@ -1,40 +1,44 @@
 """Changes to torch while an author's code is traced.
 
 While an `Interception` is active, torch functions that cannot be traced (attention, batch norm, recurrent layers) are
-replaced by equal functions that can. Dropout takes its noise from an input of the plan. What can never be part of a
-plan (random numbers, decisions on data) is refused, with the author's line.
+replaced by equal functions that can. Random numbers come from inputs of the plan. What can never be part of a plan
+(decisions on data) is refused, with the author's line.
 """
 
 from __future__ import annotations
 
+import inspect
 import math
+import sys
 import types
 from collections.abc import Callable, Iterable
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 import torch.nn.functional as F
+from torch.distributions import Distribution
+from torch.nn.modules.transformer import _detect_is_causal_mask
 from torch.overrides import TorchFunctionMode
 
 from pygrid import codes
-from pygrid.plans.authoring import recurrent
-from pygrid.plans.authoring.diagnostics import authoring_error, current_place
-
-
-class Noise(Protocol):
-    """Returns uniform noise in [0, 1) with the shape of an example tensor, or of its first axes."""
-
-    def draw(self, like: torch.Tensor, axes: int | None = None) -> torch.Tensor: ...
-
+from pygrid.plans.authoring import functions, matrices, noise, recurrent
+from pygrid.plans.authoring.diagnostics import authoring_error, current_place, torch_caller
+from pygrid.plans.authoring.noise import Noise
 
 _BRANCH = ("plan_data_dependent", "a plan cannot branch on data; use torch.where")
 _ITEM = ("plan_item", "a plan cannot take a number out of a tensor; keep it a tensor")
 _SIZE = ("plan_data_dependent_size", "the size of the result depends on data; multiply by a mask")
+_LENGTH = ("plan_batch_baked", "len() of a batch is a fixed number; write x.shape[0], which follows the batch size")
 _RANDOM = (
     "plan_random",
-    "a plan has no random operators; use dropout, or take the random numbers as data (for example a mask column)",
+    "{0} is not in the plan set; the random numbers of a plan are rand, randn, randint, normal, bernoulli, "
+    "multinomial, exponential, gumbel_softmax and dropout",
 )
-_PACKED = ("plan_recurrent", "packed sequences are not in the plan set; unroll by hand or use a transformer")
+_NO_DRAWS = ("plan_random", "this plan cannot draw random numbers; only losses and training steps can")
+PACKED = (
+    "plan_recurrent",
+    "packed sequences are not in the plan set; use pygrid.run_with_lengths(layer, x, lengths), which does the same",
+)
 
 
 def _found(owner: Any, names: str) -> Iterable[Any]:
@@ -50,18 +54,9 @@ def _refusals() -> dict[Any, tuple[str, str]]:
     )
     sized = "nonzero argwhere masked_select unique unique_consecutive bincount"
     table |= dict.fromkeys([*_found(torch.Tensor, sized), *_found(torch, sized)], _SIZE)
-    drawn = (
-        "rand randn randint rand_like randn_like randint_like bernoulli multinomial normal randperm poisson binomial "
-        "rrelu"
-    )
-    drawn_in_place = (
-        "bernoulli multinomial bernoulli_ uniform_ normal_ random_ exponential_ cauchy_ geometric_ log_normal_"
-    )
-    functional = "alpha_dropout feature_alpha_dropout rrelu gumbel_softmax"
-    table |= dict.fromkeys(
-        [*_found(torch, drawn), *_found(torch.Tensor, drawn_in_place), *_found(F, functional)], _RANDOM
-    )
-    table |= dict.fromkeys(_found(torch, "_pack_padded_sequence _pad_packed_sequence"), _PACKED)
+    drawn, drawn_in_place = "poisson binomial rrelu _standard_gamma _sample_dirichlet", "random_ cauchy_ geometric_"
+    table |= dict.fromkeys([*_found(torch, drawn), *_found(torch.Tensor, drawn_in_place), F.rrelu], _RANDOM)
+    table |= dict.fromkeys(_found(torch, "_pack_padded_sequence _pad_packed_sequence"), PACKED)
     return table
 
 
@@ -73,18 +68,22 @@ _NOISY: dict[Any, Callable[..., Any]] = {}
 class Interception(TorchFunctionMode):  # type: ignore[misc]
     """The mode in which an author's code is traced; a context manager."""
 
-    def __init__(self, noise: Noise | None, *, tracing: bool) -> None:
+    def __init__(self, source: Noise | None, *, tracing: bool, dropout: bool = True) -> None:
         """Set up the mode.
 
         Args:
-            noise: source of dropout noise; None turns dropout off.
-            tracing: False for the eager reference, which keeps all other torch functions.
+            source: of random numbers; None: there are none, and dropout is off.
+            tracing: False for the eager reference, which keeps most torch functions.
+            dropout: whether dropout is on.
         """
         super().__init__()
-        self.noise = noise
+        self.source = source
+        self.dropout = dropout
         self.tracing = tracing
         self.batch_norm_seen = False
         self._copies: dict[Any, Any] = {}
+        self._fast_path: list[bool] = []
+        self._validates: list[bool] = []
 
     def __torch_function__(
         self, func: Any, types: Iterable[type], args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
@@ -92,8 +91,18 @@ class Interception(TorchFunctionMode):  # type: ignore[misc]
         kwargs = kwargs or {}
         if func in _NOISY:
             return _NOISY[func](self, *args, **kwargs)
+        if func in _LOSSES and not self.tracing:
+            return _labelled(func(*args, **kwargs), _loss_arguments(func, args, kwargs))
+        if func is torch.Tensor.__bool__ and _is_hint_of_torch():
+            return False
+        if func in noise.DRAWS and (self.source is not None or self.tracing):
+            with self:
+                return noise.DRAWS[func](self.noise(), *args, **kwargs)
         if self.tracing:
             self._refuse(func, args, kwargs)
+        elif func in functions.REFERENCE:
+            with self:
+                return functions.REFERENCE[func](*args, **kwargs)
         if func in _REPLACED and (self.tracing or _drops_inside(func, args, kwargs)):
             with self:
                 return _REPLACED[func](self, *args, **kwargs)
@@ -103,6 +112,30 @@ class Interception(TorchFunctionMode):  # type: ignore[misc]
                 return copy(*args, **kwargs)
         return func(*args, **kwargs)
 
+    def __enter__(self) -> Interception:
+        # The fast path of nn.Transformer cannot be traced. Its results at padded positions are not those of training.
+        self._fast_path.append(torch.backends.mha.get_fastpath_enabled())
+        torch.backends.mha.set_fastpath_enabled(False)
+        # Checks of arguments, which decide on data; `check_runs` already ran the code with them.
+        self._validates.append(Distribution._validate_args)
+        Distribution.set_default_validate_args(False)
+        super().__enter__()
+        return self
+
+    def __exit__(self, *error: Any) -> None:
+        super().__exit__(*error)
+        torch.backends.mha.set_fastpath_enabled(self._fast_path.pop())
+        Distribution.set_default_validate_args(self._validates.pop())
+
+    def drops(self, training: bool, p: float) -> bool:
+        """Whether dropout with these options changes anything."""
+        return self.source is not None and self.dropout and training and p > 0
+
+    def noise(self) -> Noise:
+        if self.source is None:
+            raise authoring_error(_NO_DRAWS[1], current_place(), code=_NO_DRAWS[0])
+        return self.source
+
     def _refuse(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         refused = _REFUSED.get(func)
         if func is F.rrelu and not kwargs.get("training", False):
@@ -111,8 +144,13 @@ class Interception(TorchFunctionMode):  # type: ignore[misc]
             refused = _SIZE
         if func is torch.where and len(args) + len(kwargs) == 1:
             refused = _SIZE
+        if func is torch.Tensor.__len__ and not isinstance(args[0].shape[0], int):
+            refused = _LENGTH
         if refused is not None:
-            raise authoring_error(refused[1], current_place(), code=refused[0])
+            inside = torch_caller()
+            reason = refused[1].format(getattr(func, "__name__", func))
+            reason = f"torch's own code does this here ({inside}): {reason}" if inside else reason
+            raise authoring_error(reason, current_place(), code=refused[0])
 
     def _python_function(self, func: Any) -> Any:
         """A copy of a function of torch.nn.functional, in which this mode sees the functions that it calls.
@@ -140,12 +178,19 @@ def _has_mask(index: Any) -> bool:
     )
 
 
+def _is_hint_of_torch() -> bool:
+    """Whether nn.Transformer asks if a mask is causal, only to choose a faster kernel; "no" is always right."""
+    return sys._getframe(2).f_code is _detect_is_causal_mask.__code__
+
+
 def _drops_inside(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> bool:
     """Whether a torch function would draw its own dropout noise, so that the reference must use the replacement."""
     if func is F.scaled_dot_product_attention:
         return bool(kwargs.get("dropout_p", args[4] if len(args) > 4 else 0.0))
     if func in (torch.lstm, torch.gru, torch.rnn_tanh, torch.rnn_relu):
         return bool(args[5]) and bool(args[6])
+    if func is recurrent.run_with_lengths:
+        return bool(args[0].dropout) and bool(args[0].training)
     return False
 
 
@@ -158,19 +203,29 @@ def _replaces(*functions: Any) -> Callable[[Callable[..., Any]], Callable[..., A
     return register
 
 
+def _without_mode(function: Callable[..., Any]) -> Callable[..., Any]:
+    def call(_: Interception, /, *args: Any, **kwargs: Any) -> Any:
+        return function(*args, **kwargs)
+
+    return call
+
+
+_REPLACED |= {original: _without_mode(function) for original, function in (functions.TRACED | matrices.TRACED).items()}
+
+
 # -- dropout ---------------------------------------------------------------------------------------------------------
 
 
 def _drop(
     mode: Interception, x: torch.Tensor, p: float, training: bool, inplace: bool, axes: int | None
 ) -> torch.Tensor:
-    if mode.noise is None or not training or p == 0:
+    if not mode.drops(training, p):
         return x
     if p >= 1:
         mask = torch.zeros((), dtype=x.dtype)
     else:
-        noise = mode.noise.draw(x, axes)
-        mask = (noise >= p).to(x.dtype) * (1.0 / (1.0 - p))
+        drawn = mode.noise().draw(noise.noise_shape(x, axes), dropout=True)
+        mask = (drawn >= p).to(x.dtype) * (1.0 / (1.0 - p))
     return x.mul_(mask) if inplace else x * mask
 
 
@@ -190,10 +245,51 @@ def _dropout_call(mode: Interception, input: torch.Tensor, p: float, train: bool
     return _drop(mode, input, p, train, False, None)
 
 
+def _alpha_dropout(axes: int | None) -> Callable[..., torch.Tensor]:
+    def drop(
+        mode: Interception, input: torch.Tensor, p: float = 0.5, training: bool = False, inplace: bool = False
+    ) -> torch.Tensor:
+        result = noise.alpha_dropout(mode.noise(), input, p, axes) if mode.drops(training, p) else input
+        return input.copy_(result) if inplace else result
+
+    return drop
+
+
 _NOISY[F.dropout] = _dropout
+_NOISY[F.alpha_dropout] = _alpha_dropout(None)
+_NOISY[F.feature_alpha_dropout] = _alpha_dropout(2)
 _NOISY[torch.dropout] = _dropout_call
 for _function in (F.dropout1d, F.dropout2d, F.dropout3d):
     _NOISY[_function] = _dropout_channels
+
+
+# -- means over labels ---------------------------------------------------------------------------------------------
+
+
+_LOSSES = {loss: inspect.signature(loss) for loss in (F.cross_entropy, F.nll_loss)}
+
+
+def _loss_arguments(loss: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> dict[str, Any]:
+    """The arguments of a loss by name."""
+    bound = _LOSSES[loss].bind(*args, **kwargs)
+    bound.apply_defaults()
+    return bound.arguments
+
+
+def _is_mean_over_labels(call: dict[str, Any]) -> bool:
+    is_mean = call["reduction"] == "mean" and call["size_average"] is not False and call["reduce"] is not False
+    return is_mean and not call["target"].is_floating_point()
+
+
+def _labelled(result: torch.Tensor, call: dict[str, Any]) -> torch.Tensor:
+    """Torch's loss, but 0 for a batch without labels, or with classes of weight 0 alone: torch's mean is NaN there."""
+    if not _is_mean_over_labels(call):
+        return result
+    labels = call["target"][call["target"] != call["ignore_index"]]
+    total = len(labels) if call["weight"] is None else call["weight"][labels].sum()
+    # A sum of zeros that depends on the input, so that it has gradients, which are 0.
+    x = call["input"]
+    return result if total else torch.where(torch.tensor(True), torch.zeros_like(x), x).sum()
 
 
 # -- functions that cannot be traced unchanged -----------------------------------------------------------------------
@@ -207,6 +303,28 @@ def _linear(
     rows = input.reshape(-1, input.shape[-1])
     product = rows @ weight.t() if bias is None else torch.addmm(bias, rows, weight.t())
     return product.reshape(*input.shape[:-1], weight.shape[0])
+
+
+@_replaces(F.cross_entropy)
+def _cross_entropy(mode: Interception, *args: Any, **kwargs: Any) -> torch.Tensor:
+    """Smoothed labels written out, so that the mean over no labels is 0; all else is torch's own."""
+    call = _loss_arguments(F.cross_entropy, args, kwargs)
+    smoothing = call["label_smoothing"]
+    if not smoothing or not _is_mean_over_labels(call):
+        return mode._python_function(F.cross_entropy)(**call)
+    input, target, weight, ignore_index = (call[name] for name in ("input", "target", "weight", "ignore_index"))
+    axis = 1 if input.dim() > 1 else 0
+    scores = F.log_softmax(input, axis)
+    exact = F.nll_loss(scores, target, weight, ignore_index=ignore_index)
+    ignored = target == ignore_index
+    kept = torch.where(ignored, 0, target)
+    shares = torch.ones_like(kept, dtype=torch.float32) if weight is None else weight[kept]
+    if weight is not None:
+        scores = scores * weight.view(-1, *([1] * (input.dim() - axis - 1)))
+    spread = -scores.sum(axis).masked_fill(ignored, 0.0).sum()
+    total = shares.masked_fill(ignored, 0.0).sum()
+    spread = spread / torch.where(total == 0, 1.0, total)
+    return (1 - smoothing) * exact + smoothing / input.shape[axis] * spread
 
 
 @_replaces(F.scaled_dot_product_attention)
@@ -225,8 +343,14 @@ def _attention(
         scores = scores.masked_fill(~causal, float("-inf"))
     if attn_mask is not None:
         scores = scores.masked_fill(~attn_mask, float("-inf")) if attn_mask.dtype == torch.bool else scores + attn_mask
-    weights = _drop(mode, torch.softmax(scores, -1), dropout_p, dropout_p > 0, False, None)
-    return weights @ value
+    weights = torch.softmax(scores, -1) if attn_mask is None else _softmax_of_some(scores)
+    return _drop(mode, weights, dropout_p, dropout_p > 0, False, None) @ value
+
+
+def _softmax_of_some(scores: torch.Tensor) -> torch.Tensor:
+    """The softmax, but zeros in a row in which everything is masked, as torch's attention has it."""
+    nothing = (scores == float("-inf")).all(-1, keepdim=True)
+    return torch.softmax(scores.masked_fill(nothing, 0.0), -1).masked_fill(nothing, 0.0)
 
 
 def _repeat_heads(x: torch.Tensor, times: int) -> torch.Tensor:
@@ -280,20 +404,6 @@ def _instance_norm(
     return F.group_norm(input, input.shape[1], weight, bias, eps)
 
 
-@_replaces(F.adaptive_max_pool1d, F.adaptive_max_pool2d)
-def _adaptive_max_pool(
-    mode: Interception, input: torch.Tensor, output_size: Any, return_indices: bool = False
-) -> torch.Tensor:
-    n = 2 if input.dim() == 4 else 1
-    wanted = [output_size] * n if isinstance(output_size, int) else list(output_size)
-    given = list(input.shape[-n:])
-    if return_indices or any(out is None or size % out for size, out in zip(given, wanted, strict=True)):
-        reason = f"adaptive pooling from {given} to {wanted} needs windows of unequal size; choose sizes that divide"
-        raise authoring_error(reason, current_place(), code=codes.PLAN_OPERATOR_UNSUPPORTED)
-    kernel = [size // out for size, out in zip(given, wanted, strict=True)]
-    return F.max_pool2d(input, kernel) if n == 2 else F.max_pool1d(input, kernel[0])
-
-
 @_replaces(torch._weight_norm)
 def _weight_norm(mode: Interception, v: torch.Tensor, g: torch.Tensor, dim: int = 0) -> torch.Tensor:
     return v * (g / torch.norm_except_dim(v, 2, dim))
@@ -311,27 +421,34 @@ def _gru(mode: Interception, *args: Any) -> Any:
 
 @_replaces(torch.rnn_tanh)
 def _rnn_tanh(mode: Interception, *args: Any) -> Any:
-    return recurrent.elman(_recurrent_call("RNN", args), torch.tanh)
+    return recurrent.UNROLLED["RNN_TANH"](_recurrent_call("RNN", args))
 
 
 @_replaces(torch.rnn_relu)
 def _rnn_relu(mode: Interception, *args: Any) -> Any:
-    return recurrent.elman(_recurrent_call("RNN", args), torch.relu)
+    return recurrent.UNROLLED["RNN_RELU"](_recurrent_call("RNN", args))
 
 
 def _recurrent_call(kind: str, args: tuple[Any, ...]) -> recurrent.RecurrentCall:
     if isinstance(args[3], list | tuple):  # (data, batch_sizes, hx, params, ...): a packed sequence
-        raise authoring_error(_PACKED[1], current_place(), code=_PACKED[0])
-    call = recurrent.RecurrentCall(*args)
+        raise authoring_error(PACKED[1], current_place(), code=PACKED[0])
+    return _checked_call(kind, recurrent.RecurrentCall(*args))
+
+
+def _checked_call(kind: str, call: recurrent.RecurrentCall) -> recurrent.RecurrentCall:
     reason = None
-    if call.bidirectional:
-        reason = f"a bidirectional {kind} is not in the plan set; unroll by hand or use a transformer"
-    elif len(call.weights) != call.num_layers * (4 if call.has_biases else 2):
-        reason = f"a {kind} with proj_size is not in the plan set; put a linear layer behind it"
-    elif not isinstance(call.length, int):
+    if not isinstance(call.length, int):
         reason = f"the sequence axis of the {kind} is the batch; use batch_first=True, or transpose the input"
     elif call.length > recurrent.MAX_LENGTH:
         reason = f"the {kind} has {call.length} steps, which are unrolled; at most {recurrent.MAX_LENGTH} are allowed"
     if reason is not None:
         raise authoring_error(reason, current_place(), code=codes.PLAN_RECURRENT)
     return call
+
+
+@_replaces(recurrent.run_with_lengths)
+def _run_with_lengths(
+    mode: Interception, layer: torch.nn.RNNBase, x: torch.Tensor, lengths: torch.Tensor, hx: Any = None
+) -> Any:
+    call = recurrent.call_of(layer, x, lengths, hx)
+    return recurrent.finished(layer, recurrent.UNROLLED[layer.mode](_checked_call(layer.mode, call)))

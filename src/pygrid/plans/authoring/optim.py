@@ -12,15 +12,41 @@ starts at zero, as all state does, and each step adds its change of the weights.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import ClassVar
+import functools
+from dataclasses import dataclass, fields
+from typing import Any, ClassVar, TypeVar
 
 import torch
 
 from pygrid import codes
-from pygrid.errors import AuthoringError
+from pygrid.configs import unknown_field
+from pygrid.plans.authoring.diagnostics import declaration_error
 
 Arrays = dict[str, torch.Tensor]
+
+
+K = TypeVar("K", bound="type[Optimizer]")
+
+
+def _checked_call(kind: K) -> K:
+    """Make a wrong call of an optimizer an `AuthoringError`, ``plan_optimizer``, with the call to write instead."""
+    begin, known = kind.__init__, [field.name for field in fields(kind)]
+
+    @functools.wraps(begin)
+    def checked(self: Optimizer, *args: object, **options: Any) -> None:
+        if args or "lr" in options or "learning_rate" in options:
+            raise declaration_error(
+                f"{kind.__name__} takes its options by name, and the learning rate is not one of them: it is the "
+                "hyperparameter lr, so that it can change without another plan; write "
+                f'pygrid.optim.{kind.__name__}() and hyper={{"lr": pygrid.Float(0.1)}} of the plan',
+                code=codes.PLAN_OPTIMIZER,
+            )
+        for name in options.keys() - known:
+            raise declaration_error(unknown_field(kind.__name__, name, known), code=codes.PLAN_OPTIMIZER)
+        begin(self, **options)
+
+    kind.__init__ = checked  # type: ignore[method-assign]
+    return kind
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,9 +62,13 @@ class Optimizer:
     def __post_init__(self) -> None:
         for name in ("weight_decay", "prox_mu"):
             if not getattr(self, name) >= 0:
-                raise AuthoringError(f"{name} must be at least 0, got {getattr(self, name)}", code=codes.PLAN_OPTIMIZER)
+                raise declaration_error(
+                    f"{name} must be at least 0, got {getattr(self, name)}", code=codes.PLAN_OPTIMIZER
+                )
         if self.max_grad_norm is not None and not self.max_grad_norm > 0:
-            raise AuthoringError(f"max_grad_norm must be above 0, got {self.max_grad_norm}", code=codes.PLAN_OPTIMIZER)
+            raise declaration_error(
+                f"max_grad_norm must be above 0, got {self.max_grad_norm}", code=codes.PLAN_OPTIMIZER
+            )
 
     def __str__(self) -> str:
         """The name of the optimizer and every option that is not the default."""
@@ -82,6 +112,43 @@ def clip_by_global_norm(grads: Arrays, limit: float) -> Arrays:
     return {k: g * scale for k, g in grads.items()}
 
 
+def checked_optimizer(optimizer: object) -> Optimizer:
+    """An optimizer of a plan; `SGD` for None.
+
+    Raises:
+        AuthoringError: ``plan_optimizer``: it is something else, with the call to write instead.
+    """
+    if optimizer is None:
+        return SGD()
+    if isinstance(optimizer, Optimizer):
+        return optimizer
+    if isinstance(optimizer, torch.optim.Optimizer):
+        given, options = f"a torch.optim.{type(optimizer).__name__}", _torch_options(optimizer)
+        name = type(optimizer).__name__
+    else:
+        named = optimizer if isinstance(optimizer, str) else getattr(optimizer, "__name__", "")
+        given, name, options = repr(optimizer)[:80], str(named), ""
+    known = next((kind.__name__ for kind in (SGD, Adam, AdamW) if kind.__name__.lower() == name.lower()), None)
+    instead = f"pygrid.optim.{known}({options})" if known else "pygrid.optim.SGD(), Adam() or AdamW()"
+    raise declaration_error(
+        f"optimizer is {given}; an optimizer of pygrid becomes part of the plan: write optimizer={instead}, and the "
+        'learning rate as hyper={"lr": pygrid.Float(0.1)} of the plan',
+        code=codes.PLAN_OPTIMIZER,
+    )
+
+
+def _torch_options(optimizer: torch.optim.Optimizer) -> str:
+    """The options of a torch optimizer that are not the default, as arguments of the one of pygrid."""
+    given = dict(optimizer.defaults)
+    if "betas" in given:
+        given["beta1"], given["beta2"] = given["betas"]
+    defaults = {"momentum": 0.0, "nesterov": False, "weight_decay": 0.0, "beta1": 0.9, "beta2": 0.999, "eps": 1e-8}
+    if isinstance(optimizer, torch.optim.AdamW):
+        defaults["weight_decay"] = AdamW.weight_decay
+    return ", ".join(f"{k}={given[k]}" for k, default in defaults.items() if k in given and given[k] != default)
+
+
+@_checked_call
 @dataclass(frozen=True, kw_only=True)
 class SGD(Optimizer):
     """Stochastic gradient descent (``torch.optim.SGD``, without dampening)."""
@@ -92,9 +159,9 @@ class SGD(Optimizer):
     def __post_init__(self) -> None:
         super().__post_init__()
         if not 0 <= self.momentum < 1:
-            raise AuthoringError(f"momentum must be in [0, 1), got {self.momentum}", code=codes.PLAN_OPTIMIZER)
+            raise declaration_error(f"momentum must be in [0, 1), got {self.momentum}", code=codes.PLAN_OPTIMIZER)
         if self.nesterov and not self.momentum:
-            raise AuthoringError("nesterov needs a momentum above 0", code=codes.PLAN_OPTIMIZER)
+            raise declaration_error("nesterov needs a momentum above 0", code=codes.PLAN_OPTIMIZER)
 
     def init_step(self, params: Arrays) -> Arrays:
         return _zeros("momentum", params) if self.momentum else {}
@@ -111,6 +178,7 @@ class SGD(Optimizer):
         return moved, new_state
 
 
+@_checked_call
 @dataclass(frozen=True, kw_only=True)
 class Adam(Optimizer):
     """Adam (Kingma and Ba, ICLR 2015; ``torch.optim.Adam``). ``weight_decay`` is added to the gradient."""
@@ -125,7 +193,7 @@ class Adam(Optimizer):
     def __post_init__(self) -> None:
         super().__post_init__()
         if not (0 <= self.beta1 < 1 and 0 <= self.beta2 < 1 and self.eps > 0):
-            raise AuthoringError("beta1 and beta2 must be in [0, 1) and eps above 0", code=codes.PLAN_OPTIMIZER)
+            raise declaration_error("beta1 and beta2 must be in [0, 1) and eps above 0", code=codes.PLAN_OPTIMIZER)
 
     def init_step(self, params: Arrays) -> Arrays:
         return {"t": torch.zeros(())} | _zeros("m", params) | _zeros("v", params)
@@ -148,6 +216,7 @@ class Adam(Optimizer):
         return moved, new_state
 
 
+@_checked_call
 @dataclass(frozen=True, kw_only=True)
 class AdamW(Adam):
     """Adam with decoupled weight decay (Loshchilov and Hutter, ICLR 2019; ``torch.optim.AdamW``)."""

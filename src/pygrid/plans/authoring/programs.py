@@ -6,26 +6,30 @@ and on real arrays as the reference for the finished graph.
 
 from __future__ import annotations
 
-import copy
 import dataclasses
 import inspect
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
 from torch.func import functional_call
+from torch.nn.modules.batchnorm import _NormBase
+from torch.nn.parameter import is_lazy
 
 from pygrid import codes
 from pygrid.errors import AuthoringError
-from pygrid.plans.authoring.diagnostics import SourceLocation, authoring_error
+from pygrid.plans.authoring.diagnostics import SourceLocation, authoring_error, described, place_of_function
 from pygrid.plans.authoring.optim import Optimizer
 from pygrid.plans.authoring.ports import DataSpec, Float
-from pygrid.plans.authoring.tracing import Arrays, Program
+from pygrid.plans.authoring.predictions import PREDICT, PREDICTIONS, first_result
+from pygrid.plans.authoring.state import detached_copy, shared_copy
+from pygrid.plans.authoring.tracing import TORCH_DTYPES, Arrays, Program
 from pygrid.plans.manifest import BATCH, NUM_DIFFS, Port
 from pygrid.tensors import Params
 
+T = TypeVar("T")
 Run = Callable[[Arrays], Arrays]
 _FLOATS = (torch.float64, torch.float16, torch.bfloat16)
 
@@ -46,7 +50,19 @@ class Subject:
                 "a plan cannot be built in torch.inference_mode(): it has no gradients", code=codes.PLAN_MODEL
             )
         plain = getattr(model, "_orig_mod", model)  # a compiled model is traced as its original
-        self.model = copy.deepcopy(plain).to("cpu")
+        _check_model(plain)
+        try:
+            self.model = detached_copy(plain).to("cpu")
+        except Exception as error:  # whatever copying an attribute raises; it is chained as the cause
+            raise AuthoringError(
+                f"the model cannot be copied: {type(error).__name__}: {error}. Pass a newly made model, without open "
+                "files or generators as attributes",
+                code=codes.PLAN_MODEL,
+            ) from error
+        self.called = self.model
+        """The copy that the last `call` used, with the attributes that it left behind."""
+        self.constants_after: Arrays = {}
+        """The constants after the last `call`."""
         for tensor in [*self.model.parameters(), *self.model.buffers()]:
             if tensor.dtype in _FLOATS:
                 tensor.data = tensor.data.float()
@@ -72,17 +88,69 @@ class Subject:
             *(port("buffers", k, v) for k, v in self.buffers.items()),
         )
 
+    def arrays(self) -> Params:
+        """Parameters and buffers, not copied."""
+        return {k: v.numpy() for k, v in {**self.params, **self.buffers}.items()}
+
     def initial(self) -> Params:
-        return {k: np.array(v.numpy(), dtype=np.float32) for k, v in {**self.params, **self.buffers}.items()}
+        """Parameters and buffers, copied."""
+        return {k: np.array(v, dtype=np.float32) for k, v in self.arrays().items()}
+
+    def continued(self, called: torch.nn.Module, run: Callable[[], T]) -> T:
+        """The result of a run that starts from the Python attributes that an earlier `call` left behind."""
+        before, self.model = self.model, called
+        try:
+            return run()
+        finally:
+            self.model = before
 
     def call(self, function: Callable[..., Any], arrays: Arrays, args: tuple[Any, ...], *, training: bool) -> Any:
-        """``function(model, *args)`` with these arrays in the model; ``arrays`` receives the changes of buffers."""
-        self.model.train(training)
+        """``function(model, *args)`` with these arrays in the model; ``arrays`` receives the changes of buffers.
+
+        Each call starts from the Python attributes that the author's model has.
+        """
+        self.called = shared_copy(self.model).train(training)
         constants = {k: v.clone() for k, v in self.constants.items()}
         prefixed = {f"model.{k}": v for k, v in {**arrays, **constants}.items()}
-        result = functional_call(_Call(self.model, function), prefixed, args)
+        result = functional_call(_Call(self.called, function), prefixed, args)
         arrays.update({k: prefixed[f"model.{k}"] for k in arrays})
+        self.constants_after = {k: prefixed[f"model.{k}"] for k in constants}
         return result
+
+
+def _check_model(model: torch.nn.Module) -> None:
+    """Refuse layers whose way of working a plan cannot have, by name.
+
+    Raises:
+        AuthoringError: ``plan_model``.
+    """
+    for path, module in model.named_modules():
+        reason = _unfit(module)
+        if reason:
+            where = f"layer {path!r}" if path else "the model"
+            raise AuthoringError(f"{where} ({type(module).__name__}) {reason}", code=codes.PLAN_MODEL, layer=path)
+
+
+def _unfit(module: torch.nn.Module) -> str:
+    """What makes a module unfit for plans; empty if nothing does."""
+    own = [*module.parameters(recurse=False), *module.buffers(recurse=False)]
+    if any(is_lazy(tensor) for tensor in own):
+        return "has no weights before its first call: call the model on an example, model(torch.zeros(1, ...))"
+    if any(tensor.is_meta for tensor in own):
+        return "has weights on the device meta, without values: make it on the CPU, or load its weights first"
+    if any(tensor.is_complex() for tensor in own):
+        return "has complex numbers, which plans do not: keep the real and the imaginary part in two float32 tensors"
+    if isinstance(module, _NormBase) and module.momentum is None and module.track_running_stats:
+        return "has momentum=None, an average that counts its batches: set a momentum, for example 0.1"
+    if isinstance(module, torch.nn.Embedding | torch.nn.EmbeddingBag) and module.max_norm is not None:
+        return "has max_norm, which changes weights in forward: normalize the rows that you look up"
+    if isinstance(module, torch.nn.Embedding | torch.nn.EmbeddingBag) and module.sparse:
+        return "has sparse=True, and plans have dense gradients: set sparse=False"
+    if isinstance(module, torch.nn.DataParallel | torch.nn.parallel.DistributedDataParallel):
+        return "spreads a model over devices: build the plan for model.module"
+    if isinstance(module, torch.jit.ScriptModule):
+        return "is scripted, and cannot be traced again: build the plan for the module that you scripted"
+    return ""
 
 
 class _Call(torch.nn.Module):  # type: ignore[misc]
@@ -129,9 +197,8 @@ class Signature:
     names: tuple[str, ...]
 
     @property
-    def place(self) -> SourceLocation:
-        code = inspect.unwrap(self.function).__code__
-        return SourceLocation(code.co_filename, code.co_firstlineno)
+    def place(self) -> SourceLocation | None:
+        return place_of_function(self.function)
 
     @classmethod
     def read(
@@ -140,13 +207,18 @@ class Signature:
         data: Mapping[str, DataSpec],
         hyper: Mapping[str, Float],
         leading: tuple[str, ...],
+        *,
+        takes_all: bool = True,
     ) -> Signature:
         """Match a function's arguments with the ports by name.
 
+        Args:
+            takes_all: whether the function must take all data.
         Raises:
             AuthoringError: an argument is neither data nor a hyperparameter, or the function does not take some data.
         """
-        names = list(inspect.signature(function).parameters)
+        parameters = inspect.signature(function).parameters
+        names = list(parameters)
         signature = cls(function, tuple(names[len(leading) :]))
         if len(names) < len(leading):
             reason = f"the function takes ({', '.join(names)}); it must begin with ({', '.join(leading)})"
@@ -156,7 +228,14 @@ class Signature:
                 known = ", ".join([*data, *hyper])
                 reason = f"argument {name!r} is neither in data= nor in hyper= of the plan ({known})"
                 raise authoring_error(reason, signature.place, code=codes.PLAN_SIGNATURE)
-        for name in data:
+        for name, parameter in parameters.items():
+            if (
+                parameter.kind is not parameter.POSITIONAL_ONLY
+                and parameter.kind is not parameter.POSITIONAL_OR_KEYWORD
+            ):
+                reason = f"argument {name!r} is not positional; list the arguments without * and **"
+                raise authoring_error(reason, signature.place, code=codes.PLAN_SIGNATURE)
+        for name in data if takes_all else ():
             if name not in signature.names:
                 reason = f"data {name!r} is declared, but the function has no argument of that name"
                 raise authoring_error(reason, signature.place, code=codes.PLAN_SIGNATURE)
@@ -176,8 +255,10 @@ def hyper_ports(names: Mapping[str, Float] | tuple[str, ...]) -> tuple[Port, ...
 
 
 def bounded_ports(data: Mapping[str, DataSpec]) -> frozenset[str]:
-    """Ports of integers that are known to be in ``[0, num_classes)``, because every runner checks them."""
-    return frozenset(f"data/{name}" for name, spec in data.items() if spec.num_classes is not None)
+    """Ports of integers that are known not to be negative, because every runner checks their values."""
+    return frozenset(
+        f"data/{name}" for name, spec in data.items() if spec.num_classes is not None and (spec.ignore or 0) >= 0
+    )
 
 
 @dataclass(frozen=True)
@@ -189,6 +270,8 @@ class LossPrograms:
     data: Mapping[str, DataSpec]
     hyper: Mapping[str, Float]
     optimizer: Optimizer
+    inference: Signature | None = None
+    """The author's function for predictions; None: predictions are what the loss gets from its model."""
 
     @property
     def train(self) -> Program:
@@ -208,6 +291,16 @@ class LossPrograms:
     @property
     def eval(self) -> Program:
         return self._program("eval", self._eval, self._own_hyper(), ("metrics/",), dropout=False)
+
+    @property
+    def predict(self) -> Program:
+        return self._program(PREDICT, self._predict, self._own_hyper(), (f"{PREDICTIONS}/",), dropout=False)
+
+    @property
+    def eval_and_predict(self) -> Program:
+        """Both programs at once, for predictions that the loss computes."""
+        program = self.eval
+        return dataclasses.replace(program, outputs=(*program.outputs, f"{PREDICTIONS}/"))
 
     def _program(
         self,
@@ -248,9 +341,19 @@ class LossPrograms:
     def _eval(self, arrays: Arrays) -> Arrays:
         model = under("params", arrays) | {k: v.clone() for k, v in under("buffers", arrays).items()}
         # Gradients stay on: without them, torch uses fused attention that cannot be traced.
-        result = self.subject.call(self.signature.function, model, self.signature.arguments(arrays), training=False)
+        with first_result(self.subject.model) as found:
+            result = self.subject.call(self.signature.function, model, self.signature.arguments(arrays), training=False)
         loss, metrics = self._checked(result)
-        return _metric_outputs(loss, metrics)
+        return _metric_outputs(loss, metrics) | found
+
+    def _predict(self, arrays: Arrays) -> Arrays:
+        """The predictions alone, also without the data that only the loss needs."""
+        given = next(array for name, array in arrays.items() if name.startswith("data/"))
+        unused = {f"hyper/{name}": torch.tensor(spec.default) for name, spec in self.hyper.items()}
+        for port in data_ports(self.data):
+            unused[port.name] = torch.zeros((given.shape[0], *port.shape[1:]), dtype=TORCH_DTYPES[port.dtype])
+        results = self._eval(unused | arrays)
+        return {name: array for name, array in results.items() if name.startswith(f"{PREDICTIONS}/")}
 
     def _backward(self, arrays: Arrays) -> tuple[Arrays, Arrays, Arrays, Arrays]:
         """Parameters, their gradients, the buffers after the pass, and metrics."""
@@ -264,7 +367,14 @@ class LossPrograms:
             if not loss.requires_grad:
                 reason = "the loss does not depend on any parameter of the model through differentiable operations"
                 raise authoring_error(reason, self.signature.place, code=codes.PLAN_LOSS)
-            grads = torch.autograd.grad(loss, list(leaves.values()), allow_unused=True)
+            try:
+                grads = torch.autograd.grad(loss, list(leaves.values()), allow_unused=True)
+            except RuntimeError as error:  # an operator without a gradient, or a graph that backward() used up
+                reason = (
+                    f"the gradient of the loss cannot be computed: {described(error)}. Return the loss without calling "
+                    "backward(), and use operators that have a gradient"
+                )
+                raise authoring_error(reason, self.signature.place, code=codes.PLAN_LOSS) from error
         named = {
             k: torch.zeros_like(params[k]) if grad is None else grad for k, grad in zip(leaves, grads, strict=True)
         }
@@ -348,7 +458,7 @@ class StepProgram:
 
 
 def average_program(
-    function: Callable[..., Any], spec: Mapping[str, tuple[int, ...]], *, iterative: bool, place: SourceLocation
+    function: Callable[..., Any], spec: Mapping[str, tuple[int, ...]], *, iterative: bool, place: SourceLocation | None
 ) -> Program:
     """The program of an averaging rule for arrays of these names and shapes."""
     if iterative:
@@ -375,4 +485,4 @@ def average_program(
                 raise authoring_error(reason, place, code=codes.PLAN_AVERAGE)
         return {f"{result_prefix}/{name}": result[name] for name in spec}
 
-    return Program("average", inputs, run, dropout=False)
+    return Program("average", inputs, run, dropout=False, may_draw=False)

@@ -9,17 +9,24 @@ every batch size is an error, with the author's line.
 from __future__ import annotations
 
 import contextlib
+import random
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import sympy
 import torch
 from torch import fx
 from torch._decomp import _core_aten_decompositions_post_autograd
 from torch._dispatch.python import enable_python_dispatcher
 from torch._dynamo.source import ConstantSource
-from torch._subclasses.fake_tensor import DataDependentOutputException, DynamicOutputShapeException, FakeTensorMode
+from torch._subclasses.fake_tensor import (
+    DataDependentOutputException,
+    DynamicOutputShapeException,
+    FakeTensorMode,
+    UnsupportedOperatorException,
+)
 from torch.func import functionalize
 from torch.fx.experimental.proxy_tensor import make_fx
 from torch.fx.experimental.symbolic_shapes import DimDynamic, GuardOnDataDependentSymNode, ShapeEnv
@@ -32,10 +39,12 @@ from pygrid.plans.authoring.diagnostics import (
     authoring_error,
     current_place,
     decided_by_torch,
+    described,
     place_of_error,
 )
 from pygrid.plans.authoring.interception import Interception
-from pygrid.plans.authoring.lowering import find_lowering
+from pygrid.plans.authoring.lowering import find_lowering, unsupported_operator
+from pygrid.plans.authoring.noise import Shape
 from pygrid.plans.manifest import Port
 
 BATCH_HINT = 7
@@ -55,18 +64,25 @@ class Program:
     inputs: tuple[Port, ...]
     run: Callable[[Arrays], Arrays]
     bounded: frozenset[str] = frozenset()
-    """Integer inputs whose values are known to be valid classes, never a marker such as -100."""
+    """Integer inputs whose values are known not to be negative: never a marker such as -100."""
     dropout: bool = True
-    """Whether dropout takes noise from inputs of the plan; if not, dropout is off."""
-    outputs: tuple[str, ...] = ("",)
-    """Prefixes of the names that belong to this program, among those that ``run`` returns."""
+    """Whether dropout is on; it takes noise from inputs of the plan."""
+    outputs: tuple[str, ...] = ("new/", "metrics/", "grads/", "predictions/", "avg/")
+    """The names that belong to this program, among those that ``run`` returns; prefixes end with ``/``."""
+    may_draw: bool = True
+    """Whether the author's code may draw random numbers, from inputs of the plan."""
+    noise_axes: tuple[int | None, ...] = ()
+    """For each draw, the axis of its result that has the examples; None: one draw for the whole batch."""
+
+    def has_output(self, name: str) -> bool:
+        return any(name == own or (own.endswith("/") and name.startswith(own)) for own in self.outputs)
 
 
 @dataclass(frozen=True)
 class Trace:
     """A program as a graph: placeholders in the order of ``inputs``, results in the order of ``outputs``.
 
-    Noise is not in ``inputs``: ``aten.rand`` nodes draw it.
+    Noise is not in ``inputs``: ``aten.rand`` nodes draw it, with the batch as their first axis.
     """
 
     module: fx.GraphModule
@@ -74,6 +90,7 @@ class Trace:
     outputs: tuple[str, ...]
     symbol: sympy.Symbol
     batch_norm: bool
+    noise_axes: tuple[int | None, ...]
     places: Mapping[str, SourceLocation]
     """The author's first line that used an operator, by the operator's name."""
 
@@ -113,30 +130,43 @@ class _OperatorPlaces(TorchDispatchMode):  # type: ignore[misc]
 class _TracedNoise:
     """Turns each draw of a traced program into an operator ``aten.rand``, which is lowered to an input of the plan."""
 
-    def __init__(self) -> None:
-        self.num_draws = 0
+    def __init__(self, batch: Any, symbol: sympy.Symbol) -> None:
+        self.batch, self.symbol = batch, symbol
+        self.axes: list[int | None] = []
 
-    def draw(self, like: torch.Tensor, axes: int | None = None) -> torch.Tensor:
-        self.num_draws += 1
-        return torch.ops.aten.rand.default(noise_shape(like, axes))
+    def draw(self, shape: Shape, *, dropout: bool = False) -> torch.Tensor:
+        shape = tuple(shape)
+        axis = next((axis for axis, size in enumerate(shape) if isinstance(size, torch.SymInt)), None)
+        self.axes.append(axis)
+        if axis is None:
+            return self._rand(shape, dropout)[0]
+        times = sympy.simplify(shape[axis].node.expr / self.symbol)
+        rest = shape[axis + 1 :]
+        if not times.is_Integer or any(isinstance(size, torch.SymInt) for size in rest):
+            reason = "the plan set has no random numbers for an array whose size is not a multiple of the batch size"
+            raise authoring_error(reason, current_place(), code=codes.PLAN_SHAPE)
+        inner = () if times == 1 else (int(times),)
+        return self._rand((*shape[:axis], *inner, *rest), dropout).movedim(0, axis).reshape(shape)
+
+    def _rand(self, shape: Shape, dropout: bool) -> torch.Tensor:
+        """Noise of this shape for each example; only other noise than dropout's names its dtype, for the lowering."""
+        options = {} if dropout else {"dtype": torch.float32}
+        return torch.ops.aten.rand.default((self.batch, *shape), **options)
 
 
 @dataclass
 class GivenNoise:
-    """Returns the noise of the ports ``noise/dropoutK`` in the order of the calls, for the eager reference."""
+    """Returns the noise of the ports ``noise/...`` in the order of the calls, for the eager reference."""
 
     arrays: Sequence[torch.Tensor]
+    axes: Sequence[int | None]
+    """As `Program.noise_axes`."""
     used: int = 0
 
-    def draw(self, like: torch.Tensor, axes: int | None = None) -> torch.Tensor:
+    def draw(self, shape: Shape, *, dropout: bool = False) -> torch.Tensor:
+        array, axis = self.arrays[self.used], self.axes[self.used]
         self.used += 1
-        return self.arrays[self.used - 1].reshape(noise_shape(like, axes))
-
-
-def noise_shape(like: torch.Tensor, axes: int | None) -> tuple[Any, ...]:
-    """The shape of the noise for an array; with ``axes``, one number for all elements after these axes."""
-    shape = tuple(like.shape)
-    return shape if axes is None else shape[:axes] + (1,) * (len(shape) - axes)
+        return (array[0] if axis is None else array.movedim(0, axis)).reshape(tuple(shape))
 
 
 def trace(program: Program, *, symbol_name: str) -> Trace:
@@ -145,13 +175,33 @@ def trace(program: Program, *, symbol_name: str) -> Trace:
     Raises:
         AuthoringError: the program cannot be part of a plan; the message names the author's line.
     """
+    for _ in range(2):  # once more, because another thread may have drawn
+        before = _states_of_other_randomness()
+        traced = _trace(program, symbol_name)
+        drawn = [name for name, state in _states_of_other_randomness().items() if state != before[name]]
+        if not drawn:
+            return traced
+    reason = (
+        f"the {program.name} graph draws from {drawn[0]}, so every step would use the numbers of this build; draw with "
+        "torch, for example torch.rand(x.shape[0])"
+    )
+    raise authoring_error(reason, None, code=codes.PLAN_RANDOM)
+
+
+def _states_of_other_randomness() -> dict[str, Any]:
+    """The states of the generators of Python and numpy, which a plan cannot use."""
+    legacy = np.random.get_state(legacy=False)
+    return {"random": random.getstate(), "numpy.random": (legacy["state"]["pos"], legacy["has_gauss"])}
+
+
+def _trace(program: Program, symbol_name: str) -> Trace:
     sizes = _WatchedSizes()
     fakes = FakeTensorMode(shape_env=sizes, allow_non_fake_inputs=True)
     source = ConstantSource(symbol_name)
     symbol = sizes.create_symbol(BATCH_HINT, source, dynamic_dim=DimDynamic.DYNAMIC, constraint_dim=None)
     batch = sizes.create_symintnode(symbol, hint=BATCH_HINT, source=source)
-    noise, operators = _TracedNoise(), _OperatorPlaces()
-    mode = Interception(noise if program.dropout else None, tracing=True)
+    noise, operators = _TracedNoise(batch, symbol), _OperatorPlaces()
+    mode = Interception(noise if program.may_draw else None, tracing=True, dropout=program.dropout)
     outputs: list[str] = []
 
     def fake(port: Port) -> torch.Tensor:
@@ -171,8 +221,15 @@ def trace(program: Program, *, symbol_name: str) -> Trace:
             module = _without_mutation(module, arguments)
     _check_sizes(sizes, symbol)
     drawn = [node for node in module.graph.nodes if node.target is torch.ops.aten.rand.default]
-    assert len(drawn) == noise.num_draws, "each draw is in the graph, in the order of the calls"
-    return Trace(module, program.inputs, tuple(outputs), symbol, mode.batch_norm_seen, operators.places)
+    if len(drawn) != len(noise.axes):
+        reason = (
+            f"the {program.name} graph draws random numbers {len(noise.axes)} times, and {len(drawn)} of the draws are "
+            "in the graph; remove draws that nothing uses"
+        )
+        raise authoring_error(reason, None, code=codes.PLAN_RANDOM)
+    return Trace(
+        module, program.inputs, tuple(outputs), symbol, mode.batch_norm_seen, tuple(noise.axes), operators.places
+    )
 
 
 def _decompositions() -> dict[Any, Callable[..., Any]]:
@@ -224,6 +281,14 @@ def _translated(program: Program) -> Iterator[None]:
     except DynamicOutputShapeException as error:
         reason = "the size of the result depends on data; multiply by a mask"
         raise authoring_error(reason, place_of_error(error), code=codes.PLAN_DATA_DEPENDENT_SIZE) from error
+    except UnsupportedOperatorException as error:
+        raise authoring_error(
+            unsupported_operator(error.func), place_of_error(error), code=codes.PLAN_OPERATOR_UNSUPPORTED
+        ) from error
     except Exception as error:  # any error of the author's code or torch; it is chained as the cause
-        reason = f"the {program.name} graph cannot be traced: {type(error).__name__}: {error}"
+        reason = (
+            f"the {program.name} graph cannot be traced: {described(error)}. Torch runs this line on numbers, but "
+            "cannot record it for every batch size; write it with other operators, or compute it before training and "
+            "take it as data"
+        )
         raise authoring_error(reason, place_of_error(error), code=codes.PLAN_TRACE_FAILED) from error

@@ -4,6 +4,15 @@ from __future__ import annotations
 
 from pygrid.features.jobs.federated.connections import CoordinatorConnections
 from pygrid.features.jobs.federated.coordinator import Connect, Coordinator, ModelFiles
+from pygrid.features.jobs.federated.participation import ParticipationTimings
 from pygrid.features.jobs.federated.service import FederatedService, FederationServices
 
-__all__ = ["Connect", "Coordinator", "CoordinatorConnections", "FederatedService", "FederationServices", "ModelFiles"]
+__all__ = [
+    "Connect",
+    "Coordinator",
+    "CoordinatorConnections",
+    "FederatedService",
+    "FederationServices",
+    "ModelFiles",
+    "ParticipationTimings",
+]

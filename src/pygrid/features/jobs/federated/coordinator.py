@@ -172,7 +172,7 @@ class ModelFiles:
         return map_file(path)
 
     def note(self, digest: str, text: str) -> None:
-        raise NotImplementedError("only plans have notes")
+        """Drop the note: the client notes verdicts on plans, and here are models only."""
 
     def find_note(self, digest: str) -> str | None:
         return None

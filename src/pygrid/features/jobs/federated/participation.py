@@ -12,11 +12,13 @@ and nothing at all when it is not running.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import math
 import random
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Any, TypeVar
 
 import msgspec
@@ -48,18 +50,34 @@ logger = logging.getLogger(__name__)
 
 T = TypeVar("T")
 
-WAIT_S = 25.0
-"""Seconds for which a coordinator may hold a request for work."""
-GIVE_UP_S = 7 * 24 * 3600.0
-"""Seconds after which a job ends if its coordinator cannot be reached, or does not have the process."""
-MAX_IDLE_S = 30 * 24 * 3600.0
-"""Seconds without work from a coordinator that answers, after which a job ends and frees its reservation."""
 MAX_CONSECUTIVE_ERRORS = 5
 """Consecutive malformed answers that end a job."""
-_FIRST_BACKOFF_S, _MAX_BACKOFF_S = 0.2, 10.0
-"""Shortest and longest pause after a failed attempt; each attempt doubles it, until one succeeds."""
-_SHORT_PAUSE_S = 5.0
 _MAX_WORDS = 500
+
+
+async def _sleep(seconds: float) -> None:
+    """Wait for 50% to 100% of the time, so that Domains do not all return at once."""
+    await asyncio.sleep(seconds * random.uniform(0.5, 1.0))
+
+
+@dataclass(frozen=True)
+class ParticipationTimings:
+    """The times of a participation, in seconds."""
+
+    connect_patience_s: float = 30.0
+    """Tries to reach a coordinator before the job reports it; later it is tried again."""
+    wait_s: float = 25.0
+    """Longest time for which a coordinator may hold a request for work."""
+    give_up_s: float = 7 * 24 * 3600.0
+    """Time without an answer from the coordinator, or without the process there, after which a job ends."""
+    max_idle_s: float = 30 * 24 * 3600.0
+    """Time without work from a coordinator that answers, after which a job ends and frees its reservation."""
+    first_backoff_s: float = 0.2
+    """Pause after a failed attempt; each further failure doubles it."""
+    max_backoff_s: float = 10.0
+    max_pause_s: float = 5.0
+    """Longest pause after a coordinator without work that did not hold the request."""
+    sleep: Callable[[float], Awaitable[None]] = _sleep
 
 
 @dataclass(frozen=True)
@@ -77,6 +95,7 @@ class Given:
     trainer: Trainer
     notify: Callable[[], None]
     """Notifies the followers of the job of a change."""
+    timings: ParticipationTimings
 
 
 @dataclass
@@ -95,9 +114,12 @@ class FederatedParticipation:
     _may_use_key: bool = True
     """Whether the key of a stored diff can be valid."""
     _consecutive_errors: int = 0
-    _backoff_s: float = _FIRST_BACKOFF_S
+    _backoff_s: float = field(init=False)
     _failing_since: float | None = field(default=None)
     _idle_since: float | None = None
+
+    def __post_init__(self) -> None:
+        self._backoff_s = self.given.timings.first_backoff_s
 
     async def run(self) -> ParticipationResult:
         """Take part until the job has ended, and return the result."""
@@ -136,21 +158,22 @@ class FederatedParticipation:
     # Requests for cycles
 
     async def _request_cycle(self) -> CycleAccepted | CycleRejected:
-        client, loop = self.given.coordinator.client, asyncio.get_running_loop()
+        client, loop, timings = self.given.coordinator.client, asyncio.get_running_loop(), self.given.timings
         self._say("waits for a cycle" if self._is_known else "waits for the training to begin")
         began = loop.time()
-        answer = await self.given.coordinator.call(lambda: client.request_cycle(WAIT_S))
+        answer = await self.given.coordinator.call(lambda: client.request_cycle(timings.wait_s))
         self._is_known = True
-        if isinstance(answer, CycleRejected) and answer.timeout is not UNSET and loop.time() - began < 0.8 * WAIT_S:
-            # The coordinator did not hold the request, so this Domain must wait itself.
-            await _sleep(min(max(float(answer.timeout), _FIRST_BACKOFF_S), _SHORT_PAUSE_S))
+        was_held = loop.time() - began >= 0.8 * timings.wait_s
+        if isinstance(answer, CycleRejected) and answer.timeout is not UNSET and not was_held:
+            # This Domain must wait itself.
+            await timings.sleep(min(max(float(answer.timeout), timings.first_backoff_s), timings.max_pause_s))
         return answer
 
     def _idle(self) -> ParticipationResult | None:
         """Return None, or the result after too long a wait."""
         now = asyncio.get_running_loop().time()
         self._idle_since = self._idle_since or now
-        if now - self._idle_since > MAX_IDLE_S:
+        if now - self._idle_since > self.given.timings.max_idle_s:
             return self._end("the coordinator had no work for thirty days", "coordinator_idle")
         return None
 
@@ -176,15 +199,15 @@ class FederatedParticipation:
             if self._consecutive_errors >= MAX_CONSECUTIVE_ERRORS:
                 return self._end(f"the coordinator violates the protocol: {words}", "coordinator_misbehaves")
         self._failing_since = self._failing_since or now
-        if now - self._failing_since > GIVE_UP_S:
+        if now - self._failing_since > self.given.timings.give_up_s:
             return self._end(f"the training could not be reached for seven days: {words}", "coordinator_unreachable")
         await self._back_off()
         return None
 
     async def _back_off(self) -> None:
         """Wait, so that a coordinator cannot keep this Domain busy with useless answers."""
-        await _sleep(self._backoff_s)
-        self._backoff_s = min(2 * self._backoff_s, _MAX_BACKOFF_S)
+        await self.given.timings.sleep(self._backoff_s)
+        self._backoff_s = min(2 * self._backoff_s, self.given.timings.max_backoff_s)
 
     # Training
 
@@ -228,7 +251,7 @@ class FederatedParticipation:
         self._may_use_key = True
         if not await self._keep(kept):
             return self._end("it was ended")
-        self._backoff_s = _FIRST_BACKOFF_S
+        self._backoff_s = self.given.timings.first_backoff_s
         return None
 
     async def _begin(self, accepted: CycleAccepted) -> RoundAttempt | ParticipationResult:
@@ -297,13 +320,18 @@ class FederatedParticipation:
         assert part.diff_hash is not None
         if (result := await self.database.read(self._look)) is not None:
             return result
-        try:
-            diff = await asyncio.to_thread(self.given.reports.path, part.diff_hash)
-        except PygridError as error:
-            if not (is_damage(error) or isinstance(error, NotFound)):
-                raise
-            await self._change(rules.failed(part, error.detail, self.clock.now()))
-            return None
+        with contextlib.ExitStack() as held:
+            try:
+                diff = await asyncio.to_thread(held.enter_context, self.given.reports.local(part.diff_hash))
+            except PygridError as error:
+                if not (is_damage(error) or isinstance(error, NotFound)):
+                    raise
+                await self._change(rules.failed(part, error.detail, self.clock.now()))
+                return None
+            await self._send(part, diff)
+        return None
+
+    async def _send(self, part: RoundAttempt, diff: Path) -> None:
         self._say(f"reports for cycle {part.cycle}")
         coordinator, federation = self.given.coordinator, self.given.job.request.federation
         assert federation is not None
@@ -321,8 +349,7 @@ class FederatedParticipation:
                 await self._change(rules.expired(part, self.clock.now()))
             raise
         await self._change(rules.report(part, self.clock.now()))
-        self._backoff_s = _FIRST_BACKOFF_S
-        return None
+        self._backoff_s = self.given.timings.first_backoff_s
 
     async def _change(self, part: RoundAttempt) -> None:
         """Write a changed part; the report of an ended part is deleted."""
@@ -373,11 +400,6 @@ class FederatedParticipation:
 
 _KEY_ENDED = frozenset({"invalid_request_key", "missing_request_key", "cycle_closed"})
 """Codes of refusals after which a key is not valid; they are not errors."""
-
-
-async def _sleep(seconds: float) -> None:
-    """Wait for 50% to 100% of the time, so that Domains do not all return at once."""
-    await asyncio.sleep(seconds * random.uniform(0.5, 1.0))
 
 
 def _cycle(accepted: CycleAccepted) -> int:

@@ -16,7 +16,7 @@ from pygrid.core.federated import ParticipationResult, RoundAttempt, Trainer
 from pygrid.core.jobs import JobRecord
 from pygrid.errors import PygridError
 from pygrid.features.jobs.federated.coordinator import MODEL_SLACK_BYTES, Connect, CoordinatorConnection, ModelFiles
-from pygrid.features.jobs.federated.participation import FederatedParticipation, Given
+from pygrid.features.jobs.federated.participation import FederatedParticipation, Given, ParticipationTimings
 from pygrid.storage import datasets as dataset_rows
 from pygrid.storage import federated as rows
 from pygrid.storage.audit import AuditedWrites
@@ -41,6 +41,7 @@ class FederationServices:
     clock: Clock
     notify: Callable[[str], None]
     """Notifies the followers of a job, by its id, of a change."""
+    timings: ParticipationTimings
 
 
 class FederatedService:
@@ -94,7 +95,15 @@ class FederatedService:
         reports = await asyncio.to_thread(BlobFiles, folder / "reports")
         coordinator = await asyncio.to_thread(self._open, job, parts[-1].client_id if parts else None, models)
         given = Given(
-            job, approved, num_records, models, reports, coordinator, trainer, lambda: services.notify(job.id)
+            job,
+            approved,
+            num_records,
+            models,
+            reports,
+            coordinator,
+            trainer,
+            lambda: services.notify(job.id),
+            services.timings,
         )
         participation = FederatedParticipation(given, services.database, services.writes, services.clock, parts)
         self._taking_part[job.id] = participation

@@ -51,6 +51,11 @@ class JobTasks:
                 self._stopped.add(job_id)
                 task.cancel()
 
+    def abandon(self, job_id: str) -> None:
+        """Cancel the run of a job whose lease another process has; its result stays."""
+        if (task := self._running.get(job_id)) is not None:
+            task.cancel()
+
     async def close(self) -> None:
         """Cancel all tasks, as a crash would."""
         tasks = [*self._checking.values(), *self._running.values()]

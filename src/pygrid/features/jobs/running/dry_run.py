@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 
 import msgspec
@@ -22,6 +23,7 @@ from pygrid.storage import jobs as rows
 from pygrid.storage.audit import AuditedWrites
 from pygrid.storage.blobs.checked import is_damage
 from pygrid.storage.columns import ColumnFiles
+from pygrid.storage.policies import find_policy
 
 logger = logging.getLogger(__name__)
 
@@ -56,8 +58,8 @@ class DryRun:
         """
         metrics: dict[str, float] = {}
         try:
-            with self._columns.draft() as draft:
-                num_records, specs = await self._specs.of_mock(job, draft)
+            with self._columns.draft() as draft, contextlib.ExitStack() as held:
+                num_records, specs = await self._specs.of_mock(job, draft, held)
                 for number, spec in enumerate(specs):
                     result = await slot.run(msgspec.structs.replace(spec, id=f"{job.id}-mock-{number}"), pad=False)
                     if result.failure is not None:
@@ -124,7 +126,7 @@ def _passes(connection: sa.Connection, job: JobRecord) -> bool:
     holding = rows.get_job_dataset(connection, job).holding
     if holding.visibility == "private" and holding.created_by != job.requested_by:
         return False
-    policy = rows.find_policy(connection, job.dataset_id)
+    policy = find_policy(connection, job.dataset_id)
     if job.terms is None or policy is None or not policy.auto_approve:
         return False
     return policy.max_epsilon_per_job is None or epsilon_alone(job.terms) <= policy.max_epsilon_per_job

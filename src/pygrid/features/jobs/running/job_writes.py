@@ -5,18 +5,19 @@ from __future__ import annotations
 import datetime as dt
 import logging
 from collections.abc import Callable
+from dataclasses import replace
 
 import sqlalchemy as sa
 
 from pygrid.clock import Clock
-from pygrid.core.jobs import JobRecord
+from pygrid.core.jobs import JobRecord, JobState
 from pygrid.features.jobs.charges import end_charge
 from pygrid.privacy.ledger import ChargeState
 from pygrid.storage import audit, charges
 from pygrid.storage import jobs as rows
 from pygrid.storage.audit import AuditedWrites
 from pygrid.storage.job_files import JobFiles
-from pygrid.storage.signals import Signals, job_topic
+from pygrid.storage.signals import Signals, notify_job
 from pygrid.storage.sql.database import Database
 
 logger = logging.getLogger(__name__)
@@ -42,17 +43,17 @@ class JobWrites:
         Args:
             step: returns the job after the transition, and the name of the audit entry.
         Returns:
-            The job; None if it had left that state.
+            The job; None if it had left that state, or it runs under another lease.
         Raises:
             Conflict: ``charge_state``: the state of its charge does not allow the move; nothing was changed.
         """
 
         def transaction(connection: sa.Connection) -> JobRecord | None:
             now_is = rows.get_job(connection, job.id, lock=True)
-            if now_is.state is not job.state:
+            if not _may_move(connection, job, now_is):
                 return None
             moved, action = step(now_is)
-            if charge is not None and now_is.is_private:
+            if charge is not None:
                 end_charge(connection, now_is, charge, self._clock.now())
             return self.write(connection, moved, action)
 
@@ -63,14 +64,15 @@ class JobWrites:
         return moved
 
     async def begin(self, job: JobRecord) -> bool:
-        """Record that a Worker will receive a running job: from here on its charge stands, with any outcome.
+        """Record that a Worker receives a running job: from here on its charge stands, with any outcome.
 
         Returns:
-            False if the job is not running now. The record is durable before this returns.
+            False if the job is not running now, or it runs under another lease. The record is durable before this
+            returns.
         """
 
         def transaction(connection: sa.Connection) -> bool:
-            if rows.get_job(connection, job.id, lock=True).state is not job.state:
+            if not _may_move(connection, job, rows.get_job(connection, job.id, lock=True)):
                 return False
             if job.is_private:
                 charges.move_charge(connection, job.id, ChargeState.RUNNING, self._clock.now())
@@ -84,21 +86,34 @@ class JobWrites:
         return charge.state is not ChargeState.RESERVED
 
     def write(
-        self, connection: sa.Connection, moved: JobRecord, action: str, lease_s: float | None = None
+        self, connection: sa.Connection, moved: JobRecord, action: str, *, lease_s: float | None = None, **more: str
     ) -> JobRecord:
-        """Write a moved job and its audit entry in a transaction; the caller announces it after the commit."""
+        """Write a moved job and its audit entry in a transaction; the caller announces it after the commit.
+
+        Args:
+            more: further fields of the audit entry.
+        """
         now = self._clock.now()
-        rows.update_job(
-            connection, moved, now, lease_until=None if lease_s is None else now + dt.timedelta(seconds=lease_s)
-        )
-        data = {"job_id": moved.id, "dataset_id": moved.dataset_id, "request_hash": moved.request_hash}
+        until = None if lease_s is None else now + dt.timedelta(seconds=lease_s)
+        stored = rows.update_job(connection, moved, now, lease_until=until)
+        data = {"job_id": moved.id, "dataset_id": moved.dataset_id, "request_hash": moved.request_hash, **more}
         if moved.result is not None:
             data |= {"result_hash": moved.result.hash}
         audit.append(connection, action, data, actor=None, now=now)
-        return moved
+        return replace(moved, lease_fence=stored.lease_fence)
 
     def announce(self, job: JobRecord) -> None:
         """Notify the followers of a moved job; the inputs of an ended job are deleted."""
+        if job.state in (JobState.FAILED, JobState.REJECTED):
+            phrase = "job failed" if job.state is JobState.FAILED else "job rejected"
+            logger.warning(phrase, extra={"job_id": job.id, "code": job.code, "reason": job.detail})
         if job.has_ended:
             self._files.drop_inputs(job.id)
-        self._signals.notify(job_topic(job.id))
+        notify_job(self._signals, job.id)
+
+
+def _may_move(connection: sa.Connection, job: JobRecord, now_is: JobRecord) -> bool:
+    """Whether the job is in the state in which it was read; a running one also under the same lease."""
+    if now_is.state is not job.state:
+        return False
+    return now_is.state is not JobState.RUNNING or rows.holds_lease(connection, job)

@@ -9,7 +9,7 @@ import sqlalchemy as sa
 
 from pygrid.clock import Clock
 from pygrid.core import jobs as rules
-from pygrid.core.jobs import JobRecord, JobState
+from pygrid.core.jobs import JobRecord
 from pygrid.features.jobs.charges import end_charge
 from pygrid.features.jobs.running.control import JobControl
 from pygrid.privacy.ledger import ChargeState
@@ -17,7 +17,7 @@ from pygrid.storage import audit
 from pygrid.storage import jobs as rows
 from pygrid.storage.audit import AuditedWrites
 from pygrid.storage.job_files import JobFiles
-from pygrid.storage.signals import Signals, job_topic
+from pygrid.storage.signals import Signals, notify_job
 from pygrid.storage.sql.database import Database
 
 logger = logging.getLogger(__name__)
@@ -71,8 +71,7 @@ class JobUpkeep:
             if not rules.is_abandoned(job, has_requester=rows.has_account(connection, job.requested_by)):
                 return None
             rows.update_job(connection, rules.abandon(job), now)
-            if job.state is JobState.RUNNING and job.is_private:
-                end_charge(connection, job, ChargeState.FAILED, now)
+            end_charge(connection, job, ChargeState.FAILED, now)
             audit.append(connection, "job_cancelled", {"job_id": job_id}, actor=None, now=now)
             return job
 
@@ -82,7 +81,7 @@ class JobUpkeep:
         logger.info("job of a deleted account cancelled", extra={"job_id": job_id, "state": before.state.value})
         self._control.stop(before)
         self._files.drop_inputs(job_id)
-        self._signals.notify(job_topic(job_id))
+        notify_job(self._signals, job_id)
 
     async def _withdraw(self, job_id: str) -> None:
         """Deny a job whose dataset was deleted while it waited for a decision.
@@ -104,7 +103,7 @@ class JobUpkeep:
         logger.info("job on a deleted dataset denied", extra={"job_id": job_id})
         self._files.drop_inputs(job_id)
         self._files.drop_result(job_id)
-        self._signals.notify(job_topic(job_id))
+        notify_job(self._signals, job_id)
 
     async def _delete_result(self, job_id: str) -> None:
         """Delete the bytes of a result; its job stays.

@@ -11,8 +11,9 @@ from pygrid.clock import Clock
 from pygrid.core import jobs as rules
 from pygrid.core.job_terms import events_of
 from pygrid.core.jobs import JobRecord, JobState
+from pygrid.features.jobs.charges import end_charge
 from pygrid.features.jobs.running.job_writes import JobWrites
-from pygrid.privacy.ledger import BudgetRefusal, Rejected
+from pygrid.privacy.ledger import BudgetRefusal, ChargeState, Rejected
 from pygrid.storage import charges
 from pygrid.storage import jobs as rows
 from pygrid.storage.audit import AuditedWrites
@@ -29,6 +30,8 @@ class JobQueue:
         self._writes = writes
         self._job_writes = job_writes
         self._clock = clock
+        self._fences: dict[str, int] = {}
+        """Fences of the running jobs that this process holds."""
 
     async def recover(self) -> None:
         """Check that the log of charges is complete; called once, before the first request."""
@@ -59,32 +62,53 @@ class JobQueue:
         """Whether an approved job waits for its start."""
         return bool(await self._database.read(lambda connection: rows.list_in_state(connection, JobState.APPROVED, 1)))
 
-    async def keep_leases(self, job_ids: Collection[str]) -> None:
-        """Extend the leases of the jobs that run here by `LEASE_S`."""
-        if job_ids:
-            until = self._clock.now() + dt.timedelta(seconds=LEASE_S)
-            await self._database.write(lambda connection: rows.renew_leases(connection, job_ids, until))
+    async def acquire(self, job: JobRecord, *, is_start: bool = False) -> JobRecord | None:
+        """Take over a running job whose holder is lost; None if its holder has renewed the lease.
 
-    async def take_next(self, *, remote: bool = False, federated: bool = False) -> JobRecord | None:
+        Args:
+            is_start: the Domain starts, so no job has another holder.
+        """
+        now = self._clock.now()
+        until = now + dt.timedelta(seconds=LEASE_S)
+        lost_before = None if is_start else now
+        taken = await self._database.write(lambda connection: rows.acquire_lease(connection, job, until, lost_before))
+        if taken is not None:
+            self._fences[taken.id] = taken.lease_fence
+        return taken
+
+    async def keep_leases(self, job_ids: Collection[str]) -> set[str]:
+        """Extend the leases of the jobs that run here by `LEASE_S`.
+
+        Returns:
+            The ids of those that another process has taken over.
+        """
+        self._fences = {job_id: fence for job_id, fence in self._fences.items() if job_id in job_ids}
+        if not self._fences:
+            return set()
+        until, fences = self._clock.now() + dt.timedelta(seconds=LEASE_S), self._fences
+        return await self._database.write(lambda connection: rows.renew_leases(connection, fences, until))
+
+    async def take_next(self, pool: str | None = None, *, federated: bool = False) -> JobRecord | None:
         """Start the job that has waited longest, ``approved -> running``, and debit it in the same transaction.
 
         If the ledger refuses the job, it goes ``-> failed``, and nothing is debited. The debit is reserved, and can be
         refunded, until a Worker receives the job.
 
         Args:
-            remote: take only jobs that may run on other machines.
+            pool: take only jobs that may run in this pool.
         Returns:
             The job in its new state; None: no job waits.
         """
 
         def transaction(connection: sa.Connection) -> JobRecord | None:
             exact_only = self._writes.is_rolled_back
-            job = rows.find_next(connection, exact_only=exact_only, remote_only=remote, federated=federated)
+            job = rows.find_next(connection, exact_only=exact_only, pool=pool, federated=federated)
             if job is None:
                 return None
             now = self._clock.now()
             if rows.get_job_dataset(connection, job).is_deleted:
                 gone = rules.fail(job, "dataset_not_found", "the dataset was deleted; nothing was charged")
+                end_charge(connection, job, ChargeState.FAILED, now)
                 return self._job_writes.write(connection, gone, "job_failed")
             if job.terms is not None:
                 decision = charges.reserve(
@@ -97,10 +121,12 @@ class JobQueue:
                 )
                 if isinstance(decision, Rejected):
                     return self._job_writes.write(connection, _refused(job, decision.reason), "job_failed")
-            return self._job_writes.write(connection, rules.start(job), "job_started", lease_s=LEASE_S)
+            where = {} if pool is None else {"pool": pool}
+            return self._job_writes.write(connection, rules.start(job), "job_started", lease_s=LEASE_S, **where)
 
         taken = await self._writes.write(transaction)
         if taken is not None:
+            self._fences[taken.id] = taken.lease_fence
             self._job_writes.announce(taken)
         return taken
 

@@ -117,6 +117,9 @@ class Results:
             detail = _NO_RESULT if has_begun else _NOT_BEGUN
         private = f"{words}: {failure.detail}"
         shown = None if facts is None else _facts(facts)
+        # The details of a private job can depend on single records, so only its page has them, for the data owner.
+        reason = words if job.is_private else private
+        logger.warning("Worker failed", extra={"job_id": job.id, "code": failure.kind, "reason": reason})
 
         async def store() -> None:
             await self._job_writes.move(

@@ -11,18 +11,19 @@ from pathlib import Path
 
 import msgspec
 
+from pygrid.compute.driver import NotStarted
 from pygrid.compute.pools import Needs, Pools, Slot
 from pygrid.core import jobs as rules
 from pygrid.core.federated import Train
-from pygrid.core.job_spec import Facts, Failure, JobResult, Progress
+from pygrid.core.job_pools import BUILT_IN, LOCAL
+from pygrid.core.job_spec import Facts, Failure, JobResult, JobSpec, Progress
 from pygrid.core.jobs import JobRecord
+from pygrid.core.takeovers import LeftBehind, TakeOver, take_over
 from pygrid.errors import PygridError
 from pygrid.features.jobs.running.job_writes import JobWrites
 from pygrid.features.jobs.running.results import Results, until_stored
 from pygrid.features.jobs.running.spec_builder import SpecBuilder, check_files, data_bytes
-from pygrid.storage import jobs as rows
 from pygrid.storage.signals import Signals, job_topic
-from pygrid.storage.sql.database import Database
 
 logger = logging.getLogger(__name__)
 
@@ -44,22 +45,20 @@ class JobRuns:
     async def run(self, job: JobRecord, slot: Slot) -> None:
         """Run a job: ``running -> released | held | failed``, or back to ``approved``."""
         try:
-            await self._run(job, slot)
+            with contextlib.ExitStack() as held:
+                await self._run(job, slot, held)
         finally:
             self._progress.pop(job.id, None)
 
-    async def _run(self, job: JobRecord, slot: Slot) -> None:
-        on_progress = None if job.is_private else self._watch(job)
-        bytes_in, has_begun = 0, False
+    async def _run(self, job: JobRecord, slot: Slot, held: contextlib.ExitStack) -> None:
+        bytes_in = 0
         try:
-            spec = await self._specs.spec(job)
+            spec = await self._specs.spec(job, held)
             bytes_in = data_bytes(spec)
             await asyncio.to_thread(check_files, spec)
-            # No record was read so far. From here on, records may be read.
-            if not await self._job_writes.begin(job):
-                return
-            has_begun = True
-            result = await slot.run(spec, on_progress)
+            result = await self._run_on(slot, job, spec)
+        except NotStarted as error:
+            return await self._put_back(job, error)
         except PygridError as error:
             result = JobResult(Facts(), Failure("refused", error.detail, error.code))
         except Exception as error:
@@ -70,7 +69,29 @@ class JobRuns:
         elif result.failure.kind == "lost" and rules.may_run_again(job):
             await self._requeue(job)
         else:
+            has_begun = await self._may_have_begun(job)
             await self._results.fail(job, result.failure, result.facts, has_begun=has_begun)
+
+    async def _run_on(self, slot: Slot, job: JobRecord, spec: JobSpec) -> JobResult:
+        """Run a job in a slot. Until its Worker begins it, no record was read."""
+        on_progress = None if job.is_private else self._watch(job)
+        allowed = await self._specs.find_pools(job)
+        return await slot.run(
+            spec, on_progress, begin=lambda: self._job_writes.begin(job), may_fall_back=LOCAL in allowed
+        )
+
+    async def _put_back(self, job: JobRecord, error: NotStarted) -> None:
+        """``running -> approved``: no Worker began the job, so its charge stays reserved for the next start."""
+
+        async def store() -> None:
+            await self._job_writes.move(
+                job, lambda now: (rules.put_back(now, str(error.code), error.detail), "job_put_back")
+            )
+
+        await until_stored(job, store)
+
+    async def _may_have_begun(self, job: JobRecord) -> bool:
+        return not job.is_private or await self._job_writes.has_begun(job)
 
     async def _requeue(self, job: JobRecord) -> None:
         async def store() -> None:
@@ -90,22 +111,21 @@ class JobRuns:
         logger.warning("job was interrupted", extra={"job_id": job.id})
         if await self._results.finish(job):
             return
-        if rules.may_run_again(job):
+        has_begun = await self._may_have_begun(job)
+        decision = take_over(job, LeftBehind(has_result=False, has_begun=has_begun))
+        if decision is TakeOver.START_AGAIN:
             await self._job_writes.move(job, lambda now: (rules.requeue(now), "job_requeued"))
         else:
-            has_begun = not job.is_private or await self._job_writes.has_begun(job)
-            await self._results.fail(
-                job, Failure("lost", "the Domain stopped while the job ran"), None, has_begun=has_begun
-            )
+            lost = Failure("lost", "the Domain stopped while the job ran")
+            await self._results.fail(job, lost, None, has_begun=decision is TakeOver.FAIL)
 
 
 class JobTrainer:
     """Runs the Workers of federated jobs; a job uses several, one after the other."""
 
-    def __init__(self, pools: Pools, specs: SpecBuilder, database: Database) -> None:
+    def __init__(self, pools: Pools, specs: SpecBuilder) -> None:
         self._pools = pools
         self._specs = specs
-        self._database = database
 
     @contextlib.asynccontextmanager
     async def place(self, job: JobRecord, *, may_leave: bool) -> AsyncIterator[Train]:
@@ -118,9 +138,9 @@ class JobTrainer:
                 has begun.
         """
         while True:
-            needs = Needs(may_leave=may_leave and await self._may_leave(job))
+            needs = Needs(await self._find_pools(job, may_leave=may_leave))
             async with await self._pools.acquire(needs) as slot:
-                if not slot.allows(Needs()) and not await self._may_leave(job):
+                if slot.pool not in await self._find_pools(job, may_leave=may_leave):
                     continue  # the data owner revoked the permission while the job waited
                 await self._pools.start()
                 yield functools.partial(self.train, job, slot=slot)
@@ -129,16 +149,18 @@ class JobTrainer:
     async def train(self, job: JobRecord, model: Path, number: int, *, slot: Slot) -> JobResult:
         """Train the model of a file in a Worker, and return the result; each training of a job has its own seed."""
         try:
-            spec = await self._specs.spec(job)
-            spec = msgspec.structs.replace(
-                spec, id=f"{job.id}-cycle-{number}", model_path=str(model), seed=(spec.seed + number) % 2**63
-            )
-            result = await slot.run(spec)
+            with contextlib.ExitStack() as held:
+                spec = await self._specs.spec(job, held)
+                spec = msgspec.structs.replace(
+                    spec, id=f"{job.id}-cycle-{number}", model_path=str(model), seed=(spec.seed + number) % 2**63
+                )
+                result = await slot.run(spec, may_fall_back=LOCAL in await self._specs.find_pools(job))
         except PygridError as error:
             return JobResult(Facts(), Failure("refused", error.detail, error.code))
         facts = msgspec.structs.replace(result.facts, bytes_in=data_bytes(spec), bytes_out=len(result.payload))
         return msgspec.structs.replace(result, facts=facts)
 
-    async def _may_leave(self, job: JobRecord) -> bool:
-        policy = await self._database.read(lambda connection: rows.find_policy(connection, job.dataset_id))
-        return policy is not None and policy.allow_remote_workers
+    async def _find_pools(self, job: JobRecord, *, may_leave: bool) -> frozenset[str]:
+        """Return the pools of a federated job: a training is too short for an engine, which starts a Worker for it."""
+        allowed = await self._specs.find_pools(job) & frozenset(BUILT_IN)
+        return allowed if may_leave or LOCAL not in allowed else frozenset({LOCAL})

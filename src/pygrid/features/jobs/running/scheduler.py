@@ -49,8 +49,9 @@ class JobScheduler:
         """Resume the jobs of the last run; called once, before the first request."""
         await self._queue.recover()
         for job in await self._queue.list_running():
-            if not job.is_federated:  # those go on with their next cycle
-                await self._end_lost(job)
+            taken = await self._queue.acquire(job, is_start=True)
+            if taken is not None and not taken.is_federated:  # those go on with their next cycle
+                await self._end_lost(taken)
         await asyncio.to_thread(self._files.sweep, *await self._queue.list_kept_ids())
 
     async def run(self) -> None:
@@ -86,12 +87,18 @@ class JobScheduler:
 
     async def _tick(self) -> float:
         """Do everything that is due now; returns the longest time to wait until the next look."""
-        await self._queue.keep_leases({*self._tasks.running_ids, *self._federated.ids})
+        for job_id in await self._queue.keep_leases({*self._tasks.running_ids, *self._federated.ids}):
+            logger.warning("lease of a job lost", extra={"job_id": job_id})
+            self._tasks.abandon(job_id)
+            self._federated.stop(job_id)
         for job in await self._queue.list_lost():
-            if job.is_federated:
-                self._federated.begin(job)
-            elif job.id not in self._tasks.running_ids:
-                await self._end_lost(job)
+            taken = await self._queue.acquire(job)
+            if taken is None:
+                continue
+            if taken.is_federated:
+                self._federated.begin(taken)
+            else:
+                await self._end_lost(taken)
         self._pools.grant()
         waiting = await self._queue.list_checking()
         if not waiting and not await self._queue.has_approved():
@@ -102,9 +109,8 @@ class JobScheduler:
             logger.warning("no Worker", extra={"code": error.code, "detail": error.detail})
             return RETRY_S
         self._start_dry_runs(waiting)
-        # The preferred pool can be one that only jobs that may leave may use; then the others get the rest.
-        for needs in (Needs(may_leave=True), Needs()):
-            while await self._start_next(needs):
+        for pool in self._pools.list_pools():
+            while not pool.is_trial and await self._start_next(pool.name):
                 pass
         while self._federated.has_room and (taken := await self._queue.take_next(federated=True)) is not None:
             if taken.state is JobState.RUNNING:
@@ -120,14 +126,14 @@ class JobScheduler:
                 return
             self._tasks.check(job, slot, self._dry_run.run(job, slot))
 
-    async def _start_next(self, needs: Needs) -> bool:
-        """Start the job that has waited longest for a slot of this kind; False: there is no such slot, or no job."""
-        slot = self._pools.try_acquire(needs)
+    async def _start_next(self, pool: str) -> bool:
+        """Start the job that has waited longest for a slot of this pool; False: there is no such slot, or no job."""
+        slot = self._pools.try_acquire(Needs(frozenset({pool})))
         if slot is None:
             return False
         with contextlib.ExitStack() as stack:
             stack.callback(slot.release, is_unused=True)
-            taken = await self._queue.take_next(remote=not slot.allows(Needs()))
+            taken = await self._queue.take_next(pool)
             if taken is not None and taken.state is JobState.RUNNING:
                 stack.pop_all()
                 self._tasks.run(taken, slot, self._control.runs.run(taken, slot))

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import msgspec
@@ -13,6 +14,7 @@ import sqlalchemy as sa
 from pygrid import codes
 from pygrid.core.datasets import Schema, column_file
 from pygrid.core.job_checks import read_optimizer, read_statistics, schema_for_mock, used_columns
+from pygrid.core.job_review import ReviewThresholds
 from pygrid.core.job_spec import ColumnRef, JobLimits, JobSpec, check_spec
 from pygrid.core.jobs import JobRecord
 from pygrid.core.metric_bounds import resolve_metric_bounds
@@ -47,6 +49,8 @@ class RunLimits:
     """Limit of a result with a row for each record."""
     max_federated: int = 8
     """Federated jobs of one user that have not ended."""
+    review: ReviewThresholds = field(default_factory=ReviewThresholds)
+    """From which values on a person who decides is warned."""
 
     def of(self, job: JobRecord, model_bytes: int, *, mock: bool) -> JobLimits:
         """Return the limits of one job; a trained model has the size of the submitted one, except its header."""
@@ -192,30 +196,41 @@ class SpecBuilder:
         self._files = files
         self.limits = limits
 
-    async def spec(self, job: JobRecord) -> JobSpec:
-        """Return the specification on the data. Raises as `make_spec`."""
+    async def spec(self, job: JobRecord, held: contextlib.ExitStack) -> JobSpec:
+        """Return the specification on the data, whose files stay while ``held`` is open. Raises as `make_spec`."""
         dataset, schema = await self._load(job)
-        inputs = JobInputs(schema, self._columns.path(dataset.folder), self._files.inputs(job.id))
+        inputs = JobInputs(schema, self._columns.locate(dataset.folder), self._files.inputs(job.id))
+        held.enter_context(self._columns.hold(dataset.folder))
+        held.enter_context(self._files.hold(job.id))
         spec = await asyncio.to_thread(make_spec, job, inputs, self.limits)
         used = [Path(column.path).name for column in spec.columns.values()]
         await asyncio.to_thread(self._columns.checked_path, dataset.folder, used)
         return spec
 
-    async def of_mock(self, job: JobRecord, draft: ColumnDraft) -> tuple[int, list[JobSpec]]:
+    async def find_pools(self, job: JobRecord) -> frozenset[str]:
+        """Return the names of the pools in which a job may run now."""
+        return await self._database.read(lambda connection: rows.find_pools(connection, job))
+
+    async def of_mock(
+        self, job: JobRecord, draft: ColumnDraft, held: contextlib.ExitStack
+    ) -> tuple[int, list[JobSpec]]:
         """Return the number of records of the mock dataset, and the specifications on it. Raises as `make_spec`.
 
-        Without an uploaded mock dataset, one is drawn for this job from the schema into ``draft``.
+        Without an uploaded mock dataset, one is drawn for this job from the schema into ``draft``. The files stay while
+        ``held`` is open.
         """
         dataset, schema = await self._load(job)
         files = self._files.inputs(job.id)
+        held.enter_context(self._files.hold(job.id))
 
         def prepare() -> JobInputs:
             if dataset.mock == "uploaded" and dataset.mock_folder is not None:
+                held.enter_context(self._columns.hold(dataset.mock_folder))
                 folder = self._columns.checked_path(dataset.mock_folder)
                 return JobInputs(map_columns(folder)[0], folder, files)
             plan = JobInputs(schema, draft.path, files).plan(job)
             wanted = schema_for_mock(schema, job.request, None if plan is None else plan.manifest)
-            drawn, arrays = draw_mock(wanted, _NUM_MOCK_RECORDS, seed=0)
+            drawn, arrays = draw_mock(schema, _NUM_MOCK_RECORDS, seed=0, within=wanted)
             draft.put(drawn, arrays)
             return JobInputs(drawn, draft.path, files)
 

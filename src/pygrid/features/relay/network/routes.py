@@ -16,6 +16,7 @@ from pygrid.errors import Forbidden, PygridError
 from pygrid.features.relay.network.pipes import End
 from pygrid.features.relay.network.service import Relay
 from pygrid.messages import media
+from pygrid.web.addresses import client_address
 from pygrid.web.auth import find_bearer
 from pygrid.web.problems import problem_response
 from pygrid.web.services import service
@@ -31,7 +32,7 @@ AnySocket = WebSocket[Any, Any, Any]
 async def relay(socket: AnySocket, domain: FromPath[str]) -> None:
     """Connect a caller to a Domain."""
     relays = service(socket.app.state, Relay)
-    address = socket.client.host if socket.client else ""
+    address = client_address(socket)
 
     async def carry() -> None:
         caller = await relays.name_caller(find_bearer(socket), address, domain)

@@ -20,7 +20,7 @@ from torch import fx
 
 from pygrid import codes
 from pygrid.errors import AuthoringError
-from pygrid.plans.authoring.diagnostics import SourceLocation, authoring_error
+from pygrid.plans.authoring.diagnostics import SourceLocation, authoring_error, described
 from pygrid.plans.authoring.lowering.graph import (
     Array,
     Dim,
@@ -35,6 +35,9 @@ from pygrid.plans.manifest import DType
 
 MAX_CONSTANT_BYTES = 1 << 20
 """A larger folded constant is refused: weights and tables belong in the model, not in the plan."""
+
+_MAX_STORED_BYTES = 1 << 14
+"""A larger constant is stored only if no operators can make it."""
 
 _DTYPES: dict[torch.dtype, DType] = {
     torch.float32: "float32",
@@ -54,7 +57,8 @@ def lowers(*names: str) -> Callable[[AnyLowering], AnyLowering]:
 
     def register(function: AnyLowering) -> AnyLowering:
         for name in names:
-            assert name not in REGISTRY, name
+            if name in REGISTRY:
+                raise ValueError(f"{name} has two lowering functions")
             REGISTRY[name] = function
         return function
 
@@ -194,7 +198,7 @@ class Context:
         dims = tuple(1 if i in wanted else size for i, size in enumerate(value.shape) if keepdim or i not in wanted)
         if name in ("ReduceSum", "ReduceMean", "ReduceMax", "ReduceMin"):
             return self.op(name, [value, self.ints(sorted(wanted))], dims, keepdims=int(keepdim))
-        raise AssertionError(name)
+        raise ValueError(f"{name} is not a reduction")
 
     def matmul(self, a: LoweredValue, b: LoweredValue) -> LoweredValue:
         """The product of two matrices (transposes of the operands cost nothing), or of two stacks of matrices."""
@@ -231,6 +235,26 @@ def numel(shape: Sequence[Dim]) -> Dim:
     return as_dim(math.prod(shape, start=sympy.Integer(1)))
 
 
+def fixed(size: Dim) -> int:
+    """A size that must be a plain number.
+
+    Raises:
+        AuthoringError: the size depends on the batch size.
+    """
+    if not isinstance(size, int):
+        raise AuthoringError(
+            f"an axis of size {size} depends on the batch size, and this operator needs a fixed one here; move the "
+            "batch to the first axis",
+            code=codes.PLAN_SHAPE,
+        )
+    return size
+
+
+def fixed_size(value: LoweredValue, axis: int) -> int:
+    """The size of an axis, which must be a plain number."""
+    return fixed(value.shape[axis])
+
+
 class Interpreter:
     """Lowers one traced graph. Parts that depend on no input are computed immediately, by torch."""
 
@@ -241,6 +265,9 @@ class Interpreter:
         self.places = places
         self.context = Context(graph)
         self._done: dict[fx.Node, Any] = {}
+        self._folded: dict[int, fx.Node] = {}
+        """The node of each tensor in ``_done`` that torch computed, by the tensor's ``id``."""
+        self._made_from_numbers: dict[fx.Node, bool] = {}
 
     def run(self, arguments: Sequence[LoweredValue]) -> list[LoweredValue]:
         """The values that the traced function returns, for these values of its arguments."""
@@ -260,7 +287,15 @@ class Interpreter:
             except AuthoringError as error:
                 if "line" in error.fields:
                     raise
-                raise authoring_error(error.detail, self._place(node), code=error.code) from error
+                raise authoring_error(error.detail, self._place(node), code=error.code, **error.fields) from error
+            except Exception as error:  # a case that the lowering function does not know; it is chained as the cause
+                raise authoring_error(
+                    f"operator {operator_name(node.target)} cannot become part of a plan in this use: "
+                    f"{described(error)}. Use other operators here, and report this",
+                    self._place(node),
+                    code=codes.PLAN_OPERATOR_UNSUPPORTED,
+                    operator=operator_name(node.target),
+                ) from error
         return results
 
     def _call(self, node: fx.Node) -> Any:
@@ -276,6 +311,12 @@ class Interpreter:
         if not _depends(args) and not _depends(kwargs):
             return self._fold(node, args, kwargs)
         lowering = find_lowering(node.target)
+        if lowering is None and operator_name(node.target) == "copy_":
+            raise authoring_error(
+                "the code changes data or weights in place; a plan has them as inputs: work on a copy, x = x + 1",
+                self._first_place_in_place(),
+                code=codes.PLAN_OPERATOR_UNSUPPORTED,
+            )
         if lowering is None:
             raise AuthoringError(unsupported_operator(node.target), code=codes.PLAN_OPERATOR_UNSUPPORTED)
         result = lowering(self.context, *self._as_values(args), **self._as_values(kwargs))
@@ -290,9 +331,40 @@ class Interpreter:
         name = node.target._schema.name
         return self.places.get(name) or self.places.get(name.removesuffix("_backward"))
 
+    def _first_place_in_place(self) -> SourceLocation | None:
+        """The author's first line with an operator that works in place."""
+        return next((place for name, place in self.places.items() if name.endswith("_")), None)
+
     def _fold(self, node: fx.Node, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         kwargs.pop("pin_memory", None)
-        return node.target(*args, **kwargs)
+        result = node.target(*args, **kwargs)
+        if isinstance(result, torch.Tensor):
+            self._folded[id(result)] = node
+        return result
+
+    def _has_operators(self, node: fx.Node) -> bool:
+        """Whether operators of the plan can make a folded tensor from numbers alone."""
+        if node not in self._made_from_numbers:
+            self._made_from_numbers[node] = find_lowering(node.target) is not None and all(
+                self._has_operators(source) for source in node.all_input_nodes
+            )
+        return self._made_from_numbers[node]
+
+    def _made_by_operators(self, node: fx.Node) -> LoweredValue | None:
+        """A folded tensor, computed by operators when the plan runs; None if its operator has several results."""
+        lowering = find_lowering(node.target)
+        if lowering is None:
+            return None
+        outer, self.context.node = self.context.node, node
+        try:
+            result = lowering(
+                self.context,
+                *self._as_values(tuple(self._resolve(arg) for arg in node.args)),
+                **self._as_values({key: self._resolve(arg) for key, arg in node.kwargs.items()}),
+            )
+            return replace(result, shape=self.context.shape) if isinstance(result, LoweredValue) else None
+        finally:
+            self.context.node = outer
 
     def _resolve(self, arg: Any) -> Any:
         """An argument with nodes replaced by their results: `LoweredValue`, folded tensor, number or expression."""
@@ -317,6 +389,11 @@ class Interpreter:
         shape = tuple(data.shape)
         if data.size and (data == data.flat[0]).all():
             return replace(self.graph.scalar(data.flat[0].item(), dtype), shape=shape)
+        source = self._folded.get(id(item))
+        if data.nbytes > _MAX_STORED_BYTES and source is not None and self._has_operators(source):
+            made = self._made_by_operators(source)
+            if made is not None:
+                return made
         if data.nbytes > MAX_CONSTANT_BYTES:
             raise AuthoringError(
                 f"a constant of shape {list(shape)} ({data.nbytes} bytes) would become part of the plan; "
@@ -326,12 +403,15 @@ class Interpreter:
         return self.graph.constant(np.array(data, dtype=dtype))
 
 
-def unsupported_operator(target: Any) -> str:
+def operator_name(target: Any) -> str:
     name = target._schema.name.split("::")[1] if isinstance(target, torch._ops.OpOverload) else str(target)
-    name = name.removeprefix("_").removesuffix("_ex")
+    return name.removeprefix("_").removesuffix("_ex")
+
+
+def unsupported_operator(target: Any) -> str:
     return (
-        f"operator {name} is not in the plan set; use operators of the set (docs/reference/plan-format.md lists them), "
-        "or compute the result before training and take it as data"
+        f"operator {operator_name(target)} is not in the plan set; use operators of the set "
+        "(docs/reference/plan-format.md lists them), or compute the result before training and take it as data"
     )
 
 

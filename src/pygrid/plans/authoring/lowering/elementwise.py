@@ -7,13 +7,12 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
-import sympy
 import torch
 
 from pygrid import codes
 from pygrid.errors import AuthoringError
-from pygrid.plans.authoring.lowering.core import Context, is_number, lowers, numel, plan_dtype
-from pygrid.plans.authoring.lowering.graph import Dim, LoweredValue, as_dim
+from pygrid.plans.authoring.lowering.core import Context, is_number, lowers, plan_dtype
+from pygrid.plans.authoring.lowering.graph import Dim, LoweredValue
 from pygrid.plans.manifest import DType
 
 _UNARY = {
@@ -302,6 +301,10 @@ def isnan(c: Context, x: LoweredValue) -> LoweredValue:
 
 @lowers("where.self", "where.ScalarOther", "where.ScalarSelf", "where.Scalar")
 def where(c: Context, condition: LoweredValue, a: Any, b: Any) -> LoweredValue:
+    if c.dtype == "bool":  # ONNX Runtime has no Where for it
+        other = c.elementwise("Not", [condition], "bool")
+        sides = [c.elementwise("And", [side, c.value(x, "bool")], "bool") for side, x in ((condition, a), (other, b))]
+        return c.elementwise("Or", sides, "bool")
     return c.elementwise("Where", [condition, c.value(a, c.dtype), c.value(b, c.dtype)], c.dtype)
 
 
@@ -362,16 +365,11 @@ def ones(c: Context, *_: Any, **__: Any) -> LoweredValue:
 
 
 @lowers("rand.default")
-def noise(c: Context, size: Sequence[Dim], **_: Any) -> LoweredValue:
-    """Noise for dropout as an input of the plan; the runner supplies it per example."""
-    shape = c.shape
-    (batch,) = c.graph.symbols
-    per_example = shape[1:] if shape[:1] == (batch,) else (as_dim(sympy.simplify(numel(shape) / batch)),)
-    if not all(isinstance(size, int) for size in per_example):
-        reason = "dropout here is on an array whose size is not a multiple of the batch size"
-        raise AuthoringError(reason, code=codes.PLAN_SHAPE)
-    number = sum(port.name.startswith("noise/") for port in c.graph.inputs)
-    return c.reshape(c.graph.input(f"noise/dropout{number}", "float32", (batch, *per_example)), shape)
+def noise(c: Context, size: Sequence[Dim], *, dtype: torch.dtype | None = None, **_: Any) -> LoweredValue:
+    """Noise as an input of the plan, ``[batch, ...]``; the runner draws it for each example."""
+    kind = f"{c.graph.noise_prefix}{'dropout' if dtype is None else 'uniform'}"
+    number = sum(port.name.startswith(kind) for port in c.graph.inputs)
+    return c.graph.input(f"{kind}{number}", "float32", c.shape)
 
 
 @lowers("fill")
@@ -387,5 +385,20 @@ def scalar_tensor(c: Context, number: Any, **_: Any) -> LoweredValue:
 @lowers("arange.start_step", "arange.default", "arange.start")
 def arange(c: Context, *args: Any, **_: Any) -> LoweredValue:
     start, end, step = {1: (0, args[0], 1), 2: (*args[:2], 1)}.get(len(args), args[:3])
+    if c.dtype == "float32":  # the length of a range of floats is only known when it runs
+        places = c.cast(_numbers(c, c.shape[0]), "float32")
+        return c.add(c.mul(places, step), start)
     bounds = [c.number(bound, c.dtype) for bound in (start, end, step)]
     return c.op("Range", bounds, c.shape, c.dtype)
+
+
+def _numbers(c: Context, count: Dim) -> LoweredValue:
+    """The whole numbers below ``count``."""
+    return c.op("Range", [c.number(number, "int64") for number in (0, count, 1)], (count,), "int64")
+
+
+@lowers("eye.default", "eye.m")
+def eye(c: Context, *_: Any, **__: Any) -> LoweredValue:
+    rows, columns = c.shape
+    row = c.reshape(_numbers(c, rows), (rows, 1))
+    return c.cast(c.elementwise("Equal", [row, _numbers(c, columns)], "bool"), c.dtype)

@@ -11,6 +11,7 @@ smaller if broadcasting leads to ``shape`` anyway: the gradient of a mean is one
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence, Set
 from dataclasses import dataclass, replace
 from typing import Any, TypeAlias
@@ -40,6 +41,10 @@ _ONNX_DTYPES: dict[DType, int] = {
     "bool": TensorProto.BOOL,
 }
 _INT64_MAX = 2**63 - 1
+MAX_COPIED_BYTES = 1024
+"""Repeated constants up to this size are stored; an operator makes larger ones when the plan runs."""
+_MAX_KEPT_BYTES = 1 << 20
+"""Repeated numbers above this size are made in each run, not once when a runtime loads the graph."""
 
 
 @dataclass(frozen=True)
@@ -62,6 +67,15 @@ class Node:
     inputs: tuple[str, ...]
     outputs: tuple[str, ...]
     attributes: tuple[tuple[str, Any], ...]
+
+
+@dataclass(frozen=True)
+class ClassLimit:
+    """The integers that an operator takes as classes or as rows of a table."""
+
+    num_classes: int
+    others: frozenset[int]
+    """Values outside ``[0, num_classes)`` that it takes, too: the ``ignore_index`` of a loss."""
 
 
 def as_dim(size: Any) -> Dim:
@@ -92,19 +106,28 @@ def broadcast(*shapes: Dims) -> Dims:
 class LoweredGraph:
     """One ONNX graph under construction."""
 
-    def __init__(self, symbols: Mapping[sympy.Symbol, str], *, bounded: Set[str] = frozenset()) -> None:
+    def __init__(
+        self, symbols: Mapping[sympy.Symbol, str], *, bounded: Set[str] = frozenset(), noise_prefix: str = "noise/"
+    ) -> None:
         """Start with an empty graph.
 
         Args:
             symbols: names of the symbolic sizes that can appear, for example ``{s0: "batch"}``.
             bounded: integer inputs whose values are never negative.
+            noise_prefix: begin of the names of inputs for noise; graphs that share names share shapes.
         """
         self.symbols = dict(symbols)
+        self.noise_prefix = noise_prefix
         self.bounded = bounded
         self.nodes: list[Node] = []
         self.inputs: list[Port] = []
         self.outputs: list[Port] = []
+        self.limits: dict[str, ClassLimit] = {}
+        """What operators require of integer inputs, by name."""
         self._constants: dict[str, Array] = {}
+        self._exact: dict[str, float] = {}
+        self.exact: dict[str, float] = {}
+        """For the constants of a finished graph that are one float32 number: the number before it was rounded."""
         self._made: dict[tuple[Any, ...], tuple[LoweredValue, ...]] = {}
         self._producer: dict[str, Node] = {}
         self._values: dict[str, LoweredValue] = {}
@@ -121,7 +144,7 @@ class LoweredGraph:
             self.inputs.append(Port(name, dtype, self._port_shape(dims)))
         self._values[name] = value
         for axis, size in enumerate(dims):
-            if isinstance(size, sympy.Symbol):
+            if isinstance(size, sympy.Symbol) and listed:
                 self._sources.setdefault(size, (value, axis))
         return value
 
@@ -142,12 +165,22 @@ class LoweredGraph:
             self._made[key] = (value,)
         return self._made[key][0]
 
+    def _recast(self, value: LoweredValue, data: Array) -> LoweredValue:
+        """A constant of the same numbers in another shape."""
+        made = self.constant(data)
+        if value.name in self._exact:
+            self._exact.setdefault(made.name, self._exact[value.name])
+        return made
+
     def array(self, value: LoweredValue) -> Array | None:
         """The content of a constant, or None if the value is computed."""
         return self._constants.get(value.name)
 
     def scalar(self, number: float | int | bool, dtype: DType) -> LoweredValue:
-        return self.constant(np.array(number, dtype=dtype))
+        value = self.constant(np.array(number, dtype=dtype))
+        if dtype == "float32":
+            self._exact.setdefault(value.name, float(number))
+        return value
 
     def ints(self, numbers: Sequence[int]) -> LoweredValue:
         """A constant int64 vector, for shapes and axes of operators."""
@@ -204,7 +237,8 @@ class LoweredGraph:
         values: list[LoweredValue] = []
         for position, (dims, dtype) in enumerate(outputs):
             kind = dtype or first
-            assert kind is not None, op
+            if kind is None:
+                raise ValueError(f"{op} has no input, so its dtype must be given")
             values.append(LoweredValue(f"t{len(self.nodes)}_{position}", kind, dims, dims))
         node = Node(op, names, tuple(value.name for value in values), kept)
         self.nodes.append(node)
@@ -224,6 +258,17 @@ class LoweredGraph:
 
     def is_never_negative(self, value: LoweredValue) -> bool:
         """Whether integers are known to be >= 0: elements of a class input, only moved and picked, not computed."""
+        return self._origin(value) in self.bounded
+
+    def limit(self, value: LoweredValue, num_classes: Dim, *others: int) -> None:
+        """Note that integers must be in ``[0, num_classes)``, or one of others, if they are elements of an input."""
+        name = self._origin(value)
+        if isinstance(num_classes, int) and name in {port.name for port in self.inputs}:
+            known = self.limits.get(name, ClassLimit(num_classes, frozenset(others)))
+            self.limits[name] = ClassLimit(min(known.num_classes, num_classes), known.others.intersection(others))
+
+    def _origin(self, value: LoweredValue) -> str:
+        """The name of the value whose elements these are, only moved and picked, not computed."""
         while (node := self.producer(value)) is not None and node.op in (
             "Reshape",
             "Transpose",
@@ -232,7 +277,7 @@ class LoweredGraph:
             "Cast",
         ):
             value = self.operand(node, 0)
-        return value.name in self.bounded
+        return value.name
 
     # -- shapes -------------------------------------------------------------------------------------------------------
 
@@ -243,10 +288,29 @@ class LoweredGraph:
         return self.expand_to(value, value.shape)
 
     def expand_to(self, value: LoweredValue, shape: Dims) -> LoweredValue:
+        """The value, repeated to a shape. Copies of a constant are stored only if they are few."""
         data = self.array(value)
         if data is not None and all(isinstance(size, int) for size in shape):
-            return self.constant(np.broadcast_to(data, [int(size) for size in shape]).copy())
+            num_bytes = math.prod(shape) * data.itemsize
+            if num_bytes <= MAX_COPIED_BYTES:
+                return self._recast(value, np.broadcast_to(data, [int(size) for size in shape]).copy())
+            if num_bytes > _MAX_KEPT_BYTES and data.size == 1:
+                value = self._made_in_each_run(value)
         return self.node("Expand", [value, self.shape_vector(shape)], shape)
+
+    def _made_in_each_run(self, value: LoweredValue) -> LoweredValue:
+        """The same number, plus zero times the batch size.
+
+        A runtime computes what depends on constants alone when it loads a graph, and keeps the result: zeros of the
+        size of an embedding would take its memory twice. The batch size is only known in a run.
+        """
+        if value.dtype == "bool" or not self._sources:
+            return value
+        size = self.node("Squeeze", [self.size_vector(next(iter(self._sources))), self.ints([0])], ())
+        nothing = self.node("Mul", [self.cast(size, value.dtype), self.scalar(0, value.dtype)], ())
+        if not self._constants[value.name].any():
+            return nothing
+        return self.node("Add", [nothing, replace(value, shape=value.dims)], value.dims)
 
     def shape_vector(self, dims: Dims) -> LoweredValue:
         """A shape as an int64 vector, computed from the batch size where needed."""
@@ -301,7 +365,7 @@ class LoweredGraph:
             return value
         data = self.array(value)
         if data is not None:
-            return self.constant(data.reshape([int(size) for size in shape]))
+            return self._recast(value, data.reshape([int(size) for size in shape]))
         target: list[int] = []
         for axis, size in enumerate(shape):
             if isinstance(size, int):
@@ -377,6 +441,7 @@ class LoweredGraph:
                 identities.append((value.name, output))
         constants = [key for key in self._constants if key in needed]
         names.update({key: f"const/{index}" for index, key in enumerate(constants)})
+        self.exact = {names[key]: self._exact[key] for key in constants if key in self._exact}
         protos: list[onnx.NodeProto] = []
         for index, node in enumerate(live):
             for position, output in enumerate(node.outputs):

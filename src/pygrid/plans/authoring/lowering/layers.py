@@ -1,4 +1,4 @@
-"""Matrix products, convolutions, pooling, normalization, softmax and losses, with their gradients."""
+"""Matrix products, convolutions, normalization, softmax and losses, with their gradients."""
 
 from __future__ import annotations
 
@@ -6,9 +6,7 @@ import itertools
 from collections.abc import Sequence
 from typing import Any
 
-from pygrid import codes
-from pygrid.errors import AuthoringError
-from pygrid.plans.authoring.lowering.core import Context, is_number, lowers, numel
+from pygrid.plans.authoring.lowering.core import Context, fixed_size, is_number, lowers, numel
 from pygrid.plans.authoring.lowering.elementwise import inverse_root
 from pygrid.plans.authoring.lowering.graph import Dim, LoweredValue
 from pygrid.plans.authoring.lowering.shapes import pad, variance
@@ -32,7 +30,8 @@ def addmm(
 
 @lowers("mv.default")
 def mv(c: Context, a: LoweredValue, b: LoweredValue) -> LoweredValue:
-    return c.op("MatMul", [c.full(a), c.full(b)], c.shape)
+    # As matrices: ONNX Runtime 1.32 computes another product of a transposed matrix and a vector.
+    return c.reshape(c.matmul(a, c.reshape(b, (*b.shape, 1))), c.shape)
 
 
 @lowers("dot.default")
@@ -43,7 +42,7 @@ def dot(c: Context, a: LoweredValue, b: LoweredValue) -> LoweredValue:
 # -- convolution -----------------------------------------------------------------------------------------------------
 
 
-def _spatial(values: Sequence[int], rank: int) -> list[int]:
+def spatial(values: Sequence[int], rank: int) -> list[int]:
     """One number per axis, for an operator that accepts one number for all axes."""
     return list(values) * rank if len(values) == 1 else list(values)
 
@@ -54,15 +53,15 @@ def convolution(
     padding: Sequence[int], dilation: Sequence[int], transposed: bool, output_padding: Sequence[int], groups: int,
 ) -> LoweredValue:  # fmt: skip
     n = x.rank - 2
-    padding = _spatial(padding, n)
+    padding = spatial(padding, n)
     attributes: dict[str, Any] = {
-        "strides": _spatial(stride, n),
+        "strides": spatial(stride, n),
         "pads": [*padding, *padding],
-        "dilations": _spatial(dilation, n),
+        "dilations": spatial(dilation, n),
         "group": groups,
     }
     if transposed:
-        attributes["output_padding"] = _spatial(output_padding, n)
+        attributes["output_padding"] = spatial(output_padding, n)
     inputs = [c.full(x), c.full(weight)] + ([] if bias is None else [c.full(bias)])
     return c.op("ConvTranspose" if transposed else "Conv", inputs, c.shape, **attributes)
 
@@ -75,7 +74,7 @@ def convolution_backward(
     output_mask: Sequence[bool],
 ) -> tuple[LoweredValue | None, LoweredValue | None, LoweredValue | None]:  # fmt: skip
     n = x.rank - 2
-    stride, padding, dilation = _spatial(stride, n), _spatial(padding, n), _spatial(dilation, n)
+    stride, padding, dilation = spatial(stride, n), spatial(padding, n), spatial(dilation, n)
     grad = c.full(grad)
     grad_x = grad_w = grad_b = None
     if transposed:
@@ -88,7 +87,7 @@ def convolution_backward(
             grad_w = _weight_gradient(c, x, grad, weight.shape, stride, padding, dilation, groups)
     else:
         if output_mask[0]:
-            grad_x = _input_gradient(c, grad, x, weight, stride, padding, dilation, groups)
+            grad_x = input_gradient(c, grad, x, weight, stride, [*padding, *padding], dilation, groups)
         if output_mask[1]:
             grad_w = _weight_gradient(c, grad, x, weight.shape, stride, padding, dilation, groups)
     if output_mask[2]:
@@ -96,20 +95,23 @@ def convolution_backward(
     return grad_x, grad_w, grad_b
 
 
-def _input_gradient(
-    c: Context, grad: LoweredValue, x: LoweredValue, weight: LoweredValue, stride: Sequence[int],
-    padding: Sequence[int], dilation: Sequence[int], groups: int,
+def input_gradient(
+    c: Context, grad: LoweredValue, x: LoweredValue, weight: LoweredValue, stride: Sequence[int], pads: Sequence[int],
+    dilation: Sequence[int], groups: int,
 ) -> LoweredValue:  # fmt: skip
-    """The transposed convolution; ``output_padding`` restores the rows that the stride skipped."""
+    """The transposed convolution; ``output_padding`` restores the rows that the stride skipped.
+
+    Args:
+        pads: padding before each axis, then behind each.
+    """
+    n = len(stride)
     extra = []
-    for axis, (s, p, d) in enumerate(zip(stride, padding, dilation, strict=True), start=2):
-        size, kernel, out = x.shape[axis], weight.shape[axis], grad.shape[axis]
-        assert isinstance(size, int)
-        assert isinstance(kernel, int)
-        assert isinstance(out, int)
-        extra.append(size - ((out - 1) * s - 2 * p + d * (kernel - 1) + 1))
-    pads = [*padding, *padding]
-    attributes: dict[str, Any] = {"strides": list(stride), "pads": pads, "dilations": list(dilation), "group": groups}
+    for axis, (s, d) in enumerate(zip(stride, dilation, strict=True)):
+        size, kernel, out = (fixed_size(value, axis + 2) for value in (x, weight, grad))
+        extra.append(size - ((out - 1) * s - pads[axis] - pads[n + axis] + d * (kernel - 1) + 1))
+    attributes: dict[str, Any] = {
+        "strides": list(stride), "pads": list(pads), "dilations": list(dilation), "group": groups
+    }  # fmt: skip
     if any(extra):
         attributes["output_padding"] = extra
     return c.op("ConvTranspose", [grad, c.full(weight)], x.shape, **attributes)
@@ -184,125 +186,6 @@ def _shifted(
         inputs = [x, c.ints(starts), c.ints(ends), c.ints(range(2, 2 + n)), c.ints(stride)]
         parts.append(c.op("Slice", inputs, (*x.shape[:2], *sizes)))
     return parts
-
-
-# -- pooling ---------------------------------------------------------------------------------------------------------
-
-
-@lowers("max_pool2d_with_indices.default")
-def max_pool(
-    c: Context, x: LoweredValue, kernel: Sequence[int], stride: Sequence[int] = (), padding: Sequence[int] = (0,),
-    dilation: Sequence[int] = (1,), ceil_mode: bool = False,
-) -> tuple[LoweredValue, LoweredValue]:  # fmt: skip
-    n = 2
-    x = c.full(x)
-    four = x if x.rank == 4 else c.reshape(x, (1, *x.shape))
-    kernel = _spatial(kernel, n)
-    padding = _spatial(padding, n)
-    shape = c.shape if x.rank == 4 else (1, *c.shape)
-    values, indices = c.graph.multi(
-        "MaxPool",
-        [four],
-        [(shape, None), (shape, "int64")],
-        kernel_shape=kernel,
-        strides=_spatial(stride or kernel, n),
-        pads=[*padding, *padding],
-        dilations=_spatial(dilation, n),
-        ceil_mode=int(ceil_mode),
-    )
-    # ONNX counts places in the whole array, torch in one plane.
-    plane = c.number(numel(x.shape[-n:]), "int64")
-    local = c.elementwise("Mod", [indices, plane], "int64")
-    return c.reshape(values, c.shape), c.reshape(local, c.shape)
-
-
-@lowers("max_pool2d_with_indices_backward.default")
-def max_pool_backward(c: Context, grad: LoweredValue, x: LoweredValue, *args: Any) -> LoweredValue:
-    indices: LoweredValue = args[-1]
-    grad = c.full(grad)
-    places, outputs = numel(x.shape[-2:]), numel(grad.shape[-2:])
-    lead = numel(x.shape[:-2])
-    start = c.graph.expand_to(c.number(0, "float32"), (lead, places))
-    flat = [start, c.reshape(indices, (lead, outputs)), c.reshape(grad, (lead, outputs))]
-    return c.reshape(c.op("ScatterElements", flat, (lead, places), axis=1, reduction="add"), x.shape)
-
-
-def _pool_attributes(
-    rank: int, kernel: Sequence[int], stride: Sequence[int], padding: Sequence[int], count_include_pad: bool
-) -> dict[str, Any]:
-    kernel = _spatial(kernel, rank)
-    padding = _spatial(padding, rank)
-    return {
-        "kernel_shape": kernel,
-        "strides": _spatial(stride or kernel, rank),
-        "pads": [*padding, *padding],
-        "count_include_pad": int(count_include_pad),
-    }
-
-
-@lowers("avg_pool2d.default", "avg_pool1d.default", "avg_pool3d.default")
-def avg_pool(
-    c: Context, x: LoweredValue, kernel: Sequence[int], stride: Sequence[int] = (), padding: Sequence[int] = (0,),
-    ceil_mode: bool = False, count_include_pad: bool = True, divisor_override: int | None = None,
-) -> LoweredValue:  # fmt: skip
-    rank = x.rank - 2
-    if ceil_mode or divisor_override:
-        raise AuthoringError(
-            "avg_pool with ceil_mode or divisor_override is not in the plan set", code=codes.PLAN_OPERATOR_UNSUPPORTED
-        )
-    return c.op(
-        "AveragePool", [c.full(x)], c.shape, **_pool_attributes(rank, kernel, stride, padding, count_include_pad)
-    )
-
-
-@lowers("avg_pool2d_backward.default", "avg_pool3d_backward.default")
-def avg_pool_backward(
-    c: Context, grad: LoweredValue, x: LoweredValue, kernel: Sequence[int], stride: Sequence[int],
-    padding: Sequence[int], ceil_mode: bool, count_include_pad: bool, divisor_override: int | None,
-) -> LoweredValue:  # fmt: skip
-    """A transposed convolution, channel by channel, with a kernel of equal weights."""
-    n = x.rank - 2
-    kernel, padding = _spatial(kernel, n), _spatial(padding, n)
-    stride = _spatial(stride or kernel, n)
-    if ceil_mode or divisor_override or (any(padding) and not count_include_pad):
-        raise AuthoringError(
-            "avg_pool with ceil_mode, divisor_override or count_include_pad=False is not in the plan set",
-            code=codes.PLAN_OPERATOR_UNSUPPORTED,
-        )
-    area = 1
-    for size in kernel:
-        area *= size
-    planes = numel(x.shape[:2])
-    weight = c.graph.expand_to(c.number(1.0 / area, "float32"), (1, 1, *kernel))
-    flat_x, flat_grad = c.reshape(x, (planes, 1, *x.shape[2:])), c.reshape(grad, (planes, 1, *grad.shape[2:]))
-    result = _input_gradient(c, flat_grad, flat_x, weight, stride, padding, [1] * n, 1)
-    return c.reshape(result, x.shape)
-
-
-@lowers("_adaptive_avg_pool2d.default", "adaptive_avg_pool1d.default")
-def adaptive_avg_pool(c: Context, x: LoweredValue, sizes: Sequence[int]) -> LoweredValue:
-    n = len(sizes)
-    kernel = _adaptive_kernel(x, sizes)
-    if all(size == 1 for size in sizes):
-        return c.reduce("ReduceMean", x, list(range(x.rank - n, x.rank)), keepdim=True)
-    return c.op("AveragePool", [c.full(x)], c.shape, **_pool_attributes(n, kernel, kernel, [0], True))
-
-
-@lowers("_adaptive_avg_pool2d_backward.default")
-def adaptive_avg_pool_backward(c: Context, grad: LoweredValue, x: LoweredValue) -> LoweredValue:
-    sizes = [int(size) for size in grad.shape[2:]]
-    kernel = _adaptive_kernel(x, sizes)
-    return avg_pool_backward(c, grad, x, kernel, kernel, [0], False, True, None)
-
-
-def _adaptive_kernel(x: LoweredValue, sizes: Sequence[int]) -> list[int]:
-    given = [int(size) for size in x.shape[x.rank - len(sizes) :]]
-    if any(size % out for size, out in zip(given, sizes, strict=True)):
-        raise AuthoringError(
-            f"adaptive pooling from {given} to {list(sizes)} needs windows of unequal size; choose sizes that divide",
-            code=codes.PLAN_OPERATOR_UNSUPPORTED,
-        )
-    return [size // out for size, out in zip(given, sizes, strict=True)]
 
 
 # -- normalization ---------------------------------------------------------------------------------------------------
@@ -383,20 +266,23 @@ def log_softmax_backward(c: Context, grad: LoweredValue, output: LoweredValue, a
     return c.binary("Sub", grad, c.binary("Mul", probability, c.reduce("ReduceSum", grad, (axis,), keepdim=True)))
 
 
-def _one_hot(c: Context, logits: LoweredValue, target: LoweredValue, ignore: int) -> LoweredValue:
-    """1.0 at each target along axis 1, else 0.0; an ignored target has no 1.0."""
+def _hits(c: Context, logits: LoweredValue, target: LoweredValue, ignore: int) -> LoweredValue:
+    """True at each target along axis 1; an ignored target has no true element."""
     axis = 1 if logits.rank > 1 else 0
     classes = logits.shape[axis]
-    assert isinstance(classes, int)
-    numbers = c.graph.constant(list(range(classes)), "int64")
+    numbers = (
+        c.graph.constant(list(range(classes)), "int64")
+        if isinstance(classes, int)
+        else c.op("Range", [c.number(bound, "int64") for bound in (0, classes, 1)], (classes,), "int64")
+    )  # one class per example, as in contrastive losses
     if logits.rank > axis + 1:
         numbers = c.reshape(numbers, (classes, *([1] * (logits.rank - axis - 1))))
     column = c.reshape(target, (*target.shape[:axis], 1, *target.shape[axis:]))
     hit = c.elementwise("Equal", [c.cast(column, "int64"), numbers], "bool")
-    if 0 <= ignore < classes:
+    if ignore >= 0 and not (isinstance(classes, int) and ignore >= classes):
         kept = c.elementwise("Not", [c.elementwise("Equal", [column, c.number(ignore, column.dtype)], "bool")], "bool")
         hit = c.elementwise("And", [hit, kept], "bool")
-    return c.cast(hit, "float32")
+    return hit
 
 
 def _class_weights(c: Context, logits: LoweredValue, hot: LoweredValue, weight: LoweredValue | None) -> LoweredValue:
@@ -411,15 +297,25 @@ def nll_loss(
     c: Context, logits: LoweredValue, target: LoweredValue, weight: LoweredValue | None, reduction: int, ignore: int
 ) -> tuple[LoweredValue, LoweredValue]:
     """The negative log-likelihood by a one-hot mask, without look-up and scatter; and the total weight."""
-    hot = _class_weights(c, logits, _one_hot(c, logits, target, ignore), weight)
-    picked = c.binary("Mul", hot, logits, "float32")
+    c.graph.limit(target, logits.shape[1 if logits.rank > 1 else 0], ignore)
+    hit = _hits(c, logits, target, ignore)
+    hot = _class_weights(c, logits, c.cast(hit, "float32"), weight)
+    # Not a product with ``hot``: logits of other classes can be -inf.
+    picked = c.elementwise("Where", [hit, logits, c.number(0, "float32")], "float32")
+    if weight is not None:
+        picked = c.binary("Mul", picked, hot, "float32")
     if reduction == 0:
         axis = 1 if logits.rank > 1 else 0
         loss = c.elementwise("Neg", [c.reduce("ReduceSum", picked, [axis])], "float32")
         return loss, c.number(0, "float32")
     total = c.elementwise("Neg", [c.reduce("ReduceSum", picked, ())], "float32")
     counts_all = weight is None and ignore < 0 and c.graph.is_never_negative(target)
-    count = c.number(numel(target.shape), "float32") if counts_all else c.reduce("ReduceSum", hot, ())
+    if counts_all:
+        count = c.number(numel(target.shape), "float32")
+    else:  # the mean over no labels is 0, with gradients of 0; torch's loss would be NaN
+        count = c.reduce("ReduceSum", hot, ())
+        unlabelled = c.elementwise("Equal", [count, c.number(0, "float32")], "bool")
+        count = c.elementwise("Where", [unlabelled, c.number(1, "float32"), count], "float32")
     return (c.binary("Div", total, count, "float32") if reduction == 1 else total), count
 
 
@@ -434,7 +330,7 @@ def nll_loss_backward(
     ignore: int,
     total: LoweredValue,
 ) -> LoweredValue:
-    hot = _class_weights(c, logits, _one_hot(c, logits, target, ignore), weight)
+    hot = _class_weights(c, logits, c.cast(_hits(c, logits, target, ignore), "float32"), weight)
     scale = c.elementwise("Neg", [grad], "float32")
     if reduction == 0:
         axis = 1 if logits.rank > 1 else 0

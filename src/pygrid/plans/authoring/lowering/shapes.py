@@ -7,11 +7,12 @@ from dataclasses import replace
 from typing import Any
 
 import numpy as np
+import sympy
 
 from pygrid import codes
 from pygrid.errors import AuthoringError
-from pygrid.plans.authoring.lowering.core import Context, is_number, lowers, numel
-from pygrid.plans.authoring.lowering.graph import Dim, LoweredValue
+from pygrid.plans.authoring.lowering.core import Context, fixed, fixed_size, is_number, lowers, numel
+from pygrid.plans.authoring.lowering.graph import Dim, LoweredValue, as_dim
 
 _INT64_MAX = 2**63 - 1
 
@@ -67,14 +68,34 @@ def slice_(
 ) -> LoweredValue:
     axis %= x.rank
     size = x.shape[axis]
-    if end == size or end is None or (isinstance(end, int) and end >= _INT64_MAX):
+    if end == size or end is None or _is_open(end):
         end = size if isinstance(size, int) else None
+    if not isinstance(size, int):
+        return _cut_batch(c, x, axis, start or 0, size if end is None else end, step)
     begin = _position(size, start or 0)
-    if not isinstance(size, int) and (begin != 0 or end is not None or step != 1):
+    return c.graph.slice(x, axis, begin, None if end is None else _position(size, end), step, size=c.shape[axis])
+
+
+def _cut_batch(c: Context, x: LoweredValue, axis: int, start: Dim, end: Dim, step: int) -> LoweredValue:
+    """Part of an axis that is longer than the batch, by look-up: ``z[:n]`` and ``z[n:]`` where z has 2 n rows."""
+    size, length = c.shape[axis], x.shape[axis]
+    if size == length:
+        return x
+    if step != 1 or not _is_inside(c, start, end, length):
         raise AuthoringError(
             "the batch cannot be cut; work on whole batches (multiply by a mask)", code=codes.PLAN_BATCH_BAKED
         )
-    return c.graph.slice(x, axis, begin, None if end is None else _position(size, end), step, size=c.shape[axis])
+    rows = c.op("Range", [c.number(bound, "int64") for bound in (start, end, 1)], (size,), "int64")
+    return c.op("Gather", [c.full(x), rows], c.shape, axis=axis)
+
+
+def _is_inside(c: Context, start: Dim, end: Dim, length: Dim) -> bool:
+    """Whether ``start:end`` is part of an axis, and not empty, at every batch size; all three are linear in it."""
+
+    def at(size: Dim, batch: int) -> Any:
+        return sympy.sympify(size).subs(dict.fromkeys(c.graph.symbols, batch))
+
+    return all(0 <= at(start, n) < at(end, n) <= at(length, n) for n in (1, 2, 1_000_000))
 
 
 @lowers("select.int", "select_copy.int")
@@ -166,8 +187,7 @@ def slice_scatter(
 @lowers("unfold.default")
 def unfold(c: Context, x: LoweredValue, axis: int, size: int, step: int) -> LoweredValue:
     axis %= x.rank
-    windows = c.shape[axis]
-    assert isinstance(windows, int)
+    windows = fixed(c.shape[axis])
     places = np.arange(size)[None, :] + step * np.arange(windows)[:, None]
     picked = c.op(
         "Gather",
@@ -183,6 +203,12 @@ def unfold(c: Context, x: LoweredValue, axis: int, size: int, step: int) -> Lowe
 def flip(c: Context, x: LoweredValue, axes: Sequence[int]) -> LoweredValue:
     for axis in axes:
         x = c.full(x)
+        size = x.shape[axis]
+        if not isinstance(size, int):
+            order = c.op("Range", [c.number(bound, "int64") for bound in (0, size, 1)], (size,), "int64")
+            order = c.binary("Sub", c.number(size - 1, "int64"), order, "int64")
+            x = c.op("Gather", [x, order], x.shape, axis=axis % x.rank)
+            continue
         ends = [c.ints([-1]), c.ints([-_INT64_MAX]), c.ints([axis % x.rank]), c.ints([-1])]
         x = c.op("Slice", [x, *ends], x.shape)
     return x
@@ -243,12 +269,11 @@ def slice_backward(
     length = sizes[axis]
     if grad.shape == tuple(sizes):
         return grad
-    if not isinstance(length, int):
-        raise AuthoringError("the batch is sliced; keep the operations on whole batches", code=codes.PLAN_BATCH_BAKED)
     grad = c.full(grad)
+    if not isinstance(length, int):
+        return _uncut_batch(c, grad, sizes, axis, start, length if _is_open(end) else end)
     first = _position(length, start)
-    count = grad.shape[axis]
-    assert isinstance(count, int)
+    count = fixed_size(grad, axis)
     if step != 1:  # put step - 1 zeros after each element, then drop the last ones
         wide = c.reshape(grad, (*grad.shape[: axis + 1], 1, *grad.shape[axis + 1 :]))
         after = [0] * wide.rank
@@ -264,11 +289,27 @@ def slice_backward(
     return pad(c, grad, before, behind)
 
 
+def _is_open(end: Dim) -> bool:
+    return isinstance(end, int) and end >= _INT64_MAX
+
+
+def _uncut_batch(c: Context, grad: LoweredValue, sizes: Sequence[Dim], axis: int, start: Dim, end: Dim) -> LoweredValue:
+    """The gradient of `_cut_batch`: zeros before and after."""
+    zero = c.number(0, grad.dtype)
+    before, after = (
+        [c.graph.expand_to(zero, (*grad.shape[:axis], size, *grad.shape[axis + 1 :]))] if size != 0 else []
+        for size in (start, as_dim(sizes[axis] - end))
+    )
+    parts = [*before, grad, *after]
+    return c.op("Concat", parts, tuple(sizes), axis=axis)
+
+
 # -- look-up ---------------------------------------------------------------------------------------------------------
 
 
 @lowers("embedding.default")
 def embedding(c: Context, weight: LoweredValue, indices: LoweredValue, *_: Any) -> LoweredValue:
+    c.graph.limit(indices, weight.shape[0])
     return c.op("Gather", [c.full(weight), c.full(indices)], c.shape, axis=0)
 
 
@@ -306,6 +347,7 @@ def index_select(c: Context, x: LoweredValue, axis: int, indices: LoweredValue) 
 
 @lowers("gather.default")
 def gather(c: Context, x: LoweredValue, axis: int, indices: LoweredValue, **_: Any) -> LoweredValue:
+    c.graph.limit(indices, x.shape[axis])
     return c.op("GatherElements", [c.full(x), c.full(indices)], c.shape, axis=axis % x.rank)
 
 

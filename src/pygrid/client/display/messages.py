@@ -1,0 +1,93 @@
+"""Messages as tables in a notebook: what calls of the SDK return that is not an object of the SDK."""
+
+from __future__ import annotations
+
+import html
+import sys
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
+
+import msgspec
+
+from pygrid.client.datasets import ColumnTable, dataset_html
+from pygrid.client.display.tables import html_facts
+from pygrid.client.display.units import counted, size
+from pygrid.client.process import process_facts
+from pygrid.messages.datasets import DatasetInfo, DatasetSummary, Schema, UploadTrial
+from pygrid.messages.jobs import BudgetInfo, JobCost, PolicyInfo
+from pygrid.messages.processes import ProcessInfo
+
+Facts = Iterator[tuple[str, object]]
+
+
+def register() -> None:
+    """Show messages as tables in the notebook that runs this process, if there is one."""
+    module: Any = sys.modules.get("IPython")
+    shell = None if module is None else module.get_ipython()
+    if shell is not None:
+        formatter = shell.display_formatter.formatters["text/html"]
+        for kind, draw in DRAWN.items():
+            formatter.for_type(kind, draw)
+
+
+def _schema(schema: Schema) -> str:
+    subjects = "" if schema.num_subjects is None else f" of {counted(schema.num_subjects, 'subject')}"
+    return f"{counted(schema.num_records, 'record')}{subjects}{ColumnTable(schema.columns).html()}"
+
+
+def _trial(trial: UploadTrial) -> str:
+    notes = "".join(f"<div>{html.escape(note)}</div>" for note in trial.notes)
+    return f"would be stored, {size(trial.size_bytes)}: {_schema(trial.schema)}{notes}"
+
+
+def _summary(info: DatasetSummary) -> Facts:
+    yield "dataset", f"{info.name}, version {info.version}"
+    yield "description", info.description
+    yield "records", f"{info.num_records:,}"
+    yield "columns", info.num_columns
+    yield "size", size(info.size_bytes)
+    yield "visibility", info.visibility
+
+
+def _budget(budget: BudgetInfo) -> Facts:
+    yield "you", f"epsilon {budget.yours:.3g} of {budget.your_cap:g} spent, {budget.your_left:.3g} left"
+    if budget.spent is not None and budget.left is not None:
+        yield "all users", f"epsilon {budget.spent:.3g} of {budget.policy.epsilon:g} spent, {budget.left:.3g} left"
+    for email, spent in sorted((budget.users or {}).items()):
+        yield email, f"epsilon {spent:.3g}"
+    yield "delta", f"{budget.policy.delta:g}"
+    yield "protects", f"each {budget.policy.unit}"
+
+
+def _cost(cost: JobCost) -> Facts:
+    yield "guarantee", f"epsilon {cost.epsilon:.3g}, delta {cost.delta:g}"
+    if cost.your_price is not None and cost.your_cap is not None:
+        yield "takes from your part", f"{cost.your_price:.3g} of {cost.your_cap:g}"
+    if cost.price is not None and cost.cap is not None:
+        yield "takes from the budget", f"{cost.price:.3g} of {cost.cap:g}"
+    yield "noise", f"{counted(cost.rounds, 'round')} with noise multiplier {cost.noise_multiplier:.3g}"
+    if cost.fits is not None:
+        yield "fits the budget", "yes" if cost.fits else "no"
+
+
+def _policy(policy: PolicyInfo) -> Facts:
+    for name, value in msgspec.structs.asdict(policy).items():
+        if value is not None and name != "fresh_budget":
+            yield name, {True: "yes", False: "no"}.get(value, value) if isinstance(value, bool) else value
+
+
+def _table(facts: Callable[[Any], Facts]) -> Callable[[Any], str]:
+    return lambda message: html_facts(facts(message))
+
+
+DRAWN: Mapping[type, Callable[[Any], str]] = {
+    Schema: _schema,
+    DatasetInfo: dataset_html,
+    UploadTrial: _trial,
+    DatasetSummary: _table(_summary),
+    BudgetInfo: _table(_budget),
+    JobCost: _table(_cost),
+    PolicyInfo: _table(_policy),
+    ProcessInfo: lambda info: html_facts(process_facts(info)),
+}
+"""A function that draws each kind of message as HTML, with all texts escaped."""

@@ -1,0 +1,41 @@
+"""The bar of an upload."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Iterator
+
+from pygrid.client.display.live import ProgressView
+from pygrid.client.display.units import size
+from pygrid.transport import Body
+
+
+class _CountedBody:
+    """A body that reports the number of sent bytes."""
+
+    def __init__(self, body: Body, told: Callable[[int], object]) -> None:
+        self._body = body
+        self._told = told
+
+    @property
+    def num_bytes(self) -> int:
+        return self._body.num_bytes
+
+    def __iter__(self) -> Iterator[bytes | memoryview]:
+        done = 0
+        for piece in self._body:
+            yield piece
+            done += len(piece)
+            self._told(done)
+
+
+@contextlib.contextmanager
+def shown_upload(body: Body, progress: bool | None) -> Iterator[Body]:
+    """The body, with a bar of the sent bytes."""
+    total = body.num_bytes
+    with ProgressView("upload", progress) as view:
+
+        def show(done: int) -> None:
+            view.show(size(total) if done < total else f"{size(total)} sent, checking", done, total)
+
+        yield _CountedBody(body, show) if view.is_shown else body

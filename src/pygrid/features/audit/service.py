@@ -1,0 +1,95 @@
+"""The audit log for people who supervise an app: its entries, and whether all of them are unmodified."""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import dataclass
+from pathlib import Path
+
+import sqlalchemy as sa
+
+from pygrid import codes
+from pygrid.core.access import Permission, Principal, require
+from pygrid.errors import InvalidInput, TooManyRequests
+from pygrid.storage import audit
+from pygrid.storage.accounts import list_emails
+from pygrid.storage.audit import AuditEntry, Head
+from pygrid.storage.sql.database import Database
+
+MAX_LIMIT = 1000
+
+
+@dataclass(frozen=True, slots=True)
+class AuditLine:
+    """An entry with the e-mail of the actor; empty: the app itself."""
+
+    entry: AuditEntry
+    actor: str
+
+
+@dataclass(frozen=True, slots=True)
+class AuditCheck:
+    """The outcome of a verification."""
+
+    head: Head
+    fault: str
+    """Empty: all entries are unmodified."""
+    known: int | None
+    """Number of the exported entry that the chain was compared with; None: there is none."""
+
+
+class AuditService:
+    """Use cases of the audit log.
+
+    Args:
+        head_file: the exported head of the log.
+        permission: needed to see the log.
+    """
+
+    def __init__(self, database: Database, head_file: Path, permission: Permission) -> None:
+        self._database = database
+        self._head_file = head_file
+        self._permission = permission
+        self._verifying = asyncio.Lock()
+
+    async def list_entries(
+        self, principal: Principal, *, before: int | None = None, limit: int = 100, action: str = ""
+    ) -> list[AuditLine]:
+        """Return entries, newest first.
+
+        Args:
+            before: only entries with a smaller number.
+            action: only entries of this action.
+        """
+        require(principal, self._permission)
+        if action and not action.replace("_", "").isalnum():
+            raise InvalidInput("an action is a name such as job_approved", code=codes.INVALID_INPUT)
+
+        def load(connection: sa.Connection) -> list[AuditLine]:
+            found = audit.list_newest(connection, before=before, limit=min(limit, MAX_LIMIT), action=action)
+            emails = list_emails(connection, {one.actor for one in found if one.actor is not None})
+            return [AuditLine(one, "" if one.actor is None else emails[one.actor]) for one in found]
+
+        return await self._database.read(load)
+
+    async def verify(self, principal: Principal) -> AuditCheck:
+        """Check the whole chain, and that it contains the exported head.
+
+        Raises:
+            TooManyRequests: ``busy``: another verification runs.
+        """
+        require(principal, self._permission)
+        if self._verifying.locked():
+            raise TooManyRequests("the log is being verified: wait for the result", code=codes.BUSY)
+        async with self._verifying:
+            known = await asyncio.to_thread(self._known)
+
+            def check(connection: sa.Connection) -> AuditCheck:
+                fault = audit.verify(connection, known)
+                words = "" if fault is None else f"entry {fault.number}: {fault.reason}"
+                return AuditCheck(audit.get_head(connection), words, None if known is None else known.number)
+
+            return await self._database.read(check)
+
+    def _known(self) -> Head | None:
+        return audit.read_head(self._head_file) if self._head_file.exists() else None

@@ -1,0 +1,144 @@
+"""Uploads in two steps: a file is received and looked at first, and stored as a dataset later.
+
+    receiving ──> staged ──store──> dataset
+                  staged ──discard, 24 h──> gone
+
+Only the person who sent a file sees it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import datetime as dt
+import shutil
+from collections.abc import AsyncIterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from pygrid import codes
+from pygrid.clock import Clock
+from pygrid.core.access import Permission, Principal, require
+from pygrid.core.column_hints import find_hints
+from pygrid.errors import PayloadTooLarge, StorageFull, TooManyRequests
+from pygrid.features.datasets.intake import UploadedFiles
+from pygrid.features.datasets.records import first_records
+from pygrid.features.datasets.service import DatasetsService
+from pygrid.messages.datasets import DatasetInfo, Preview, UploadRequest, UploadTrial, VersionRequest
+from pygrid.storage.staged_files import StagedFiles, StagedUpload
+
+KEPT = dt.timedelta(hours=24)
+MAX_STAGED = 3
+NUM_RECORDS = 10
+SWEEP_S = 600.0
+
+
+@dataclass(frozen=True, slots=True)
+class StagedTrial:
+    """What a staged upload would be stored as."""
+
+    trial: UploadTrial
+    records: Preview
+    mock: Preview | None
+    hints: dict[str, tuple[str, ...]]
+    """By column: what the data owner should look at."""
+
+
+class StagingService:
+    """The use cases of staged uploads."""
+
+    def __init__(self, files: StagedFiles, datasets: DatasetsService, clock: Clock) -> None:
+        self._files = files
+        self._datasets = datasets
+        self._clock = clock
+
+    async def recover(self) -> None:
+        """Remove what a crash or the time has left; called before the first request."""
+        await asyncio.to_thread(self._files.sweep, self._clock.now() - KEPT)
+
+    async def remove_old(self) -> None:
+        """Remove uploads that nobody stored within a day."""
+        await asyncio.to_thread(self._files.drop_old, self._clock.now() - KEPT)
+
+    @contextlib.asynccontextmanager
+    async def receive(self, principal: Principal, announced_bytes: int | None) -> AsyncIterator[Path]:
+        """Yield the folder for the file ``data``; it is removed if the block fails.
+
+        Raises:
+            TooManyRequests: ``too_many_staged``: the caller has three staged uploads.
+            PayloadTooLarge: the announced length is over the limit. StorageFull: the disk has too little space.
+        """
+        require(principal, Permission.UPLOAD_DATA)
+        limits = self._datasets.limits
+        staged = await asyncio.to_thread(self._files.list_of, principal.user_id)
+        if len(staged) >= MAX_STAGED:
+            raise TooManyRequests(
+                f"you have {MAX_STAGED} uploads that are not stored: store or discard one first",
+                code=codes.TOO_MANY_STAGED,
+            )
+        announced = announced_bytes or 0
+        if announced > limits.max_upload_bytes + 64 * 1024:
+            raise PayloadTooLarge(
+                f"the file has more than {limits.max_upload_bytes:,} bytes", max_bytes=limits.max_upload_bytes
+            )
+        free = (await asyncio.to_thread(shutil.disk_usage, self._files.folder)).free
+        if announced + limits.min_free_bytes > free:
+            raise StorageFull(
+                f"the disk of this Domain has {free:,} free bytes; this upload needs about {announced:,}, and "
+                f"{limits.min_free_bytes:,} must stay free",
+                free_bytes=free,
+            )
+        with self._files.receive() as path:
+            yield path
+
+    async def stage(self, principal: Principal, folder: Path, filename: str) -> StagedUpload:
+        """Complete an upload whose file lies in the folder that `receive` has yielded."""
+        name = "".join(one for one in filename if one.isprintable())[-200:]
+        return await asyncio.to_thread(self._files.commit, folder, principal.user_id, name, self._clock.now())
+
+    async def list_staged(self, principal: Principal) -> list[StagedUpload]:
+        """Return the principal's staged uploads, newest first."""
+        return await asyncio.to_thread(self._files.list_of, principal.user_id)
+
+    async def get(self, principal: Principal, staged_id: str) -> StagedUpload:
+        """Return a staged upload of the principal. Raises NotFound: ``staged_not_found``."""
+        return await asyncio.to_thread(self._files.get, principal.user_id, staged_id)
+
+    async def look_at(self, principal: Principal, staged_id: str, request: VersionRequest) -> StagedTrial:
+        """Return what an upload would be stored as by this request; nothing is stored.
+
+        Raises:
+            NotFound: as `get`. PygridError: the file or the request is not valid, as `DatasetsService.try_upload`.
+        """
+        staged = await self.get(principal, staged_id)
+        async with self._datasets.receive_trial(principal, request, None) as draft:
+            trial = await self._datasets.try_upload(draft, UploadedFiles(self._files.path(staged), None))
+            records = await asyncio.to_thread(first_records, draft.data.path, NUM_RECORDS)
+            mock = None
+            if any(draft.mock.path.iterdir()):
+                mock = await asyncio.to_thread(first_records, draft.mock.path, NUM_RECORDS)
+        return StagedTrial(trial, records, mock, find_hints(trial.schema, records.columns))
+
+    async def store(self, principal: Principal, staged_id: str, request: UploadRequest) -> DatasetInfo:
+        """Store a staged upload as a new dataset. Raises as `look_at` and `DatasetsService.upload`."""
+        staged = await self.get(principal, staged_id)
+        async with self._datasets.receive(principal, request, staged.num_bytes) as draft:
+            info = await self._datasets.upload(principal, draft, UploadedFiles(self._files.path(staged), None))
+        await asyncio.to_thread(self._files.drop, staged)
+        return info
+
+    async def store_version(
+        self, principal: Principal, staged_id: str, dataset_id: int, request: VersionRequest
+    ) -> DatasetInfo:
+        """Store a staged upload as a new version of a dataset. Raises as `DatasetsService.add_version`."""
+        staged = await self.get(principal, staged_id)
+        await self._datasets.check_managed(principal, dataset_id)
+        async with self._datasets.receive_version(principal, dataset_id, request, staged.num_bytes) as draft:
+            files = UploadedFiles(self._files.path(staged), None)
+            info = await self._datasets.add_version(principal, dataset_id, draft, files)
+        await asyncio.to_thread(self._files.drop, staged)
+        return info
+
+    async def discard(self, principal: Principal, staged_id: str) -> None:
+        """Remove a staged upload. Raises NotFound: as `get`."""
+        await asyncio.to_thread(self._files.drop, await self.get(principal, staged_id))

@@ -1,0 +1,271 @@
+"""Functions of torch written out with operators that can be traced; each equals the original.
+
+`interception` puts them in place of the originals while an author's code is traced. `TRACED` lists them.
+"""
+
+from __future__ import annotations
+
+import inspect
+import itertools
+import math
+from collections.abc import Callable, Sequence
+from types import SimpleNamespace
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+
+from pygrid import codes
+from pygrid.errors import AuthoringError
+from pygrid.plans.authoring.diagnostics import authoring_error, current_place
+from pygrid.plans.authoring.recurrent import MAX_LENGTH
+
+TRACED: dict[Any, Callable[..., Any]] = {}
+"""Function of torch -> function with the same arguments."""
+REFERENCE: dict[Any, Callable[..., Any]] = {}
+"""As `TRACED`, for the eager code that a plan is compared with: where torch leaves a result open, or rounds it more."""
+
+
+def _stands_for(*functions: Any) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+    def register(replacement: Callable[..., Any]) -> Callable[..., Any]:
+        TRACED.update(dict.fromkeys(functions, replacement))
+        return replacement
+
+    return register
+
+
+def _by_definition(*functions: Any) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+    def register(replacement: Callable[..., Any]) -> Callable[..., Any]:
+        REFERENCE.update(dict.fromkeys(functions, replacement))
+        return replacement
+
+    return register
+
+
+def _given(function: Callable[..., Any], *args: Any, **kwargs: Any) -> SimpleNamespace:
+    """The arguments of a call by name, with torch's defaults."""
+    bound = inspect.signature(function).bind(*args, **kwargs)
+    bound.apply_defaults()
+    return SimpleNamespace(**bound.arguments)
+
+
+# -- pooling ---------------------------------------------------------------------------------------------------------
+
+
+def _adaptive_places(given: Sequence[int], wanted: Sequence[int]) -> torch.Tensor:
+    """``[outputs, places]``: the places of each window in a flattened image; short windows repeat their last place."""
+    windows = [
+        [range(i * size // out, -(-(i + 1) * size // out)) for i in range(out)]
+        for size, out in zip(given, wanted, strict=True)
+    ]
+    strides = [math.prod(given[axis + 1 :]) for axis in range(len(given))]
+    rows = [
+        [sum(p * s for p, s in zip(place, strides, strict=True)) for place in itertools.product(*window)]
+        for window in itertools.product(*windows)
+    ]
+    longest = max(len(row) for row in rows)
+    return torch.tensor([row + [row[-1]] * (longest - len(row)) for row in rows])
+
+
+def _adaptive_max_pool(n: int) -> Callable[..., Any]:
+    """Adaptive max pooling over ``n`` axes; its windows need not be equal."""
+    pool: Callable[..., Any] = (F.max_pool1d, F.max_pool2d, F.max_pool3d)[n - 1]
+
+    def adaptive_max_pool(input: torch.Tensor, output_size: Any, return_indices: bool = False) -> Any:
+        sizes = output_size if isinstance(output_size, Sequence) else [output_size] * n
+        given = [int(size) for size in input.shape[-n:]]
+        wanted = [size if out is None else int(out) for size, out in zip(given, sizes, strict=True)]
+        if not any(size % out for size, out in zip(given, wanted, strict=True)):
+            kernel = [size // out for size, out in zip(given, wanted, strict=True)]
+            return pool(input, kernel, return_indices=return_indices)
+        places = _adaptive_places(given, wanted)
+        values, chosen = input.flatten(-n)[..., places].max(-1)
+        shape = (*input.shape[:-n], *wanted)
+        if not return_indices:
+            return values.reshape(shape)
+        indices = torch.gather(places.expand(*values.shape, -1), -1, chosen.unsqueeze(-1))
+        return values.reshape(shape), indices.reshape(shape)
+
+    return adaptive_max_pool
+
+
+def _with_indices(pool: Callable[..., Any]) -> Callable[..., Any]:
+    return lambda input, output_size, return_indices=False: pool(input, output_size, True)
+
+
+_ADAPTIVE = (
+    (F.adaptive_max_pool1d, F.adaptive_max_pool1d_with_indices),
+    (F.adaptive_max_pool2d, F.adaptive_max_pool2d_with_indices),
+    (F.adaptive_max_pool3d, F.adaptive_max_pool3d_with_indices),
+)
+for _n, (_plain, _indexed) in enumerate(_ADAPTIVE, start=1):
+    TRACED[_plain] = _adaptive_max_pool(_n)
+    TRACED[_indexed] = _with_indices(TRACED[_plain])
+
+
+# -- order -----------------------------------------------------------------------------------------------------------
+
+
+@_by_definition(torch.topk, torch.Tensor.topk)
+def _stable_topk(input: torch.Tensor, k: int, dim: int = -1, largest: bool = True, sorted: bool = True) -> Any:
+    values, indices = torch.sort(input, dim=dim, descending=largest, stable=True)
+    return torch.return_types.topk((values.narrow(dim, 0, k), indices.narrow(dim, 0, k)))
+
+
+@_by_definition(torch.kthvalue, torch.Tensor.kthvalue)
+@_stands_for(torch.kthvalue, torch.Tensor.kthvalue)
+def kthvalue(input: torch.Tensor, k: int, dim: int = -1, keepdim: bool = False) -> Any:
+    values, indices = (part.narrow(dim, k - 1, 1) for part in torch.sort(input, dim=dim, stable=True))
+    parts = (values, indices) if keepdim else (values.squeeze(dim), indices.squeeze(dim))
+    return torch.return_types.kthvalue(parts)
+
+
+@_by_definition(torch.median, torch.Tensor.median)
+@_stands_for(torch.median, torch.Tensor.median)
+def median(input: torch.Tensor, dim: int | None = None, keepdim: bool = False) -> Any:
+    """The lower of the two middle elements, as torch defines it."""
+    if dim is None:
+        return kthvalue(input.reshape(-1), (input.numel() + 1) // 2, 0)[0]
+    return torch.return_types.median(tuple(kthvalue(input, (input.shape[dim] + 1) // 2, dim, keepdim)))
+
+
+# -- look-up and products --------------------------------------------------------------------------------------------
+
+
+@_by_definition(torch.embedding)
+@_stands_for(torch.embedding)
+def embedding(
+    weight: torch.Tensor, indices: torch.Tensor, padding_idx: int = -1, scale_grad_by_freq: bool = False,
+    sparse: bool = False,
+) -> torch.Tensor:  # fmt: skip
+    """With a dense gradient: a plan has no sparse arrays."""
+    return torch.ops.aten.embedding.default(weight, indices, padding_idx, scale_grad_by_freq)
+
+
+@_by_definition(F.embedding_bag)
+@_stands_for(F.embedding_bag)
+def embedding_bag(input: torch.Tensor, weight: torch.Tensor, *args: Any, **kwargs: Any) -> torch.Tensor:
+    """The sum, mean or maximum of the rows of each bag; a bag is a row of ``input [bags, size]``."""
+    if input.dim() != 2:
+        raise _refused("EmbeddingBag with offsets", "use bags of one size, [batch, size], filled with padding_idx")
+    given = _given(F.embedding_bag, input, weight, *args, **kwargs)
+    if given.max_norm is not None or given.scale_grad_by_freq:
+        raise _refused("EmbeddingBag with max_norm or scale_grad_by_freq", "leave them out")
+    rows = F.embedding(input, weight)
+    if given.per_sample_weights is not None:
+        rows = rows * given.per_sample_weights.unsqueeze(-1)
+    if given.padding_idx is None:
+        return {"sum": rows.sum(1), "mean": rows.mean(1), "max": rows.max(1).values}[given.mode]
+    kept = (input != given.padding_idx % weight.shape[0]).unsqueeze(-1)
+    count = kept.sum(1)
+    if given.mode == "max":
+        largest = torch.where(kept, rows, float("-inf")).max(1).values
+        return torch.where(count > 0, largest, 0.0)
+    total = torch.where(kept, rows, 0.0).sum(1)
+    return total / count.clamp(min=1) if given.mode == "mean" else total
+
+
+@_stands_for(F.bilinear)
+def bilinear(
+    input1: torch.Tensor, input2: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None = None
+) -> torch.Tensor:
+    """``x1 @ W[o] @ x2`` for each output o."""
+    outputs, first, second = weight.shape
+    left = input1.reshape(-1, first) @ weight.permute(1, 0, 2).reshape(first, outputs * second)
+    result = (left.reshape(-1, outputs, second) * input2.reshape(-1, 1, second)).sum(-1)
+    result = result if bias is None else result + bias
+    return result.reshape(*input1.shape[:-1], outputs)
+
+
+@_by_definition(torch.cdist)
+@_stands_for(torch.cdist)
+def cdist(x1: torch.Tensor, x2: torch.Tensor, p: float = 2.0, compute_mode: str | None = None) -> torch.Tensor:
+    """The p-norm of the difference of each row of ``x1 [..., a, m]`` and each row of ``x2 [..., b, m]``.
+
+    Where two rows are equal the gradient is 0. torch may compute the distances by a product of matrices, which loses
+    half of the digits.
+    """
+    gap = (x1.unsqueeze(-2) - x2.unsqueeze(-3)).abs()
+    if p == 1:
+        return gap.sum(-1)
+    if math.isinf(p):
+        return gap.amax(-1)
+    if p == 0:
+        return (gap != 0).to(gap.dtype).sum(-1)
+    total = (gap * gap if p == 2 else gap.pow(p)).sum(-1)
+    is_apart = total > 0
+    root = torch.where(is_apart, total, 1.0)
+    return torch.where(is_apart, root.sqrt() if p == 2 else root.pow(1 / p), 0.0)
+
+
+def _refused(what: str, way_out: str) -> AuthoringError:
+    reason = f"{what} is not in the plan set; {way_out}"
+    return authoring_error(reason, current_place(), code=codes.PLAN_OPERATOR_UNSUPPORTED)
+
+
+# -- alignment of sequences ------------------------------------------------------------------------------------------
+
+_IMPOSSIBLE = -1e30
+"""Logarithm of a probability of zero: finite, so that gradients are."""
+
+
+@_stands_for(F.ctc_loss)
+def ctc_loss(log_probs: torch.Tensor, targets: torch.Tensor, *args: Any, **kwargs: Any) -> torch.Tensor:
+    """Connectionist temporal classification: minus the log-probability of all alignments of a target.
+
+    Args:
+        log_probs: ``[time, batch, classes]``.
+        targets: ``[batch, length]``.
+    Source: Graves et al., "Connectionist temporal classification", ICML 2006, section 4.1.
+    """
+    if targets.dim() != 2:
+        raise _refused("ctc_loss with targets in one row", "use targets of shape [batch, length]")
+    if log_probs.shape[0] > MAX_LENGTH:
+        raise _refused(f"ctc_loss over {log_probs.shape[0]} steps, which are unrolled,", f"use at most {MAX_LENGTH}")
+    given = _given(F.ctc_loss, log_probs, targets, *args, **kwargs)
+    steps, labels = torch.as_tensor(given.input_lengths), torch.as_tensor(given.target_lengths)
+    blanks = torch.full_like(targets, given.blank)
+    # blank, label, blank, label, ..., blank
+    path = torch.cat([torch.stack([blanks, targets], -1).flatten(1), blanks[:, :1]], 1)
+    score = log_probs.gather(2, path.unsqueeze(0).expand(log_probs.shape[0], -1, -1))
+    # A blank between two different labels may be skipped.
+    differs = (path[:, 2:] != path[:, :-2]) & (path[:, 2:] != given.blank)
+    may_skip = F.pad(differs, (2, 0))
+    begins = torch.arange(path.shape[1]) < 2
+    alpha = torch.where(begins, score[0], _IMPOSSIBLE)
+    for time in range(1, log_probs.shape[0]):
+        one = F.pad(alpha[:, :-1], (1, 0), value=_IMPOSSIBLE)
+        two = torch.where(may_skip, F.pad(alpha[:, :-2], (2, 0), value=_IMPOSSIBLE), _IMPOSSIBLE)
+        moved = _log_sum(alpha, one, two) + score[time]
+        alpha = torch.where((steps > time).unsqueeze(1), moved, alpha)
+    end = 2 * labels.unsqueeze(1)
+    at_label = torch.where(end[:, 0] > 0, alpha.gather(1, (end - 1).clamp(min=0))[:, 0], _IMPOSSIBLE)
+    loss = -_log_sum(alpha.gather(1, end)[:, 0], at_label)
+    loss = torch.where(loss < -_IMPOSSIBLE / 2, loss, 0.0 if given.zero_infinity else float("inf"))
+    if given.reduction == "mean":
+        return (loss / labels.clamp(min=1)).mean()
+    return loss.sum() if given.reduction == "sum" else loss
+
+
+def _log_sum(*parts: torch.Tensor) -> torch.Tensor:
+    """The logarithm of the sum of exponentials, element by element."""
+    largest = torch.stack(parts).amax(0).detach()
+    return largest + torch.log(sum(torch.exp(part - largest) for part in parts))
+
+
+# -- losses ----------------------------------------------------------------------------------------------------------
+
+
+@_stands_for(F.gaussian_nll_loss)
+def _gaussian_nll_loss(*args: Any, **kwargs: Any) -> torch.Tensor:
+    """Torch also raises an error for a negative variance, which depends on data; here, ``eps`` takes its place."""
+    call = _given(F.gaussian_nll_loss, *args, **kwargs)
+    var = torch.as_tensor(call.var, dtype=call.input.dtype)
+    if var.dim() == call.input.dim() - 1:
+        var = var.unsqueeze(-1)
+    # The clamp has no gradient in torch.
+    var = var + (var.clamp(min=call.eps) - var).detach()
+    loss = 0.5 * (torch.log(var) + (call.input - call.target) ** 2 / var)
+    if call.full:
+        loss = loss + 0.5 * math.log(2 * math.pi)
+    return {"mean": loss.mean, "sum": loss.sum, "none": loss.clone}[call.reduction]()

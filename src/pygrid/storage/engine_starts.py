@@ -1,0 +1,100 @@
+"""Starts of Workers by engines: the table, and queries inside a transaction of the caller.
+
+    starting ──its Worker claims the job──> claimed ──> ending ──> ended
+        └──no claim in time────────────────────────────────^
+
+A start token claims one job once. Both secrets, the token and the one that the Worker gets for it, are stored hashed.
+"""
+
+from __future__ import annotations
+
+import datetime as dt
+from typing import Any
+
+import sqlalchemy as sa
+
+from pygrid.core.engine_starts import EngineStart, StartState, handle_of
+from pygrid.storage.sql.metadata import UtcDateTime, metadata
+
+engine_starts = sa.Table(
+    "engine_starts",
+    metadata,
+    sa.Column("number", sa.Integer, primary_key=True),
+    sa.Column("job_id", sa.String(64), nullable=False),
+    # The number of the start among those of its job, from 1.
+    sa.Column("fence", sa.Integer, nullable=False),
+    sa.Column("pool", sa.String(40), nullable=False),
+    # The name of the Worker at its engine.
+    sa.Column("handle", sa.String(128), nullable=False),
+    sa.Column("token_hash", sa.String(64), nullable=False, unique=True),
+    # SHA-256 of the secret that the Worker got for its token; it is valid in the state `claimed`.
+    sa.Column("secret_hash", sa.String(64), nullable=True, unique=True),
+    sa.Column("state", sa.String(16), nullable=False, index=True),
+    sa.Column("started_at", UtcDateTime, nullable=False),
+    sa.UniqueConstraint("job_id", "fence"),
+    # A number is never used twice: it names the Worker of a lease.
+    sqlite_autoincrement=True,
+)
+
+_COLUMNS = [engine_starts.c[name] for name in ("number", "job_id", "fence", "pool", "handle", "state", "started_at")]
+
+
+def put_start(connection: sa.Connection, job_id: str, pool: str, token_hash: str, now: dt.datetime) -> EngineStart:
+    """Add a start in the state ``starting``."""
+    last = sa.select(sa.func.max(engine_starts.c.fence)).where(engine_starts.c.job_id == job_id)
+    fence = (connection.execute(last).scalar() or 0) + 1
+    values = {
+        "job_id": job_id,
+        "fence": fence,
+        "pool": pool,
+        "handle": handle_of(job_id, fence),
+        "token_hash": token_hash,
+        "state": StartState.STARTING.value,
+        "started_at": now,
+    }
+    return _start(connection.execute(engine_starts.insert().values(values).returning(*_COLUMNS)).one())
+
+
+def find_starting(connection: sa.Connection, token_hash: str) -> EngineStart | None:
+    """The start whose token nobody has used."""
+    where = (engine_starts.c.token_hash == token_hash, engine_starts.c.state == StartState.STARTING.value)
+    row = connection.execute(sa.select(*_COLUMNS).where(*where)).first()
+    return None if row is None else _start(row)
+
+
+def claim_start(connection: sa.Connection, token_hash: str, secret_hash: str) -> EngineStart | None:
+    """``starting -> claimed``, once: of several concurrent calls one succeeds. None: the token is not valid."""
+    where = (engine_starts.c.token_hash == token_hash, engine_starts.c.state == StartState.STARTING.value)
+    values = {"state": StartState.CLAIMED.value, "secret_hash": secret_hash}
+    row = connection.execute(engine_starts.update().where(*where).values(values).returning(*_COLUMNS)).first()
+    return None if row is None else _start(row)
+
+
+def find_claimed(connection: sa.Connection, secret_hash: str) -> EngineStart | None:
+    """The start that a Worker with this secret has claimed, until its job is over."""
+    where = (engine_starts.c.secret_hash == secret_hash, engine_starts.c.state == StartState.CLAIMED.value)
+    row = connection.execute(sa.select(*_COLUMNS).where(*where)).first()
+    return None if row is None else _start(row)
+
+
+def finish_start(connection: sa.Connection, number: int) -> None:
+    """``starting, claimed -> ending``."""
+    states = (StartState.STARTING.value, StartState.CLAIMED.value)
+    where = (engine_starts.c.number == number, engine_starts.c.state.in_(states))
+    connection.execute(engine_starts.update().where(*where).values(state=StartState.ENDING.value))
+
+
+def close_start(connection: sa.Connection, number: int) -> None:
+    """``ending -> ended``."""
+    where = (engine_starts.c.number == number, engine_starts.c.state == StartState.ENDING.value)
+    connection.execute(engine_starts.update().where(*where).values(state=StartState.ENDED.value))
+
+
+def list_open(connection: sa.Connection) -> list[EngineStart]:
+    """The starts that have not ended, oldest first."""
+    query = sa.select(*_COLUMNS).where(engine_starts.c.state != StartState.ENDED.value).order_by(engine_starts.c.number)
+    return [_start(row) for row in connection.execute(query)]
+
+
+def _start(row: sa.Row[Any]) -> EngineStart:
+    return EngineStart(**{**row._mapping, "state": StartState(row.state)})

@@ -1,0 +1,37 @@
+"""Users in pages: by id, with a text that their e-mails must have."""
+
+from __future__ import annotations
+
+import datetime as dt
+from dataclasses import dataclass
+
+import sqlalchemy as sa
+
+from pygrid.storage.accounts import roles, sessions, users
+
+
+@dataclass(frozen=True, slots=True)
+class PersonRow:
+    """A user as a list shows it."""
+
+    id: int
+    email: str
+    role: str
+    created_at: dt.datetime
+    last_seen_at: dt.datetime | None
+    """Last use of a session that has not ended."""
+
+
+def list_people(connection: sa.Connection, *, after: int = 0, limit: int = 100, text: str = "") -> list[PersonRow]:
+    """Users with ids above ``after``, in order."""
+    seen = sa.select(sa.func.max(sessions.c.last_seen_at)).where(sessions.c.user_id == users.c.id).scalar_subquery()
+    statement = (
+        sa.select(users.c.id, users.c.email, roles.c.name, users.c.created_at, seen)
+        .join_from(users, roles, users.c.role_id == roles.c.id)
+        .where(users.c.id > after)
+        .order_by(users.c.id)
+        .limit(limit)
+    )
+    if text:
+        statement = statement.where(users.c.email_key.contains(text.casefold(), autoescape=True))
+    return [PersonRow(*row) for row in connection.execute(statement)]

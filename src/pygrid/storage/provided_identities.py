@@ -1,0 +1,32 @@
+"""Which account belongs to a person at an OpenID Connect provider."""
+
+from __future__ import annotations
+
+import datetime as dt
+
+import sqlalchemy as sa
+
+from pygrid.storage.sql.metadata import UtcDateTime, metadata
+
+provided_identities = sa.Table(
+    "provided_identities",
+    metadata,
+    sa.Column("issuer", sa.Text, primary_key=True),
+    sa.Column("subject", sa.Text, primary_key=True),
+    sa.Column("user_id", sa.ForeignKey("users.id", ondelete="CASCADE"), nullable=False, index=True),
+    sa.Column("created_at", UtcDateTime, nullable=False),
+)
+
+
+def find_provided_user(connection: sa.Connection, issuer: str, subject: str) -> int | None:
+    """The id of the account of this person."""
+    own = (provided_identities.c.issuer == issuer, provided_identities.c.subject == subject)
+    return connection.execute(sa.select(provided_identities.c.user_id).where(*own)).scalar()
+
+
+def put_provided_identity(connection: sa.Connection, issuer: str, subject: str, user_id: int, now: dt.datetime) -> None:
+    """Connect a person at a provider to an account, in place of an earlier person of this issuer."""
+    own = (provided_identities.c.issuer == issuer, provided_identities.c.user_id == user_id)
+    connection.execute(sa.delete(provided_identities).where(*own))
+    values = {"issuer": issuer, "subject": subject, "user_id": user_id, "created_at": now}
+    connection.execute(sa.insert(provided_identities).values(values))

@@ -1,0 +1,163 @@
+"""The published refusals: the texts that clients of 2020 compare, and the statuses where they differ.
+
+This is the only table of them; the routes of both apps and the WebSocket at ``/`` use it. A refusal stays a problem
+document with a stable ``code``. The published text is one more member of it: ``error``, or ``message`` on the routes of
+nodes at a Network.
+"""
+
+from __future__ import annotations
+
+import enum
+import json
+from collections.abc import Mapping
+from typing import Any
+
+from litestar import Request, Response
+from litestar.exceptions import HTTPException
+
+from pygrid.errors import PygridError
+from pygrid.web.problems import answer_unexpected, explain, problem_response, to_problem
+from pygrid.web.requests import AppRequest
+
+MAX_EXPLAINED = 4096
+"""Longest invalid JSON that is decoded a second time, for Python's words about it."""
+
+
+class Area(enum.Enum):
+    """A part of the published interface with its own statuses."""
+
+    ACCOUNTS = enum.auto()
+    """``/users``, ``/roles`` and ``/groups``, and their messages."""
+    DEVICES = enum.auto()
+    """``/model-centric``, and its messages."""
+    DATA = enum.auto()
+    """``/data-centric``, and its messages."""
+    NODES = enum.auto()
+    """The routes of nodes and of searches at a Network."""
+
+    @property
+    def member(self) -> str:
+        """Name of the member with the published text."""
+        return "message" if self is Area.NODES else "error"
+
+
+TEXTS: Mapping[str, str] = {
+    "unauthenticated": "Missing request key!",
+    "missing_request_key": "Missing request key!",
+    "invalid_credentials": "Invalid credentials!",
+    "not_permitted": "User is not authorized for this operation!",
+    "user_not_found": "User ID not found!",
+    "role_not_found": "Role ID not found!",
+    "group_not_found": "Group ID not found!",
+    "worker_not_found": "Worker ID not found!",
+    "protocol_not_found": "Protocol ID not found!",
+    "plan_not_found": "Plan ID not found!",
+    "model_not_found": "Model ID not found!",
+    "cycle_closed": "Cycle not found!",
+    "process_not_found": "Not found any process related with this cycle and worker ID.",
+    "process_exists": "FL Process already exists.",
+    "invalid_request_key": "Invalid request key!",
+    "model_exists": "Model id already exists.",
+    "inference_not_allowed": "You're not allowed to run inferences on this model.",
+}
+"""Code of an error -> its text in all areas but that of nodes.
+
+An error without a row here or below keeps its own text.
+"""
+
+_INVALID_JSON = "Invalid JSON format."
+
+ROWS: Mapping[Area, Mapping[str, tuple[int | None, str | None]]] = {
+    Area.ACCOUNTS: {
+        "unauthenticated": (400, None),
+        "missing_field": (400, TEXTS["unauthenticated"]),
+        "missing_request_key": (400, TEXTS["unauthenticated"]),
+        "invalid_credentials": (403, None),
+        "ambiguous_credentials": (400, TEXTS["unauthenticated"]),
+        "signup_closed": (403, TEXTS["not_permitted"]),
+        "built_in_role": (403, TEXTS["not_permitted"]),
+        "last_owner": (403, TEXTS["not_permitted"]),
+    },
+    Area.DEVICES: {
+        "auth_token_missing": (400, None),
+        "auth_token_invalid": (400, None),
+        "auth_token_refused": (400, None),
+    },
+    Area.DATA: {},
+    Area.NODES: {
+        "invalid_json": (400, _INVALID_JSON),
+        "invalid_input": (400, _INVALID_JSON),
+        "missing_field": (400, _INVALID_JSON),
+        "invalid_text": (400, _INVALID_JSON),
+        "json_too_complex": (400, _INVALID_JSON),
+        "duplicate_key": (400, _INVALID_JSON),
+        "node_exists": (409, "This ID has already been registered"),
+        "domain_not_found": (409, "This ID was not found in connected nodes"),
+    },
+}
+"""Area -> code -> (status, text). None: the status of the error, the text of `TEXTS`."""
+
+
+IN_QUERY: Mapping[str, int] = {
+    "cycle_closed": 400,
+    "worker_not_found": 400,
+    "model_not_found": 400,
+    "plan_not_found": 400,
+    "protocol_not_found": 400,
+}
+"""Code -> status on the routes of devices for clients of 2020, which send their request key in the query."""
+
+
+def find_text(area: Area, code: str, detail: str) -> str:
+    """Return the published text of an error; ``detail`` if there is none."""
+    _, text = ROWS[area].get(code, (None, None))
+    return text or (detail if area is Area.NODES else TEXTS.get(code, detail))
+
+
+def publish(problem: Mapping[str, Any], area: Area) -> dict[str, Any]:
+    """Return the problem document with the published status and text."""
+    code = problem["code"]
+    status, _ = ROWS[area].get(code, (None, None))
+    published = {
+        **problem,
+        "status": status or problem["status"],
+        area.member: find_text(area, code, problem["detail"]),
+    }
+    return {**published, "success": False} if code == "model_exists" else published
+
+
+def exception_handlers(area: Area) -> dict[Any, Any]:
+    """Return the ``exception_handlers`` of a router in this area."""
+
+    def answer_error(request: Request[Any, Any, Any], error: PygridError) -> Response[bytes]:
+        if error.status == 500:
+            return answer_unexpected(request, error)
+        problem = publish(explain(request, error), area)
+        if area is Area.DEVICES and "request_key" in request.query_params:
+            problem["status"] = IN_QUERY.get(error.code, problem["status"])
+        if error.code == "invalid_json" and area is not Area.NODES:
+            problem[area.member] = _words_about_body(request) or problem[area.member]
+        return problem_response(problem)
+
+    def answer_http_error(_request: Request[Any, Any, Any], error: HTTPException) -> Response[bytes]:
+        return problem_response(publish(to_problem(error), area), error.headers)
+
+    return {PygridError: answer_error, HTTPException: answer_http_error}
+
+
+def in_pythons_words(text: str) -> str:
+    """Return Python's error for invalid JSON, which published answers contain; empty: there is none, or it is long."""
+    if len(text) > MAX_EXPLAINED:
+        return ""
+    try:
+        json.loads(text)
+    except ValueError as error:
+        return str(error)
+    except RecursionError:
+        pass
+    return ""
+
+
+def _words_about_body(request: Request[Any, Any, Any]) -> str:
+    body = request.read_body if isinstance(request, AppRequest) else b""
+    return in_pythons_words(body.decode(errors="replace")) if len(body) <= MAX_EXPLAINED else ""
