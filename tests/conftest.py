@@ -2,23 +2,24 @@
 
 from __future__ import annotations
 
-import functools
 import gc
 import itertools
 import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from pathlib import Path
-from types import FunctionType
 from typing import Any
 
 import hypothesis
 import pytest
-from litestar.utils import signature
 from xdist.scheduler import LoadScopeScheduling
 
 from pygrid.storage.sql.database import Database
+from support import shared_work
+from support.cpu_times import CpuTimes
+from support.leaks import _nothing_left_open, _thaw  # noqa: F401 - fixtures of every test
 from support.postgres import PostgresServer
+from support.thorough import USUAL_EXAMPLES
 
 # Before numpy is first imported: many tests start threads and processes of their own.
 for _name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS"):
@@ -26,27 +27,12 @@ for _name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS"):
 
 # An example takes longer than the usual 200 ms where other processes use the machine: no test depends on the time it
 # takes.
-hypothesis.settings.register_profile("pygrid", deadline=None)
+hypothesis.settings.register_profile("pygrid", deadline=None, max_examples=USUAL_EXAMPLES)
 hypothesis.settings.load_profile("pygrid")
 
 _numbers = itertools.count()
 
-_read_hints = signature.get_fn_type_hints
-
-
-@functools.lru_cache(maxsize=4096)
-def _hints_once(fn: Any, names: tuple[tuple[str, Any], ...]) -> dict[str, Any]:
-    return _read_hints(fn, dict(names))
-
-
-def _get_fn_type_hints(fn: Any, namespace: dict[str, Any] | None = None) -> dict[str, Any]:
-    if not isinstance(fn, FunctionType) or "<locals>" in fn.__qualname__:  # it may belong to one app
-        return _read_hints(fn, namespace)
-    return dict(_hints_once(fn, tuple((namespace or {}).items())))
-
-
-# Reading the annotations of the handlers, which all apps share, takes half of the time in which an app is built.
-signature.get_fn_type_hints = _get_fn_type_hints
+shared_work.share()
 
 WAITING = (
     "tests/unit/compute/runtime/test_attack_plans.py",
@@ -54,15 +40,31 @@ WAITING = (
     "tests/e2e/test_demo.py",
     "tests/e2e/test_relay_processes.py",
     "tests/e2e/test_remote_worker.py",
-    "tests/e2e/test_search_processes.py",
     "tests/e2e/test_start.py",
     "tests/e2e/test_up.py",
     "tests/e2e/test_sdk_docs.py",
     "tests/e2e/test_network_start.py",
     "tests/web/jobs/test_federated_enemies.py",
     "tests/web/relay/test_lying_relay.py",
+    "tests/schedules/test_schedules.py",
 )
 """Files that take long and whose tests share nothing: each test may run in another process."""
+
+ORDER = (
+    "tests/e2e/test_example_projects.py",
+    "tests/docs/test_tutorials.py",
+    "tests/web/test_openapi.py",
+    "tests/web/test_permissions.py",
+    "tests/web/network/test_openapi_network.py",
+    "tests/unit/tabular/test_csv_reader.py",
+    *WAITING,
+    "tests/e2e/",
+    "tests/unit/plans/authoring/",
+    "tests/web/jobs/",
+    "tests/web/",
+    "tests/contract/",
+)
+"""Files and folders from the longest on. All tests of a file that is not in `WAITING` run in one process."""
 
 
 class Scheduler(LoadScopeScheduling):
@@ -73,42 +75,50 @@ class Scheduler(LoadScopeScheduling):
         return nodeid if path in WAITING else path
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--cpu", action="store_true", help="print the processor time of each folder and file of tests")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    if config.getoption("cpu"):
+        config.pluginmanager.register(CpuTimes())
+
+
 @pytest.hookimpl(optionalhook=True)
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Scheduler | None:
     return Scheduler(config, log) if config.getvalue("dist") == "loadfile" else None
 
 
+@pytest.hookimpl(wrapper=True)
+def pytest_collection() -> Generator[None, object, object]:
+    """Nothing that is collected is garbage; a sixth of the time goes into the search for some."""
+    gc.disable()
+    try:
+        return (yield)
+    finally:
+        gc.enable()
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """What takes long comes first, so that the processes end together; what starts apps as processes is slow."""
-    for item in items:
-        if item.nodeid.startswith("tests/e2e/"):
+    """What takes long comes first, so that the processes end together; what starts apps as processes is slow.
+
+    Tests that wait for apps take turns with tests that compute, so that the processor is always in use.
+    """
+    waiting: dict[str, list[pytest.Item]] = {}
+    computing: dict[str, list[pytest.Item]] = {}
+    for item in sorted(items, key=lambda item: _rank(item.nodeid.partition("::")[0])):
+        path = item.nodeid.partition("::")[0]
+        is_e2e = path.startswith("tests/e2e/")
+        if is_e2e:
             item.add_marker(pytest.mark.slow)
-    items.sort(key=lambda item: _rank(item.nodeid.partition("::")[0]))
+        kind = waiting if is_e2e or path in WAITING else computing
+        kind.setdefault(item.nodeid if path in WAITING else path, []).append(item)
+    turns = itertools.zip_longest(waiting.values(), computing.values(), fillvalue=[])
+    items[:] = [item for turn in turns for together in turn for item in together]
 
 
 def _rank(path: str) -> int:
-    folders = ("tests/e2e/", "tests/web/jobs/", "tests/web/", "tests/contract/")
-    if path in WAITING:
-        return WAITING.index(path)
-    return len(WAITING) + next((n for n, folder in enumerate(folders) if path.startswith(folder)), len(folders))
-
-
-@pytest.fixture(scope="module", autouse=True)
-def _thaw() -> Iterator[None]:
-    """What fixtures of the module made may be collected with the next module."""
-    yield
-    gc.unfreeze()
-
-
-@pytest.fixture(autouse=True)
-def _nothing_left_open() -> Iterator[None]:
-    """What a test leaves open fails this test, and not another one in which the collector happens to find it.
-
-    ``PYTHONTRACEMALLOC=20`` shows where it was opened.
-    """
-    gc.freeze()  # the collector looks at what the test made only, which takes some milliseconds
-    yield
-    gc.collect()
+    return next((number for number, start in enumerate(ORDER) if path.startswith(start)), len(ORDER))
 
 
 @pytest.fixture(scope="session", autouse=True)

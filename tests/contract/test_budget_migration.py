@@ -14,7 +14,6 @@ from pygrid.privacy.ledger import cost_of, epsilon_left, open_cap
 from pygrid.storage import audit, budget_log, budgets, charges
 from pygrid.storage.sql.database import Database
 from pygrid.storage.sql.migrations import FOLDER, migrate
-from support.budgets import put_grant
 
 NOW = dt.datetime(2026, 5, 1, 12, tzinfo=dt.UTC)
 SAMPLED = '[{"noise_multiplier":1.5,"rounds":200,"sampling_rate":0.01,"type":"poisson_sampled_gaussian"}]'
@@ -123,8 +122,8 @@ def test_a_cap_that_was_changed_behind_the_log_is_found(migrated: Database, stat
 def test_changes_that_the_log_knows_are_no_fault(migrated: Database) -> None:
     def change(connection: sa.Connection) -> None:
         budgets.update_budget(connection, 1, epsilon=4.0, user_epsilon=3.5, actor=1, now=NOW)
-        put_grant(connection, 2, 9, 1.0, NOW)
-        put_grant(connection, 2, 9, 1.5, NOW)
+        budgets.put_grant(connection, 2, 9, 1.0, actor=1, now=NOW)
+        budgets.put_grant(connection, 2, 9, 1.5, actor=1, now=NOW)
         charges.reserve(connection, job_id="x", dataset_id=2, user_id=8, events=[Gaussian(50.0)], now=NOW)
         budgets.update_budget(connection, 2, epsilon=5.0, user_epsilon=2.0, actor=1, now=NOW)
 

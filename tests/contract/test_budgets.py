@@ -39,7 +39,6 @@ from pygrid.storage.audit import Head, audit_entries
 from pygrid.storage.datasets import datasets
 from pygrid.storage.sql.database import Database
 from pygrid.storage.sql.migrations import migrate
-from support.budgets import put_grant
 
 NOW = dt.datetime(2026, 5, 1, 12, tzinfo=dt.UTC)
 DATASET, ALICE, BOB = 7, 11, 12
@@ -212,7 +211,7 @@ def test_without_a_budget_or_a_grant_nothing_is_accepted(ledger: Database) -> No
     def prepare(connection: sa.Connection) -> None:
         put_dataset(connection, 8)
         budgets.open_budget(connection, 8, CAP, None, actor=1, now=NOW)
-        put_grant(connection, 8, BOB, 1.0, NOW)
+        budgets.put_grant(connection, 8, BOB, 1.0, actor=1, now=NOW)
 
     ledger.write_now(prepare)
     assert reserve(ledger, "a", ALICE, dataset_id=8) == Rejected(BudgetRefusal.NO_GRANT)
@@ -265,7 +264,9 @@ def test_a_raised_cap_admits_more_and_a_lowered_one_nothing(ledger: Database) ->
 
 def test_a_grant_of_ones_own_is_not_changed_with_what_everybody_gets(ledger: Database) -> None:
     def grant(epsilon: float) -> float:
-        return ledger.write_now(lambda connection: put_grant(connection, DATASET, BOB, epsilon, NOW)).epsilon
+        return ledger.write_now(
+            lambda connection: budgets.put_grant(connection, DATASET, BOB, epsilon, actor=1, now=NOW)
+        ).epsilon
 
     assert (grant(0.5), grant(2.5)) == (0.5, 2.5)
     reserve(ledger, "job", ALICE)

@@ -12,7 +12,7 @@ import asyncio
 import datetime as dt
 import sqlite3
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -25,6 +25,7 @@ import pygrid.storage.tables  # noqa: F401 - adds its tables to the metadata
 from pygrid.errors import InvalidConfig, StorageFull, Unavailable
 from pygrid.storage.accounts import list_roles, seed_roles
 from pygrid.storage.sql.database import Database
+from pygrid.storage.sql.lanes import Lane
 from pygrid.storage.sql.metadata import UtcDateTime, metadata
 from pygrid.storage.sql.migrations import migrate, newest_revision
 from support.eventually import never, turns
@@ -166,12 +167,15 @@ async def test_bytes_are_synced_before_the_row_that_names_them(noted: Database) 
 
     log = Log()
 
-    def put(connection: sa.Connection, offset: int) -> int:
-        happened.append("row")
-        return offset
+    class Offsets:
+        lane = Lane.REPORTS
 
-    assert await noted.write_with_bytes(put, log, b"12345") == 0
-    assert await noted.write_with_bytes(put, log, b"67") == 5
+        def run(self, _connection: sa.Connection, items: Sequence[int]) -> list[int]:
+            happened.append("row")
+            return list(items)
+
+    assert await noted.write_all_with_bytes(Offsets(), int, log, b"12345") == 0
+    assert await noted.write_all_with_bytes(Offsets(), int, log, b"67") == 5
     assert happened == ["append", "sync", "row"] * 2
 
 
@@ -283,7 +287,7 @@ def test_migrating_again_changes_nothing(database: Database) -> None:
     assert migrate(database) == newest_revision()
     database.write_now(seed_roles)
     assert database.read_now(list_roles) == before
-    assert [role.name for role in before] == ["User", "Compliance Officer", "Administrator", "Owner"]
+    assert [role.name for role in before] == ["User", "Compliance Officer", "Administrator", "Owner", "Model Owner"]
 
 
 async def test_two_processes_may_migrate_and_seed_at_once(database: Database, database_url: str) -> None:
@@ -295,7 +299,7 @@ async def test_two_processes_may_migrate_and_seed_at_once(database: Database, da
             opened.write_now(seed_roles)
 
         await asyncio.gather(*(asyncio.to_thread(start, opened) for opened in (database, *others)))
-        assert len(await database.read(list_roles)) == 4
+        assert len(await database.read(list_roles)) == 5
     finally:
         for opened in others:
             opened.close()

@@ -14,6 +14,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 
+import msgspec
 import pytest
 import sqlalchemy as sa
 
@@ -32,7 +33,7 @@ from pygrid.storage import datasets as dataset_rows
 from pygrid.storage import jobs as rows
 from pygrid.storage.datasets import NewVersion
 from pygrid.storage.job_files import JobFiles, new_job_id
-from pygrid.storage.jobs import Policy
+from pygrid.storage.policies import Policy, find_policy, put_policy
 from pygrid.storage.sql.database import Database
 from pygrid.storage.sql.migrations import migrate
 
@@ -196,17 +197,48 @@ def test_the_queue_gives_to_other_machines_what_may_go_there_for_the_first_time(
     may_go = put(filled, new_job(dataset_id=other, state=JobState.APPROVED))
 
     def found() -> JobRecord | None:
-        return filled.write_now(lambda connection: rows.find_next(connection, remote_only=True))
+        return filled.write_now(lambda connection: rows.find_next(connection, pool="leased"))
 
     assert found() is None, "no dataset has a policy"
     for allowed, job in ((False, None), (True, may_go)):
-        policy = Policy(True, None, Use.MIXED, allow_remote_workers=allowed)
-        filled.write_now(lambda connection, p=policy: rows.put_policy(connection, other, p, NOW))
+        policy = Policy(True, None, Use.MIXED, ("local", "leased") if allowed else ("local",))
+        filled.write_now(lambda connection, p=policy: put_policy(connection, other, p, NOW))
         taken = found()
         assert (taken and taken.id) == (job and job.id)
     oldest = filled.write_now(rows.find_next)
     assert oldest is not None
     assert oldest.id == lost.id
+
+
+def test_a_job_runs_in_a_pool_that_the_policy_and_the_job_allow(filled: Database) -> None:
+    def found(pool: str) -> str | None:
+        job = filled.write_now(lambda connection: rows.find_next(connection, pool=pool))
+        return job and job.id
+
+    put(filled, new_job(state=JobState.APPROVED))
+    assert (found("leased"), found("hpc"), found("hp")) == (None, None, None)
+    policy = Policy(True, None, Use.MIXED, ("hpc",))
+    filled.write_now(lambda connection: put_policy(connection, 1, policy, NOW))
+    assert found("local") is None, "the policy allows the engine alone"
+    assert (found("hp"), found("leased")) == (None, None)
+    assert found("hpc") is not None
+
+
+def test_a_job_that_names_a_pool_runs_in_no_other(filled: Database) -> None:
+    policy = Policy(True, None, Use.MIXED, ("local", "leased", "hpc"))
+    filled.write_now(lambda connection: put_policy(connection, 1, policy, NOW))
+    job = new_job(state=JobState.APPROVED)
+    job = put(filled, replace(job, terms=None, request=msgspec.structs.replace(job.request, pool="hpc")))
+    taken = [
+        filled.write_now(lambda connection, pool=pool: rows.find_next(connection, pool=pool))
+        for pool in ("local", "leased", "hpc")
+    ]
+    assert [one and one.id for one in taken] == [None, None, job.id]
+    # It lost a Worker: it starts again where it may.
+    job = update(filled, rules.start(job))
+    update(filled, rules.requeue(job))
+    again = filled.write_now(lambda connection: rows.find_next(connection, pool="hpc"))
+    assert again is not None
 
 
 @pytest.mark.parametrize("database_url", ["postgresql"], indirect=True)
@@ -226,10 +258,43 @@ def test_a_lease_that_is_not_renewed_shows_a_lost_job(filled: Database) -> None:
     job = update(filled, rules.start(job), lease_until=NOW)
     assert lost(NOW) == []
     assert lost(LATER) == [job.id]
-    filled.write_now(lambda connection: rows.renew_leases(connection, {job.id}, LATER))
+    assert filled.write_now(lambda connection: rows.renew_leases(connection, {job.id: job.lease_fence}, LATER)) == set()
     assert lost(LATER) == []
     update(filled, rules.fail(job, "lost", ""))
     assert lost(LATER + dt.timedelta(days=1)) == []
+
+
+def test_a_lost_lease_is_not_revived(filled: Database, database_url: str) -> None:
+    """The holder pauses, another instance takes the job over, and the holder goes on."""
+    job = put(filled, new_job(state=JobState.APPROVED))
+    job = update(filled, rules.start(job), lease_until=NOW)
+    assert job.lease_fence == 1
+    other = Database(database_url)
+    try:
+        assert other.write_now(lambda connection: rows.acquire_lease(connection, job, LATER, NOW)) is None, "not lost"
+        taken = other.write_now(lambda connection: rows.acquire_lease(connection, job, LATER, LATER))
+        assert taken is not None
+        assert taken.lease_fence == 2
+        assert other.write_now(lambda connection: rows.acquire_lease(connection, job, LATER, None)) is None, "taken"
+        much_later = LATER + dt.timedelta(days=1)
+
+        def renew(database: Database, fence: int) -> set[str]:
+            return database.write_now(lambda connection: rows.renew_leases(connection, {job.id: fence}, much_later))
+
+        assert renew(filled, 1) == {job.id}
+        assert renew(filled, 2) == {job.id}, "the fence of another holder"
+        assert not filled.write_now(lambda connection: rows.holds_lease(connection, job))
+        assert not filled.write_now(lambda connection: rows.holds_lease(connection, taken))
+        assert other.write_now(lambda connection: rows.holds_lease(connection, taken))
+        lost = filled.read_now(lambda connection: rows.list_lost(connection, much_later))
+        assert [one.id for one in lost] == [job.id], "nothing of the former holder has renewed it"
+        assert renew(other, 2) == set()
+        assert filled.read_now(lambda connection: rows.list_lost(connection, much_later)) == []
+        ended = other.write_now(lambda connection: rows.update_job(connection, rules.fail(taken, "lost", ""), LATER))
+        assert ended.lease_fence == 2
+        assert renew(filled, 1) == set(), "an ended job is lost to nobody"
+    finally:
+        other.close()
 
 
 def test_lists_show_what_the_rules_show(filled: Database) -> None:
@@ -278,10 +343,10 @@ def test_lists_can_be_narrowed_and_go_on(filled: Database) -> None:
 
 
 def test_a_policy_is_put_and_replaced(filled: Database) -> None:
-    assert filled.read_now(lambda connection: rows.find_policy(connection, 1)) is None
-    for policy in (Policy(True, 0.5, Use.MIXED), Policy(False, None, Use.MIXED, allow_remote_workers=True)):
-        filled.write_now(lambda connection, p=policy: rows.put_policy(connection, 1, p, NOW))
-        assert filled.read_now(lambda connection: rows.find_policy(connection, 1)) == policy
+    assert filled.read_now(lambda connection: find_policy(connection, 1)) is None
+    for policy in (Policy(True, 0.5, Use.MIXED), Policy(False, None, Use.MIXED, ("local", "leased", "hpc"))):
+        filled.write_now(lambda connection, p=policy: put_policy(connection, 1, p, NOW))
+        assert filled.read_now(lambda connection: find_policy(connection, 1)) == policy
 
 
 def test_the_dataset_of_a_job_is_told_when_it_is_deleted(filled: Database) -> None:

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import asyncio
 import threading
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
 from typing import Any
 
@@ -19,7 +19,8 @@ import pytest
 import sqlalchemy as sa
 
 from pygrid.errors import Conflict, StorageFull
-from pygrid.storage.sql.database import MAX_BATCH, Database
+from pygrid.storage.sql.database import Database
+from pygrid.storage.sql.lanes import MAX_BATCH, ByteLog, Lane
 from support.eventually import turns
 
 _metadata = sa.MetaData()
@@ -46,16 +47,34 @@ def _values(connection: sa.Connection) -> list[int]:
     return list(connection.execute(sa.select(numbers.c.value).order_by(numbers.c.value)).scalars())
 
 
+class Calls:
+    """A `Batch` whose items are functions."""
+
+    lane = Lane.REPORTS
+
+    def run(self, connection: sa.Connection, items: Sequence[Callable[[sa.Connection], Any]]) -> list[Any]:
+        return [item(connection) for item in items]
+
+
+CALLS = Calls()
+
+
+def _write_with_bytes(
+    database: Database, fn: Callable[[sa.Connection, int], Any], log: ByteLog, data: bytes
+) -> Awaitable[Any]:
+    return database.write_all_with_bytes(CALLS, lambda offset: lambda connection: fn(connection, offset), log, data)
+
+
 @asynccontextmanager
-async def _held(database: Database) -> AsyncIterator[None]:
-    """The writer is busy for the length of the block, so what is written in it waits and then goes together."""
+async def _held(database: Database, lane: Lane = Lane.REST) -> AsyncIterator[None]:
+    """The writer of a lane is busy for the length of the block, so what is written in it waits and goes together."""
     begun, held = threading.Event(), threading.Event()
 
     def hold(_connection: sa.Connection) -> None:
         begun.set()
         held.wait(60)
 
-    holding = asyncio.create_task(database.write(hold))
+    holding = asyncio.create_task(database.write(hold, lane))
     assert await asyncio.to_thread(begun.wait, 60)
     try:
         yield
@@ -261,9 +280,9 @@ async def test_many_bytes_are_synced_once_and_before_any_row(numbered: Database)
 
         return unit
 
-    async with _held(numbered):
+    async with _held(numbered, Lane.REPORTS):
         writing = [
-            asyncio.create_task(numbered.write_with_bytes(row(number), logs[number % 2], b"%04d" % number))
+            asyncio.ensure_future(_write_with_bytes(numbered, row(number), logs[number % 2], b"%04d" % number))
             for number in range(40)
         ]
     assert await asyncio.gather(*writing) == [(number, b"%04d" % number) for number in range(40)]
@@ -279,9 +298,9 @@ async def test_units_that_run_twice_write_their_bytes_once(numbered: Database) -
     def take(_connection: sa.Connection, offset: int) -> int:
         return offset
 
-    async with _held(numbered):
+    async with _held(numbered, Lane.REPORTS):
         writing = [
-            asyncio.create_task(numbered.write_with_bytes(fail if number == 5 else take, log, b"ab"))
+            asyncio.ensure_future(_write_with_bytes(numbered, fail if number == 5 else take, log, b"ab"))
             for number in range(10)
         ]
     outcomes = await asyncio.gather(*writing, return_exceptions=True)
@@ -298,7 +317,72 @@ async def test_bytes_that_cannot_be_kept_leave_no_row(numbered: Database) -> Non
         return _put(1)(connection)
 
     with pytest.raises(StorageFull):
-        await numbered.write_with_bytes(row, log, b"x")
+        await _write_with_bytes(numbered, row, log, b"x")
     assert await numbered.read(_values) == []
     log.fails = False
-    assert await numbered.write_with_bytes(row, log, b"x") == 1
+    assert await _write_with_bytes(numbered, row, log, b"x") == 1
+
+
+# -- batches -----------------------------------------------------------------------------------------------------------
+
+
+class Numbers:
+    """A `Batch` of numbers: one statement for all; an odd one is refused, and a negative one spoils its batch."""
+
+    lane = Lane.ADMISSIONS
+
+    def __init__(self) -> None:
+        self.batches: list[list[int]] = []
+
+    def run(self, connection: sa.Connection, items: Sequence[int]) -> list[int | Conflict]:
+        self.batches.append(list(items))
+        if even := [{"value": item} for item in items if item % 2 == 0]:
+            connection.execute(numbers.insert(), even)
+        if min(items) < 0:
+            raise ValueError(min(items))
+        return [item if item % 2 == 0 else Conflict(f"number {item}") for item in items]
+
+
+async def test_items_that_wait_share_their_statements(numbered: Database) -> None:
+    kind, commits = Numbers(), _count_commits(numbered)
+    async with _held(numbered, Lane.ADMISSIONS):
+        writing = [asyncio.create_task(numbered.write_all(kind, number)) for number in range(20)]
+    outcomes = await asyncio.gather(*writing, return_exceptions=True)
+    assert [one.detail if isinstance(one, Conflict) else one for one in outcomes] == [
+        number if number % 2 == 0 else f"number {number}" for number in range(20)
+    ]
+    assert kind.batches == [list(range(20))]
+    assert len(commits) == 2
+    assert await numbered.read(_values) == list(range(0, 20, 2))
+
+
+async def test_an_item_that_fails_leaves_the_others(numbered: Database) -> None:
+    kind = Numbers()
+    async with _held(numbered, Lane.ADMISSIONS):
+        writing = [asyncio.create_task(numbered.write_all(kind, number)) for number in (2, -4, 6, 7)]
+    outcomes = await asyncio.gather(*writing, return_exceptions=True)
+    assert kind.batches == [[2, -4, 6, 7], [2], [-4], [6], [7]]
+    assert [type(one) for one in outcomes] == [int, ValueError, int, Conflict]
+    assert await numbered.read(_values) == [2, 6]
+
+
+async def test_units_and_items_of_one_lane_share_a_transaction(numbered: Database) -> None:
+    kind, commits = Numbers(), _count_commits(numbered)
+    async with _held(numbered, Lane.ADMISSIONS):
+        writing = [asyncio.create_task(numbered.write_all(kind, 2))]
+        await turns()
+        writing.append(asyncio.create_task(numbered.write(_put(3), Lane.ADMISSIONS)))
+    assert await asyncio.gather(*writing) == [2, 3]
+    assert len(commits) == 2
+
+
+async def test_what_is_alone_comes_between_the_bytes(numbered: Database) -> None:
+    """As the diffs of a completed cycle are dropped before the bytes of the next one are appended."""
+    log = Log()
+    async with _held(numbered, Lane.REPORTS):
+        first = asyncio.ensure_future(_write_with_bytes(numbered, lambda _connection, offset: offset, log, b"ab"))
+        await turns()
+        numbered.write_later(lambda _connection: setattr(log, "data", b""), Lane.REPORTS, is_alone=True)
+        second = asyncio.ensure_future(_write_with_bytes(numbered, lambda _connection, offset: offset, log, b"cd"))
+    assert [await first, await second] == [0, 0]
+    assert log.data == b"cd"

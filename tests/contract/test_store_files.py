@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import threading
+import time
 from pathlib import Path
 
 import pytest
@@ -25,11 +26,11 @@ def test_a_blob_is_named_by_its_bytes(tmp_path: Path) -> None:
     blobs = BlobFiles(tmp_path)
     name = blobs.put(b"some bytes")
     assert name == hashlib.sha256(b"some bytes").hexdigest()
-    assert blobs.path(name).read_bytes() == b"some bytes"
+    assert blobs.read(name) == b"some bytes"
     assert blobs.put(b"some bytes") == name
     assert _names(tmp_path) == {name}
     with pytest.raises(NotFound) as refused:
-        blobs.path("0" * 64)
+        blobs.read("0" * 64)
     assert refused.value.code == "blob_not_found"
 
 
@@ -54,9 +55,10 @@ def test_a_lost_blob_is_read_from_its_copy(tmp_path: Path) -> None:
     name = blobs.put(b"precious")
     assert _names(tmp_path) == {name, f"copy-2/{name}", f"copy-3/{name}"}
     (tmp_path / name).unlink()
-    assert blobs.path(name).read_bytes() == b"precious"
+    assert blobs.read(name) == b"precious"
     (tmp_path / "copy-2" / name).unlink()
-    assert blobs.path(name) == tmp_path / "copy-3" / name
+    with blobs.local(name) as path:
+        assert path == tmp_path / "copy-3" / name
 
 
 def test_reports_lie_one_after_the_other(tmp_path: Path) -> None:
@@ -64,7 +66,7 @@ def test_reports_lie_one_after_the_other(tmp_path: Path) -> None:
     log = diffs.log(7)
     assert [log.append(data) for data in (b"one", b"", b"three")] == [0, 3, 3]
     log.sync()
-    assert diffs.path(diffs.segment(7)).read_bytes() == b"onethree"
+    assert (tmp_path / "7.segment").read_bytes() == b"onethree"
     diffs.close()
     again = DiffFiles(tmp_path)
     assert again.log(7).append(b"more") == 8
@@ -80,7 +82,7 @@ def test_a_completed_cycle_takes_its_diffs_along(tmp_path: Path) -> None:
         file.commit()
     diffs.drop(1, 7)
     assert _names(tmp_path) == {"1.segment", other.name}
-    assert diffs.path("1.segment").stat().st_size == 0
+    assert (tmp_path / "1.segment").stat().st_size == 0
     # An upload that outlived its cycle ends without a trace.
     spool.discard()
     assert log.append(b"of the next cycle") == 0
@@ -96,7 +98,7 @@ def test_a_spool_holds_what_was_written_until_it_is_discarded(tmp_path: Path) ->
     for begin in range(0, len(data), 100_000):
         spool.write(data[begin : begin + 100_000])
     spool.commit()
-    assert diffs.path(spool.name).read_bytes() == data
+    assert (tmp_path / spool.name).read_bytes() == data
     spool.commit()
     spool.discard()
     spool.discard()
@@ -126,6 +128,26 @@ def test_the_sweep_keeps_what_rows_refer_to(tmp_path: Path) -> None:
     diffs.close()
     (tmp_path / "stray").write_bytes(b"")
     again = DiffFiles(tmp_path)
-    again.sweep({kept.name, again.segment(1), "of another machine"})
+    again.sweep({kept.name, "1.segment", "of another machine"})
     assert _names(tmp_path) == {kept.name, "1.segment"}
     again.close()
+
+
+def test_a_sweep_while_running_keeps_young_files(tmp_path: Path) -> None:
+    blobs = BlobFiles(tmp_path, copies=2)
+    kept, other = blobs.put(b"kept"), blobs.put(b"other")
+    with blobs.writer() as writer:
+        writer.write(b"being written")
+        blobs.sweep({kept}, before=time.time() - 60)
+        assert blobs.read(other) == b"other"
+        blobs.sweep({kept}, before=time.time() + 60)
+        assert writer.path.exists()
+    assert sorted(path.name for path in tmp_path.rglob("*") if path.is_file()) == [kept, kept]
+
+
+async def test_a_small_report_in_a_file_of_its_own_goes_with_its_cycle(tmp_path: Path) -> None:
+    diffs = DiffFiles(tmp_path)
+    place = await diffs.append(7, b"a small diff")
+    assert (tmp_path / place.file).read_bytes()[place.offset :] == b"a small diff"
+    diffs.drop(1, 7)
+    assert _names(tmp_path) == set()

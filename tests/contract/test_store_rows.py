@@ -10,6 +10,7 @@ from __future__ import annotations
 import datetime as dt
 import sqlite3
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from typing import Any
 
@@ -17,8 +18,9 @@ import psycopg
 import pytest
 import sqlalchemy as sa
 
+from pygrid.configuration import read_server_config
+from pygrid.core import cycles as rules
 from pygrid.core.cycles import Assignment, AssignmentState, Cycle, CycleState
-from pygrid.core.process_config import read_server_config
 from pygrid.errors import NotFound
 from pygrid.storage import cycle_transitions, processes, reports
 from pygrid.storage import cycles as rows
@@ -73,6 +75,7 @@ class Rows:
     def assigned_again(self, cycle: Cycle, client: str, key: str | None = None) -> Assignment:
         key = key or f"key of {client} in {cycle.id}"
         self(reports.put_assignment, cycle.id, client, key, NOW)
+        self.count(cycle.id)
         assignment: Assignment = self(reports.find_by_key, key)[0]
         return assignment
 
@@ -91,8 +94,15 @@ class Rows:
             "fingerprint": f"print of {assignment.id}",
         }
         report = Report(**{**values, **changes})
-        self(reports.put_report, report, NOW)
+        self(reports.put_reports, [report], NOW)
+        num_reports = len(self(reports.list_reports, report.cycle_id))
+        self(reports.set_report_counts, {report.cycle_id: num_reports})
         return report
+
+    def count(self, cycle_id: int) -> None:
+        """Count one more admitted client."""
+        cycle = self(rows.get_cycle, cycle_id)
+        self(reports.set_num_assigned, replace(cycle, num_assigned=cycle.num_assigned + 1))
 
 
 @pytest.fixture
@@ -222,26 +232,37 @@ def test_unfinished_cycles_are_those_to_take_up_again(store: Rows) -> None:
     ]
 
 
-def test_one_holder_has_the_lease(store: Rows) -> None:
-    process_id = store.process()
-    cycle = store.cycle(process_id)
-    assert not store(rows.acquire_lease, cycle.id, NOW, _after(600)), "it is not closing"
+def test_one_holder_has_the_lease(store: Rows, database_url: str) -> None:
+    cycle = store.cycle(store.process())
+    assert store(rows.acquire_lease, cycle.id, NOW, _after(600)) is None, "it is not closing"
     closing = store(cycle_transitions.close_cycle, cycle, NOW)
-    assert closing.state is CycleState.CLOSING
-    assert not store(rows.acquire_lease, cycle.id, _after(1), _after(601)), "who closed it holds it"
-    assert store(rows.acquire_lease, cycle.id, _after(cycle_transitions.LEASE_S), _after(2000)), "it has run out"
-    assert not store(rows.acquire_lease, cycle.id, _after(1999), _after(3000))
-    store(rows.release_lease, cycle.id)
-    assert store(rows.acquire_lease, cycle.id, NOW, _after(600))
-    store(rows.release_all_leases)
-    assert store(rows.acquire_lease, cycle.id, NOW, _after(600))
+    assert (closing.state, closing.lease_fence) == (CycleState.CLOSING, 1)
+    assert store(rows.acquire_lease, cycle.id, _after(1), _after(601)) == 1, "who closed it holds it"
+    opened = Database(database_url)
+    other = Rows(opened)
+    try:
+        assert other(rows.acquire_lease, cycle.id, _after(600), _after(700)) is None
+        assert store(rows.is_leased, cycle.id, 1)
+        assert other(rows.acquire_lease, cycle.id, _after(602), _after(1200)) == 2, "it has run out"
+        assert not store(rows.is_leased, cycle.id, 1), "the former holder cannot end its work"
+        assert not store(rows.is_leased, cycle.id, 2)
+        assert other(rows.is_leased, cycle.id, 2)
+        store(rows.release_lease, cycle.id, 1)
+        assert store(rows.acquire_lease, cycle.id, _after(700), _after(1300)) is None
+        other(rows.release_lease, cycle.id, 2)
+        assert store(rows.acquire_lease, cycle.id, NOW, _after(600)) == 3
+        other(rows.release_all_leases)
+        assert other(rows.acquire_lease, cycle.id, NOW, _after(600)) == 4
+    finally:
+        opened.close()
 
 
 def test_transitions_are_stored_with_their_events(store: Rows) -> None:
     process_id = store.process()
     config = read_server_config({"cycle_length": 60, "min_workers": 2})
     waiting = store(cycle_transitions.begin_cycle, process_id, config, 1, 1, NOW)
-    opened = store(cycle_transitions.open_cycle, waiting, config, _after(1))
+    opened = rules.open_cycle(waiting, config, _after(1))
+    store(cycle_transitions.store_opening, opened, _after(1))
     assigned = store.assigned(process_id, opened, "client")
     reopened = store(cycle_transitions.reopen_cycle, opened, config, _after(61))
     assert store(rows.get_cycle, opened.id) == reopened
@@ -287,7 +308,7 @@ def test_the_last_cycle_of_a_client_is_known(store: Rows) -> None:
     assert store(reports.find_last_sequence, "nobody", 5) is None
 
 
-def test_an_assignment_is_counted_once_and_renewed(store: Rows) -> None:
+def test_an_assignment_is_stored_once_and_renewed(store: Rows) -> None:
     process_id = store.process()
     cycle = store.cycle(process_id)
     assignment = store.assigned(process_id, cycle, "client", "old")
@@ -301,8 +322,7 @@ def test_an_assignment_is_counted_once_and_renewed(store: Rows) -> None:
     expired = store(reports.find_by_key, "new")[0]
     assert expired.state is AssignmentState.EXPIRED
     store(reports.renew_assignment, expired, "newest")
-    found, of = store(reports.find_by_key, "newest")
-    assert (found.state, of.num_assigned) == (AssignmentState.ASSIGNED, 2)
+    assert store(reports.find_by_key, "newest")[0].state is AssignmentState.ASSIGNED
 
 
 def test_a_key_belongs_to_one_assignment(store: Rows) -> None:
@@ -339,14 +359,17 @@ def test_totals_add_up_and_are_kept(store: Rows) -> None:
         assignment = store.assigned(process_id, cycle, f"client {number}")
         metrics = {"loss": float(number)} if number else {"loss": 0.0, "only": 2.0}
         store.reported(assignment, num_examples=weight, weight=weight, length=100, metrics=metrics)
-    so_far = CycleTotals(4, 0, 200, {"loss": 0.75, "only": 2.0})
+    spread = {"loss": (0.0, 0.5, 1.0, 2), "only": (2.0, 2.0, 2.0, 1)}
+    so_far = CycleTotals(4, 0, 200, {"loss": 0.75, "only": 2.0}, spread)
     assert store(reports.get_totals, cycle.id) == so_far
     first, second = store(reports.list_reports, cycle.id)
     store(reports.set_counted, [replace(first, scale=1.0), replace(second, scale=0.25, weight=2)])
     store(reports.set_counted, [])
     counted = store(reports.list_reports, cycle.id)
     assert [(report.scale, report.weight) for report in counted] == [(1.0, 1), (0.25, 2)]
-    assert reports.add_up(counted, num_clipped=1) == CycleTotals(4, 1, 200, {"loss": pytest.approx(2 / 3), "only": 2.0})
+    assert reports.add_up(counted, num_clipped=1) == CycleTotals(
+        4, 1, 200, {"loss": pytest.approx(2 / 3), "only": 2.0}, spread
+    )
     done = replace(store(rows.get_cycle, cycle.id), state=CycleState.COMPLETED, completed_at=_after(9))
     assert store(rows.find_radius, process_id) is None
     store(rows.complete_cycle, done, replace(so_far, num_clipped=1), 0.5)
@@ -402,6 +425,24 @@ def test_events_are_listed_in_order_from_any_place(store: Rows) -> None:
         store(rows.put_event, other, number, "cycle_closing", NOW)
     events = store(rows.list_events, process_id, 0, 100)
     assert [event.data["number"] for event in events] == [0, 1, 2, 3, 4]
-    assert store(rows.list_events, process_id, events[1].id, 2) == events[2:4]
-    assert store(rows.list_events, process_id, events[-1].id, 100) == []
+    assert store(rows.list_events, process_id, events[1].number, 2) == events[2:4]
+    assert store(rows.list_events, process_id, events[-1].number, 100) == []
     assert store(rows.list_events, other, 0, 1)[0].data == {}
+    assert [event.number for event in events] == [1, 2, 3, 4, 5], "each process counts its own"
+
+
+@pytest.mark.parametrize("database_url", ["postgresql"], indirect=True)
+def test_a_follower_skips_no_event_of_two_writers(store: Rows, database: Database) -> None:
+    """Of PostgreSQL alone: the writer that began first commits last, and a follower reads in between."""
+    process_id, other = store.process(), store.process("other")
+    with ThreadPoolExecutor(1) as pool:
+        with database.engine.begin() as first:
+            rows.put_event(first, process_id, 1, "cycle_opened", NOW)
+            waiting = pool.submit(store, rows.put_event, process_id, 1, "cycle_closing", NOW)
+            seen = database.read_now(lambda connection: rows.list_events(connection, process_id, 0, 10))
+            assert seen == [], "the second event is not there before the first"
+        waiting.result(60)
+    followed = database.read_now(lambda connection: rows.list_events(connection, process_id, 0, 10))
+    assert [(event.number, event.kind) for event in followed] == [(1, "cycle_opened"), (2, "cycle_closing")]
+    store(rows.put_event, other, 1, "cycle_opened", NOW)
+    assert [event.number for event in store(rows.list_events, other, 0, 10)] == [1]

@@ -11,10 +11,13 @@ import functools
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 import reference
 
 from pygrid import codes
+from pygrid.configs import Config, describe_kind, faults_of, field_types, read_config
+from pygrid.errors import InvalidConfig
 from pygrid.settings import DomainSettings, NetworkSettings
 from support import snapshots
 
@@ -39,6 +42,48 @@ def test_every_setting_is_there_with_its_variable_flag_and_meaning() -> None:
             row = rows[f"| `{field.metadata['env']}`"]
             assert field.metadata["flag"] is None or f"`{field.metadata['flag']}`" in row
             assert any(field.metadata["help"] in line for line in page("settings.md").splitlines())
+
+
+def test_every_option_and_setting_has_a_meaning_a_default_and_an_example() -> None:
+    """A row for each, with all four cells. An empty default: the option is required, or what its meaning says."""
+    for name in ("settings.md", "cli.md"):
+        heads: dict[str, int] = {}
+        for line in page(name).splitlines():
+            cells = [cell.strip() for cell in line.strip("|").split(" | ")] if line.startswith("| ") else []
+            if "meaning" in cells:
+                heads = {head: place for place, head in enumerate(cells)}
+            elif cells and cells[0].startswith("`"):
+                assert len(cells) == len(heads), line
+                assert len(cells[heads["example"]]) > 2, line
+                assert cells[heads["meaning"]], line
+
+
+def test_every_field_of_a_configuration_is_there_with_default_range_example_and_meaning() -> None:
+    names = {kind.__name__ for kind in reference.configurations()}
+    assert {"ServerConfig", "ClientConfig", "Authentication", "Aggregation", "ServerOptimizer"} <= names
+    for kind in reference.configurations():
+        section = page("configuration.md").partition(f"\n## {kind.__name__}\n")[2].partition("\n## ")[0]
+        rows = {row.split(" | ")[0]: row.strip("| ").split(" | ") for row in section.splitlines()}
+        for field in msgspec.structs.fields(kind):
+            _, takes, default, example, meaning = rows[f"| `{field.name}`"]
+            spec = field_types(kind)[field.name][1]
+            assert takes == describe_kind(*field_types(kind)[field.name])
+            if spec is not None and spec.low is not None:
+                assert f"from {spec.low:g} to" in takes
+            assert default == "required" or field.default is msgspec.UNSET or default.startswith("`")
+            # The example is a value that the field takes.
+            assert "..." in example or reads_back(kind, field.name, msgspec.json.decode(example.strip("`")))
+            assert len(meaning) > 10
+
+
+def reads_back(kind: type[Config], name: str, example: Any) -> bool:
+    """Whether only other fields are at fault, if any, when a field has this value."""
+    try:
+        read_config(kind, {name: example}, "")
+    except InvalidConfig as error:
+        faults = [fault for fault in faults_of(error) if fault.field.partition(".")[0] == name]
+        return all("has no effect" in fault.text or "needs" in fault.text for fault in faults)
+    return True
 
 
 def test_every_command_is_there_with_its_options() -> None:

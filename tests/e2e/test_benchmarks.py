@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 import fleet
+import model_memory
 import relay
 import search
 from floor import Sum
@@ -64,6 +65,16 @@ async def test_cycles_and_large_reports_are_measured(tmp_path):
     ]
     assert [figure.unit for figure in figures] == ["ms", "x", "x"]
     assert all(figure.value > 0 for figure in figures)
+
+
+@pytest.mark.slow
+def test_the_memory_of_a_model_is_measured_and_bounded(tmp_path):
+    """Four million numbers; the multiples of a small model are the larger ones, as each process has a fixed part."""
+    found = {name: ratio for name, ratio, _ in model_memory.measure(tmp_path, 4.0, "sgd")}
+    assert list(found) == ["build", "upload", "hosted", "train", "cycle"]
+    assert found["train"] < 12
+    assert found["upload"] < 3
+    assert found["cycle"] < 8
 
 
 @pytest.mark.slow

@@ -1,4 +1,4 @@
-"""The commands for datasets as a user runs them, the examples of docs/explanation/dataset.md, and a Domain that is
+"""The commands for datasets as a user runs them, the examples of two pages of the documents, and a Domain that is
 killed during an upload.
 
 Should happen: from a file to a listed dataset and its mock twin without a line of Python.
@@ -13,6 +13,7 @@ import os
 import re
 import shlex
 import signal
+import sqlite3
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -22,11 +23,12 @@ from typing import Any
 import numpy as np
 import psutil
 import pytest
+from PIL import Image
 
 import pygrid
 from pygrid.cli.dataset import read_column
 from pygrid.client import DomainClient, connect
-from pygrid.client.datasets import neutralise, save_csv
+from pygrid.client.table_files import neutralise, save_csv
 from pygrid.errors import InvalidInput
 from support.eventually import eventually_blocking
 from support.processes import port_of
@@ -34,7 +36,7 @@ from support.sdk import PASSWORD
 
 pytestmark = pytest.mark.slow
 
-DOCUMENT = Path(pygrid.__file__).parents[2] / "docs/explanation/dataset.md"
+DOCS = Path(pygrid.__file__).parents[2] / "docs"
 ADDRESS, EMAIL = "http://127.0.0.1:5000", "ann@example.org"
 TIMEOUT_S = 60
 
@@ -66,6 +68,17 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     for name in ("PYGRID_URL", "PYGRID_TOKEN"):
         monkeypatch.delenv(name, raising=False)
     (tmp_path / "ages.csv").write_text("name,age\nann,30\nbob,41\n=1+1,52\n")
+    (tmp_path / "visits.csv").write_text(
+        "patient,age,sex,born,seen,smokes\n"
+        "007,30,f,1990-05-01,2020-05-01T12:30:00,no\n"
+        "008,,m,,2020-06-01T09:00:00+02:00,yes\n"
+    )
+    for label, color in (("cat", "red"), ("dog", "blue")):
+        (tmp_path / "pets" / label).mkdir(parents=True)
+        Image.new("RGB", (40, 32), color).save(tmp_path / "pets" / label / "1.png")
+    with contextlib.closing(sqlite3.connect("clinic.db", isolation_level=None)) as connection:
+        connection.execute("CREATE TABLE patients (age, sex, born, consent)")
+        connection.execute("INSERT INTO patients VALUES (30, 'f', '1990-05-01', 1), (NULL, 'm', NULL, 1)")
     return tmp_path
 
 
@@ -83,19 +96,38 @@ def run(*arguments: str, stdin: str = "") -> subprocess.CompletedProcess[str]:
     return subprocess.run(command, input=stdin, capture_output=True, text=True, timeout=TIMEOUT_S, env=dict(os.environ))
 
 
-def test_the_examples_run(url: str, folder: Path) -> None:
+def run_examples(url: str, page: str) -> dict[str, Any]:
+    """Run all examples of a page; returns the names that they define."""
     namespace: dict[str, Any] = {"PASSWORD": PASSWORD}
-    found = re.findall(r"^```(python|console)\n(.*?)^```", DOCUMENT.read_text(), re.MULTILINE | re.DOTALL)
-    assert len(found) >= 5
-    for language, text in found:
+    text = (DOCS / page).read_text()
+    for language, block in re.findall(r"^```(python|console)\n(.*?)^```", text, re.MULTILINE | re.DOTALL):
         if language == "python":
-            exec(compile(text.replace(ADDRESS, url), str(DOCUMENT), "exec"), namespace)
+            exec(compile(block.replace(ADDRESS, url), page, "exec"), namespace)
             continue
-        for line in text.splitlines():
+        for line in block.splitlines():
             done = run(*shlex.split(line.removeprefix("$ pygrid ")))
             assert done.returncode == 0, (line, done.stderr)
+    return namespace
+
+
+def test_the_examples_run(url: str, folder: Path) -> None:
+    namespace = run_examples(url, "explanation/dataset.md")
     assert (folder / "mock.csv").read_text().splitlines()[0] == "name,age"
     assert namespace["domain"].datasets.list() == []
+    rooms = run_examples(url, "how-to/csv-files.md")["domain"].datasets["rooms"].preview()
+    assert rooms.columns == {"room": [1, 2], "height": [2.5, None], "area": [1024.5, 980.0]}
+    assert run_examples(url, "how-to/tables.md")["visits"].preview().columns["born"] == ["1990-05-01", None]
+    clinic = run_examples(url, "how-to/databases.md")
+    assert clinic["clinic"].preview().columns == {"age": [30.0, None], "sex": ["f", "m"], "born": ["1990-05-01", None]}
+    assert clinic["domain"].datasets["clinic-2"].info().version == 2
+    pets = run_examples(url, "how-to/images.md")["domain"].datasets["pets-2"].preview().columns
+    assert pets["label"] == ["cat", "dog"]
+    letters = run_examples(url, "how-to/texts.md")
+    tokens = letters["domain"].datasets["letters-2"].preview().columns["letter"]
+    assert tokens[0] == letters["tokens"][0].tolist()
+    patients = run_examples(url, "how-to/prepare-columns.md")["patients"]
+    assert patients.info().version == 3
+    assert patients.preview().columns["sex_hot"] == [[1, 0], [0, 1]]
 
 
 def test_commands_tell_what_there_is(url: str) -> None:
@@ -109,8 +141,10 @@ def test_commands_tell_what_there_is(url: str) -> None:
         "--visibility",
         "public",
     ]
-    done = run("dataset", "upload", "ages.csv", "--name", "people", "--description", "Some ages", *options)
-    assert (done.returncode, done.stdout) == (0, "people, version 1: 3 records, 2 columns, 24 B\n"), done.stderr
+    done = run("dataset", "add", "ages.csv", "--name", "people", "--description", "Some ages", *options)
+    said = "people, version 1: 3 records, 2 columns, 24 B\n"
+    assert (done.returncode, done.stdout[: len(said)]) == (0, said), done.stderr
+    assert "name\ttext\t\t\t3 categories\t\n" in done.stdout
     shown = run("dataset", "show", "people").stdout
     for text in ("Some ages", "a, b", "float32", "years", "at, say, noon", "0..", "3 categories", "\tdrawn\t"):
         assert text in shown, shown
@@ -129,25 +163,25 @@ def test_commands_tell_what_there_is(url: str) -> None:
 def test_records_with_a_budget_elsewhere_become_a_version_only_if_that_is_confirmed(url: str, folder: Path) -> None:
     (folder / "others.csv").write_text("name,age\nann,31\n")
     for name in ("ages", "others"):
-        assert run("dataset", "upload", f"{name}.csv").returncode == 0
+        assert run("dataset", "add", f"{name}.csv").returncode == 0
         done = run("budget", "set", name, "--epsilon", "1", "--delta", "1e-6", "--epsilon-per-user", "1")
         assert done.returncode == 0, done.stderr
-    refused = run("dataset", "upload", "ages.csv", "--version-of", "others")
+    refused = run("dataset", "add", "ages.csv", "--version-of", "others")
     assert (refused.returncode, "fresh_budget" in refused.stderr) == (1, True), refused.stderr
-    done = run("dataset", "upload", "ages.csv", "--version-of", "others", "--fresh-budget")
+    done = run("dataset", "add", "ages.csv", "--version-of", "others", "--fresh-budget")
     assert (done.returncode, done.stdout.partition(",")[2][:21]) == (0, " version 2: 3 records"), done.stderr
 
 
 def test_mistakes_are_told_in_words(url: str, folder: Path) -> None:
     (folder / "ragged.csv").write_text("a,b\n1\n")
     for arguments, text in (
-        (("upload", "nothing.csv"), "there is no file nothing.csv"),
-        (("upload", "ragged.csv"), "line 2 has 1 fields, the first has 2"),
-        (("upload", "ages.csv", "--visibility", "secret"), "visibility"),
-        (("upload", "ages.csv", "-c", "age:float32,max=40"), "it is declared to be from None to 40"),
-        (("upload", "ages.csv", "-c", "age,colour=red"), "colour=red"),
-        (("upload", "ages.csv", "--version-of", "nobody"), "there is no dataset 'nobody'"),
-        (("upload", "ages.csv", "--fresh-budget"), "--fresh-budget needs --version-of"),
+        (("add", "nothing.csv"), "there is no file nothing.csv"),
+        (("add", "ragged.csv"), "line 2 has 1 fields, the first has 2"),
+        (("add", "ages.csv", "--visibility", "secret"), "visibility"),
+        (("add", "ages.csv", "-c", "age:float32,max=40"), "it is declared to be at most 40"),
+        (("add", "ages.csv", "-c", "age,colour=red"), "colour=red"),
+        (("add", "ages.csv", "--version-of", "nobody"), "there is no dataset 'nobody'"),
+        (("add", "ages.csv", "--fresh-budget"), "--fresh-budget needs --version-of"),
         (("show", "nobody"), "there is no dataset 'nobody'"),
         (("mock", "nobody", "-o", "x.txt"), "neither in .npz nor in .csv"),
     ):

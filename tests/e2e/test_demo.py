@@ -7,6 +7,7 @@ Should not: success reported for a model that did not learn; a folder emptied th
 
 from __future__ import annotations
 
+import os
 import re
 import signal
 import subprocess
@@ -15,6 +16,7 @@ import xml.etree.ElementTree as ET
 from functools import partial
 from pathlib import Path
 
+import httpx
 import psutil
 import pytest
 
@@ -23,6 +25,7 @@ import digits_cnn
 import digits_demo
 from local_processes import LocalProcesses, ProcessFailed
 from pygrid.edge import load_data
+from support.eventually import eventually_blocking
 
 DEMO = Path(digits_demo.__file__)
 TIMEOUT_S = 180
@@ -125,6 +128,38 @@ def test_a_model_that_learned_too_little_is_a_failure(tmp_path):
     done = demo(tmp_path / "out", "--devices", "2", "--cycles", "1")
     assert done.returncode == 1
     assert re.search(r"the model reached \d+\.\d% .* more cycles help: --cycles 2", done.stderr)
+    assert processes_of(tmp_path) == []
+
+
+@pytest.mark.slow
+def test_the_console_is_opened_by_a_link_without_a_password(tmp_path):
+    """`webbrowser` runs the program in BROWSER; this one writes down where it should go."""
+    opened, program = tmp_path / "opened", tmp_path / "browser.sh"
+    program.write_text(f'#!/bin/sh\necho "$1" > {opened}.new && mv {opened}.new {opened}\n')
+    program.chmod(0o755)
+    command = [sys.executable, str(DEMO), "--output", str(tmp_path / "out"), "--only", "records", "--open"]
+    heed = partial(signal.signal, signal.SIGINT, signal.SIG_DFL)
+    with subprocess.Popen(
+        command,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        preexec_fn=heed,
+        env={**os.environ, "BROWSER": f"{program} %s"},
+    ) as running:
+        try:
+            eventually_blocking(opened.exists, TIMEOUT_S)
+            link = opened.read_text().strip()
+            with httpx.Client(headers={"Sec-Fetch-Site": "same-origin"}) as tab:
+                shown, entered = tab.get(link), tab.post(link)
+        finally:
+            running.send_signal(signal.SIGINT)
+            text, errors = running.communicate(timeout=60)
+    assert "owner@example.org" in shown.text
+    assert entered.status_code == 303
+    assert running.returncode == 0, errors
+    (password,) = re.findall(r"password: (\S+)", text)
+    assert password not in link
     assert processes_of(tmp_path) == []
 
 

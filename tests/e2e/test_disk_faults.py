@@ -98,7 +98,7 @@ def test_files_that_cannot_grow_are_told_and_the_domain_goes_on(tmp_path: Path, 
         site.wait(first, lambda job: job["state"] == "waiting")
         process = site.call("POST", "/model-centric/host-training", site.owner, files=process_form("first"))
         told = site.call("POST", "/model-centric/authenticate", {}, json={"model_name": "first"})
-        asked = {"worker_id": told["worker_id"], "model": "first", "version": "1"}
+        asked = {"worker_id": told["worker_id"], "model": "first", "version": "1", "wait_s": 0}
         key = site.call("POST", "/model-centric/cycle-request", {}, json=asked)["request_key"]
         calls = calls_of(site, dataset, {"Authorization": f"Bearer {key}"})
         before, files_before = stored(site), files_of(tmp_path / "pygrid-data")

@@ -57,7 +57,7 @@ class World:
         self.owners: dict[str, DomainClient] = {}
         for number, name in enumerate(("alice", "bob"), 1):
             self.owners[name] = self._sign_up(urls[name], "owner@example.org")
-            columns = {"x": "features", "y": "label 0..2"}
+            columns = {"x": {"meaning": "features"}, "y": "label 0..2"}
             data = logistic_data(200 * number, seed=number)
             dataset = self.owners[name].datasets.upload(
                 "points", data, visibility="listed", columns=columns, progress=False

@@ -33,7 +33,8 @@ def urls(folder: Path) -> Iterator[dict[str, str]]:  # noqa: F811
         for part, name in enumerate(("alice", "bob")):
             owner, science = connect(found[name]), connect(found[name])
             owner.sign_up("owner@example.org", PASSWORD)
-            columns = {"measurements": "measurements of cell nuclei, as published", "malignant": "label 0..1"}
+            cells = {"meaning": "measurements of cell nuclei, as published"}
+            columns = {"measurements": cells, "malignant": "label 0..1"}
             shard = records.take(np.arange(part, len(records), 2))
             owner.datasets.upload(
                 "cells", shard.columns(), visibility="listed", columns=columns, progress=False

@@ -56,7 +56,7 @@ class World:
         return domain
 
     def upload(self, name: str, dataset: str, size: int, **policy: Any) -> None:
-        columns = {"x": "features", "y": "label 0..2"}
+        columns = {"x": {"meaning": "features"}, "y": "label 0..2"}
         data = logistic_data(size, seed=size)
         made = self.owners[name].datasets.upload(dataset, data, visibility="listed", columns=columns, progress=False)
         # Each test has a dataset of its own, with the same records.

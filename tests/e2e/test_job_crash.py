@@ -48,13 +48,13 @@ class Site:
     def log_in(self, address: str) -> None:
         self.address = address
         self.owner, self.scientist = (
-            {
-                "token": self.web.post(
-                    f"{address}/users/login", json={"email": f"{n}@example.org", "password": PASSWORD}
-                ).json()["token"]
-            }
-            for n in ("owner", "scientist")
+            {"Authorization": f"Bearer {self._token(address, name)}"} for name in ("owner", "scientist")
         )
+
+    def _token(self, address: str, name: str) -> str:
+        account = {"email": f"{name}@example.org", "password": PASSWORD}
+        token: str = self.web.post(f"{address}/users/login", json=account).json()["token"]
+        return token
 
     def call(self, verb: str, path: str, who: dict[str, str], **more: Any) -> Any:
         answer = self.web.request(verb, self.address + path, headers=who, **more)

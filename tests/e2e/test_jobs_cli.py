@@ -72,7 +72,7 @@ def user(folder: Path, url: str, name: str) -> Run:
 def owner(folder: Path, url: str) -> Run:
     """Holds the dataset; its first columns fit the plan by name."""
     run = user(folder, url, "owner")
-    upload = ["dataset", "upload", "flowers.npz", "--visibility", "listed", "-c", "y:int32,meaning=label 0..2"]
+    upload = ["dataset", "add", "flowers.npz", "--visibility", "listed", "-c", "y:int32,meaning=label 0..2"]
     assert run(*upload).returncode == 0
     done = run(
         "budget", "set", "flowers", "--epsilon", "10", "--delta", "1e-5", "--epsilon-per-user", "5", "--auto-approve"
@@ -255,7 +255,7 @@ def test_a_budget_is_changed_where_it_may_be(owner: Run) -> None:
         ([*TRAIN, "--reason", "x", "-b", "x=y", "-b", "y=y"], "port 'x'"),
         ([*TRAIN, "--reason", "x", "-b", "x=z"], "the dataset has no column 'z'; it has: x, y"),
         ([*TRAIN, "--reason", "x", "-p", "lr=99"], "lr"),
-        (["budget", "set", "flowers", "--epsilon", "99"], "this needs a role with can_upload_data"),
+        (["budget", "set", "flowers", "--epsilon", "99"], "your role User on domain lacks can_upload_data"),
         (["request", "show", "f" * 32], "no job"),
         (
             ["job", "submit", "flowers", "--plan", "nothing.plan", "--model", "m", "--reason", "x"],

@@ -332,7 +332,9 @@ def test_calls_outlast_a_network_and_a_domain_that_are_killed(net: Net, tmp_path
 
     def goes_on() -> None:
         before = num_answers
-        eventually_blocking(lambda: num_answers > before + 20 or any(done.done() for done in running_calls))
+        eventually_blocking(
+            lambda: num_answers > before + 20 or any(done.done() for done in running_calls), within_s=60
+        )
 
     with ThreadPoolExecutor(4) as threads:
         running_calls = [threads.submit(call) for _ in range(4)]

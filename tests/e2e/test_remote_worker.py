@@ -59,12 +59,16 @@ class Running:
 
     def command(self, *arguments: str) -> str:
         """What ``pygrid worker`` prints, in the Owner's name."""
-        environment = {**os.environ, "PYGRID_URL": self.site.address, "PYGRID_TOKEN": self.site.owner["token"]}
+        environment = {
+            **os.environ,
+            "PYGRID_URL": self.site.address,
+            "PYGRID_TOKEN": self.site.owner["Authorization"].removeprefix("Bearer "),
+        }
         command = [sys.executable, "-m", "pygrid", "worker", *arguments]
         return subprocess.run(command, env=environment, check=True, capture_output=True, text=True, timeout=60).stdout
 
     def known(self) -> list[dict[str, Any]]:
-        found: list[dict[str, Any]] = self.site.call("GET", WORKERS, self.site.owner)["workers"]
+        found: list[dict[str, Any]] = self.site.call("GET", f"{WORKERS}/authorized", self.site.owner)["workers"]
         return found
 
     @contextlib.contextmanager

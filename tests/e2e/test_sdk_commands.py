@@ -134,7 +134,7 @@ def test_from_hosting_to_the_downloaded_model(
 
     listed = run("process", "list").stdout.splitlines()
     assert listed[1].split("\t")[:5] == ["first", "1.0", "finished", "3 of 3", "15"]
-    assert "3\tcompleted\t2\t2\t400\t" in run("process", "show", "first").stdout
+    assert "3\tcompleted\t2\t2\t0\t400\t" in run("process", "show", "first").stdout
     assert run("process", "watch", "first").stdout.endswith("training is over after 3 cycles\n")
     assert msgspec.json.decode(run("process", "show", "first", "--json").stdout)["num_checkpoints"] == 4
 
@@ -233,7 +233,7 @@ def test_devices_outlive_a_domain_that_is_killed(
             assert output.splitlines()[-2:] == ["training is over", "done: 2 reports"]
             assert output.count(f"trying again: no connection to {address}") <= 2  # said once for each time it was away
         shown = run("process", "show", "killed", **home).stdout
-        assert shown.count("\tcompleted\t2\t2\t400\t") == 2
+        assert shown.count("\tcompleted\t2\t2\t0\t400\t") == 2
     finally:
         successor.terminate()
         successor.communicate(timeout=TIMEOUT_S)

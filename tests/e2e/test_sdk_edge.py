@@ -254,15 +254,42 @@ def test_errors_name_what_is_wrong(owner: DomainClient, device: Callable[..., Ed
     with pytest.raises(NotFound) as caught:
         device("unknown").authenticate()
     assert caught.value.code == "process_not_found"
-    host(owner, client_config={"batch_size": "many"})
-    client = device()
-    accepted(client)
-    with pytest.raises(InvalidConfig, match="batch_size = 'many'"):
-        client.train(logistic_data())
+    with pytest.raises(InvalidConfig, match="batch_size is 'many'"):
+        host(owner, client_config={"batch_size": "many"})
+    host(owner)
     client = device(plan_name="other")
     client.assignment = accepted(client)
     with pytest.raises(NotFound, match="no plan 'other'; it has: training_plan"):
         client.fetch_plan()
+
+
+def test_a_device_waits_for_a_process_that_is_not_hosted(
+    owner: DomainClient, device: Callable[..., EdgeClient]
+) -> None:
+    told: list[tuple[float, float]] = []
+
+    def missing(waited_s: float, left_s: float) -> None:
+        told.append((waited_s, left_s))
+        if len(told) == 1:
+            host(owner, "later", num_cycles=1)
+
+    callbacks = Callbacks(on_missing=missing)
+    done = take_part(device("later"), logistic_data(), callbacks=callbacks, process_wait_s=60.0)
+    assert (done.num_reports, done.finished) == (1, True)
+    assert told
+    assert all(0 <= waited_s < 60 and 0 < left_s <= 60 for waited_s, left_s in told)
+
+
+def test_the_wait_for_a_process_has_an_end(owner: DomainClient, device: Callable[..., EdgeClient]) -> None:
+    with pytest.raises(NotFound) as caught:
+        take_part(device("never"), logistic_data(), process_wait_s=0.2)
+    assert caught.value.code == "process_not_found"
+    cancel = threading.Event()
+    callbacks = Callbacks(on_missing=lambda waited_s, left_s: cancel.set())
+    done = take_part(device("never"), logistic_data(), callbacks=callbacks, cancel=cancel, process_wait_s=3600.0)
+    assert (done.cancelled, done.num_reports) == (True, 0)
+    with pytest.raises(InvalidInput, match="process_wait_s"):
+        take_part(device("never"), logistic_data(), process_wait_s=-1.0)
 
 
 def test_a_process_that_asks_for_a_token_gets_it(owner: DomainClient, device: Callable[..., EdgeClient]) -> None:

@@ -85,31 +85,51 @@ class Place:
             )
 
 
-@pytest.fixture
-def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Place]:
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path / "config"))
-    monkeypatch.setenv("PYTHONPATH", str(ROOT / "src"))
-    for name in (
-        "PYGRID_URL",
-        "PYGRID_TOKEN",
-        "PYGRID_NETWORK_URL",
-        "PYGRID_NETWORK_TOKEN",
-        "NETWORK",
-        "NODE_ID",
-        "ADDRESS",
-    ):
-        monkeypatch.delenv(name, raising=False)
-    with contextlib.ExitStack() as stack:
-        yield Place(tmp_path, stack)
+@pytest.fixture(scope="module")
+def place(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Place]:
+    """Shared by all tests here; the last one kills a Domain."""
+    folder = tmp_path_factory.mktemp("place")
+    with pytest.MonkeyPatch.context() as patch, contextlib.ExitStack() as stack:
+        patch.chdir(folder)
+        patch.setenv("XDG_CONFIG_HOME", str(folder / "config"))
+        patch.setenv("PYTHONPATH", str(ROOT / "src"))
+        for name in (
+            "PYGRID_URL",
+            "PYGRID_TOKEN",
+            "PYGRID_NETWORK_URL",
+            "PYGRID_NETWORK_TOKEN",
+            "NETWORK",
+            "NODE_ID",
+            "ADDRESS",
+        ):
+            patch.delenv(name, raising=False)
+        yield Place(folder, stack)
 
 
 def run(*words: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run([sys.executable, "-m", "pygrid", *words], capture_output=True, text=True, timeout=TIMEOUT_S)
 
 
-def test_the_examples_run(place: Place, tmp_path: Path) -> None:
-    (tmp_path / "scores.onnx").write_bytes(linear())
+def test_trouble_is_told_in_words(place: Place) -> None:
+    nothing = run("search", "nowhere", "--network", place.network.url)
+    assert (nothing.returncode, nothing.stdout.strip()) == (0, "no hits on 2 of 2 Domains")
+    for words, told in (
+        (("search",), "which Network? Pass its address, set PYGRID_NETWORK_URL, or log in"),
+        (
+            ("search", "--kind", "user", "--network", place.network.url),
+            "--kind user: use one of dataset, model, process",
+        ),
+        (("search", "--column", "age:object", "--network", place.network.url), "dtype"),
+        (("search", "--network", "http://127.0.0.1:1/[31m"), "no connection"),
+    ):
+        done = run(*words)
+        assert done.returncode == 1, done
+        assert told in done.stderr, done.stderr
+        assert "Traceback" not in done.stderr
+
+
+def test_the_examples_run(place: Place) -> None:
+    Path("scores.onnx").write_bytes(linear())
     namespace: dict[str, object] = {"PASSWORD": PASSWORD}
     blocks = re.findall(r"^```(python|console)\n(.*?)^```", DOCUMENT.read_text(), re.MULTILINE | re.DOTALL)
     assert len(blocks) >= 4
@@ -141,21 +161,3 @@ def test_one_that_is_killed_is_named(place: Place) -> None:
         ("people of hospital-a", "hospital-a")
     ]
     assert answer["missing"] == [{"domain": "hospital-b", "reason": "offline"}]
-
-
-def test_trouble_is_told_in_words(place: Place) -> None:
-    nothing = run("search", "nowhere", "--network", place.network.url)
-    assert (nothing.returncode, nothing.stdout.strip()) == (0, "no hits on 2 of 2 Domains")
-    for words, told in (
-        (("search",), "which Network? Pass its address, set PYGRID_NETWORK_URL, or log in"),
-        (
-            ("search", "--kind", "user", "--network", place.network.url),
-            "--kind user: use one of dataset, model, process",
-        ),
-        (("search", "--column", "age:object", "--network", place.network.url), "dtype"),
-        (("search", "--network", "http://127.0.0.1:1/[31m"), "no connection"),
-    ):
-        done = run(*words)
-        assert done.returncode == 1, done
-        assert told in done.stderr, done.stderr
-        assert "Traceback" not in done.stderr

@@ -1,3 +1,24 @@
+CREATE TABLE api_tokens (
+	id SERIAL NOT NULL,
+	user_id INTEGER NOT NULL,
+	name TEXT NOT NULL,
+	token_hash TEXT NOT NULL,
+	scope VARCHAR(8) NOT NULL,
+	created_at TIMESTAMP WITH TIME ZONE NOT NULL,
+	expires_at TIMESTAMP WITH TIME ZONE NOT NULL,
+	last_used_at TIMESTAMP WITH TIME ZONE,
+	CONSTRAINT pk_api_tokens PRIMARY KEY (id),
+	CONSTRAINT uq_api_tokens_user_id_name UNIQUE (user_id, name),
+	CONSTRAINT fk_api_tokens_user_id_users FOREIGN KEY(user_id) REFERENCES users (id) ON DELETE CASCADE,
+	CONSTRAINT uq_api_tokens_token_hash UNIQUE (token_hash)
+);
+
+CREATE TABLE app_state (
+	key VARCHAR(64) NOT NULL,
+	value BYTEA NOT NULL,
+	CONSTRAINT pk_app_state PRIMARY KEY (key)
+);
+
 CREATE TABLE assignments (
 	id SERIAL NOT NULL,
 	cycle_id INTEGER NOT NULL,
@@ -125,7 +146,11 @@ CREATE TABLE cycles (
 	lease_until TIMESTAMP WITH TIME ZONE,
 	totals JSON,
 	num_left INTEGER DEFAULT 0 NOT NULL,
+	grace_until TIMESTAMP WITH TIME ZONE,
+	num_late INTEGER DEFAULT 0 NOT NULL,
 	radius DOUBLE PRECISION,
+	lease_holder VARCHAR(32),
+	lease_fence INTEGER DEFAULT 0 NOT NULL,
 	CONSTRAINT pk_cycles PRIMARY KEY (id),
 	CONSTRAINT uq_cycles_process_id_sequence UNIQUE (process_id, sequence),
 	CONSTRAINT fk_cycles_process_id_processes FOREIGN KEY(process_id) REFERENCES processes (id)
@@ -212,6 +237,14 @@ CREATE INDEX ix_domains_identity ON domains (identity);
 
 CREATE INDEX ix_domains_state ON domains (state);
 
+CREATE TABLE doomed (
+	key VARCHAR(200) NOT NULL,
+	not_before TIMESTAMP WITH TIME ZONE NOT NULL,
+	CONSTRAINT pk_doomed PRIMARY KEY (key)
+);
+
+CREATE INDEX ix_doomed_not_before ON doomed (not_before);
+
 CREATE TABLE drafts (
 	id SERIAL NOT NULL,
 	created_by INTEGER NOT NULL,
@@ -230,6 +263,36 @@ CREATE TABLE drafts (
 
 CREATE INDEX ix_drafts_created_by ON drafts (created_by);
 
+CREATE TABLE engine_starts (
+	number SERIAL NOT NULL,
+	job_id VARCHAR(64) NOT NULL,
+	fence INTEGER NOT NULL,
+	pool VARCHAR(40) NOT NULL,
+	handle VARCHAR(128) NOT NULL,
+	token_hash VARCHAR(64) NOT NULL,
+	secret_hash VARCHAR(64),
+	state VARCHAR(16) NOT NULL,
+	started_at TIMESTAMP WITH TIME ZONE NOT NULL,
+	CONSTRAINT pk_engine_starts PRIMARY KEY (number),
+	CONSTRAINT uq_engine_starts_job_id_fence UNIQUE (job_id, fence),
+	CONSTRAINT uq_engine_starts_token_hash UNIQUE (token_hash),
+	CONSTRAINT uq_engine_starts_secret_hash UNIQUE (secret_hash)
+);
+
+CREATE INDEX ix_engine_starts_state ON engine_starts (state);
+
+CREATE TABLE evaluations (
+	id SERIAL NOT NULL,
+	process_id INTEGER NOT NULL,
+	checkpoint INTEGER NOT NULL,
+	source VARCHAR(16) NOT NULL,
+	metrics JSON NOT NULL,
+	at TIMESTAMP WITH TIME ZONE NOT NULL,
+	CONSTRAINT pk_evaluations PRIMARY KEY (id),
+	CONSTRAINT uq_evaluations_process_id_checkpoint UNIQUE (process_id, checkpoint),
+	CONSTRAINT fk_evaluations_process_id_processes FOREIGN KEY(process_id) REFERENCES processes (id)
+);
+
 CREATE TABLE events (
 	id SERIAL NOT NULL,
 	process_id INTEGER NOT NULL,
@@ -237,11 +300,12 @@ CREATE TABLE events (
 	kind VARCHAR(32) NOT NULL,
 	data JSON NOT NULL,
 	at TIMESTAMP WITH TIME ZONE NOT NULL,
+	number BIGINT DEFAULT 0 NOT NULL,
 	CONSTRAINT pk_events PRIMARY KEY (id),
 	CONSTRAINT fk_events_process_id_processes FOREIGN KEY(process_id) REFERENCES processes (id)
 );
 
-CREATE INDEX ix_events_process_id ON events (process_id);
+CREATE UNIQUE INDEX ix_events_process_id_number ON events (process_id, number);
 
 CREATE TABLE federated_cycles (
 	job_id VARCHAR(32) NOT NULL,
@@ -346,6 +410,9 @@ CREATE TABLE jobs (
 	result_metrics JSON,
 	facts JSON,
 	lease_until TIMESTAMP WITH TIME ZONE,
+	lease_holder VARCHAR(32),
+	lease_fence INTEGER DEFAULT 0 NOT NULL,
+	pool VARCHAR(40) DEFAULT '' NOT NULL,
 	is_federated BOOLEAN DEFAULT false NOT NULL,
 	CONSTRAINT pk_jobs PRIMARY KEY (number),
 	CONSTRAINT uq_jobs_id UNIQUE (id),
@@ -402,6 +469,38 @@ CREATE TABLE networks (
 	CONSTRAINT uq_networks_url UNIQUE (url)
 );
 
+CREATE TABLE one_time_codes (
+	id SERIAL NOT NULL,
+	code_hash TEXT NOT NULL,
+	email TEXT,
+	email_key TEXT,
+	role_id INTEGER,
+	user_id INTEGER,
+	created_by INTEGER,
+	created_at TIMESTAMP WITH TIME ZONE NOT NULL,
+	expires_at TIMESTAMP WITH TIME ZONE NOT NULL,
+	CONSTRAINT pk_one_time_codes PRIMARY KEY (id),
+	CONSTRAINT uq_one_time_codes_code_hash UNIQUE (code_hash),
+	CONSTRAINT uq_one_time_codes_email_key UNIQUE (email_key),
+	CONSTRAINT fk_one_time_codes_role_id_roles FOREIGN KEY(role_id) REFERENCES roles (id) ON DELETE CASCADE,
+	CONSTRAINT uq_one_time_codes_user_id UNIQUE (user_id),
+	CONSTRAINT fk_one_time_codes_user_id_users FOREIGN KEY(user_id) REFERENCES users (id) ON DELETE CASCADE,
+	CONSTRAINT fk_one_time_codes_created_by_users FOREIGN KEY(created_by) REFERENCES users (id) ON DELETE CASCADE
+);
+
+CREATE INDEX ix_one_time_codes_expires_at ON one_time_codes (expires_at);
+
+CREATE TABLE plan_variants (
+	id SERIAL NOT NULL,
+	plan_id INTEGER NOT NULL,
+	dialect VARCHAR(16) NOT NULL,
+	batch_size INTEGER NOT NULL,
+	blob_hash VARCHAR(64) NOT NULL,
+	CONSTRAINT pk_plan_variants PRIMARY KEY (id),
+	CONSTRAINT uq_plan_variants_plan_id_dialect_batch_size UNIQUE (plan_id, dialect, batch_size),
+	CONSTRAINT fk_plan_variants_plan_id_plans FOREIGN KEY(plan_id) REFERENCES plans (id)
+);
+
 CREATE TABLE plans (
 	id SERIAL NOT NULL,
 	process_id INTEGER NOT NULL,
@@ -423,6 +522,7 @@ CREATE TABLE policies (
 	use VARCHAR(16) NOT NULL,
 	updated_at TIMESTAMP WITH TIME ZONE NOT NULL,
 	allow_remote_workers BOOLEAN DEFAULT false NOT NULL,
+	pools TEXT DEFAULT ',local,' NOT NULL,
 	CONSTRAINT pk_policies PRIMARY KEY (dataset_id),
 	CONSTRAINT fk_policies_dataset_id_datasets FOREIGN KEY(dataset_id) REFERENCES datasets (id)
 );
@@ -437,9 +537,21 @@ CREATE TABLE processes (
 	num_parameters BIGINT NOT NULL,
 	created_at TIMESTAMP WITH TIME ZONE NOT NULL,
 	created_by INTEGER,
+	num_events BIGINT DEFAULT 0 NOT NULL,
 	CONSTRAINT pk_processes PRIMARY KEY (id),
 	CONSTRAINT uq_processes_name_version UNIQUE (name, version)
 );
+
+CREATE TABLE provided_identities (
+	issuer TEXT NOT NULL,
+	subject TEXT NOT NULL,
+	user_id INTEGER NOT NULL,
+	created_at TIMESTAMP WITH TIME ZONE NOT NULL,
+	CONSTRAINT pk_provided_identities PRIMARY KEY (issuer, subject),
+	CONSTRAINT fk_provided_identities_user_id_users FOREIGN KEY(user_id) REFERENCES users (id) ON DELETE CASCADE
+);
+
+CREATE INDEX ix_provided_identities_user_id ON provided_identities (user_id);
 
 CREATE TABLE reports (
 	id INTEGER NOT NULL,
@@ -473,6 +585,7 @@ CREATE TABLE roles (
 	can_manage_infrastructure BOOLEAN NOT NULL,
 	can_upload_data BOOLEAN NOT NULL,
 	can_manage_nodes BOOLEAN NOT NULL,
+	can_host_models BOOLEAN DEFAULT false NOT NULL,
 	CONSTRAINT pk_roles PRIMARY KEY (id),
 	CONSTRAINT uq_roles_name UNIQUE (name)
 );

@@ -21,6 +21,7 @@ import pygrid.client
 from pygrid.cli import app, output
 from pygrid.cli.tables import AuditRow, AuditTable, BudgetRow, BudgetTable
 from pygrid.client import DomainClient, NetworkClient
+from pygrid.messages.accounts import PERMISSIONS
 from pygrid.transport import Request, Response
 from support.plans.handmade import logistic_plan
 
@@ -41,10 +42,16 @@ COMMANDS = {
     "model-served": "model served",
     "plan-inspect": "plan inspect digits.plan",
     "process-list": "process list",
+    "process-cycles": "process cycles digits",
     "process-show": "process show digits",
     "request-list": "request list",
     "request-show": "request show 4f1c09",
+    "role-list": "role list",
+    "role-show": "role show 'Model Owner'",
     "search": "search age",
+    "token-list": "token list",
+    "user-invitations": "user invitations",
+    "user-list": "user list",
     "worker-list": "worker list",
 }
 """Name of the golden files -> command."""
@@ -99,7 +106,7 @@ _STATISTICS = _JOB | {
     "privacy": None,
     "cost": None,
     "metrics": {},
-    "decided_by": 1,
+    "decided_by": "owner@example.org",
 }
 _DATASET = {
     "id": 3,
@@ -135,6 +142,8 @@ _CYCLE = {
     "opened_at": _DAY,
     "deadline_at": None,
     "completed_at": _LATER,
+    "num_late": 2,
+    "metric_spread": {"loss": {"min": 0.25, "median": 0.5, "max": 1.75, "num_reports": 10}},
 }
 _PROCESS = {
     "id": 1,
@@ -194,7 +203,52 @@ _ASSOCIATION = {
 }
 _WORKER = {"id": 1, "name": "gpu-1", "created_at": _DAY, "last_seen_at": _LATER, "num_waiting": 1, "num_running": 2}
 
+_FLAGS = dict.fromkeys((name for name in PERMISSIONS if name != "can_manage_nodes"), False)
+_OWNER = {"id": 4, "name": "Owner"} | dict.fromkeys(_FLAGS, True)
+_MODEL_OWNER = {"id": 5, "name": "Model Owner"} | _FLAGS | {"can_host_models": True}
+
 ANSWERS: dict[str, Any] = {
+    "/roles": {"success": True, "roles": [{"id": 1, "name": "User"} | _FLAGS, _OWNER, _MODEL_OWNER]},
+    "/users/invitations": {
+        "success": True,
+        "invitations": [
+            {
+                "id": 1,
+                "email": "carol@example.org",
+                "role": "Model Owner",
+                "invited_by": "ann@example.org",
+                "expires_at": _LATER,
+            }
+        ],
+    },
+    "/users/me/tokens": {
+        "success": True,
+        "api_tokens": [
+            {
+                "id": 1,
+                "name": "nightly",
+                "scope": "read",
+                "created_at": _DAY,
+                "expires_at": _LATER,
+                "last_used_at": _DAY,
+            },
+            {
+                "id": 2,
+                "name": "notebook",
+                "scope": "all",
+                "created_at": _DAY,
+                "expires_at": _LATER,
+                "last_used_at": None,
+            },
+        ],
+    },
+    "/users": {
+        "success": True,
+        "users": [
+            {"id": 1, "email": "ann@example.org", "role": _OWNER, "groups": [{"id": 1, "name": "hospital"}]},
+            {"id": 2, "email": "bob@example.org", "role": _MODEL_OWNER, "groups": []},
+        ],
+    },
     "/associations": {
         "associations": [
             _ASSOCIATION,
@@ -224,12 +278,12 @@ ANSWERS: dict[str, Any] = {
         "yours": 0.35,
         "your_cap": 5.0,
         "your_left": 4.65,
-        "users": {"2": 0.35, "7": 1.0},
+        "users": {"ann@example.org": 0.35, "bob@example.org": 1.0},
     },
     "/data-centric/detailed-models-list": {"models": [_MODEL]},
     "/data-centric/jobs": {"jobs": [_JOB, _STATISTICS]},
     f"/data-centric/jobs/{_JOB['id']}": _JOB,
-    "/data-centric/workers": {
+    "/data-centric/workers/authorized": {
         "workers": [_WORKER, _WORKER | {"id": 2, "name": "gpu-2", "last_seen_at": None, "num_running": 0}]
     },
     "/domains": {

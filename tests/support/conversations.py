@@ -287,10 +287,9 @@ async def training(conversation: Conversation, folder: Path) -> None:
                 "POST /model-centric/authenticate", json={"model_name": "digits", "model_version": "1.0"}
             )
             message = {"worker_id": client["worker_id"], "model": "digits", "version": "1.0"}
-            # The first one is a client of 2020, which does not wait.
-            accepted = await device(
-                "POST /model-centric/cycle-request", json=message if number == 1 else {**message, "wait_s": 0}
-            )
+            if number == 1:  # a client of 2020, for which the plan has no variant
+                await device("POST /model-centric/cycle-request", json=message)
+            accepted = await device("POST /model-centric/cycle-request", json={**message, "wait_s": 0})
             device.headers = {"Authorization": f"Bearer {accepted['request_key']}"}
             devices.append((device, message, accepted))
         device, _, accepted = devices[0]
@@ -426,11 +425,11 @@ async def network(conversation: Conversation, folder: Path) -> None:
         await anonymous("POST /network/search", json={"text": "people"})
         await owner("POST /associations", json={"network": str(net.base_url)})
         await until_in(manager, "pending")
-        await owner.until("/associations/1", lambda found: found["state"] == "pending")
+        await owner.until("/associations/1", lambda found: found["state"] == "pending" and found["connected"])
         await manager("GET /domains", params={"association": "pending"})
         await anonymous("POST /domains/alice/accept", json={})
         await manager("POST /domains/alice/accept", json={"reason": "we know them"})
-        await owner.until("/associations/1", lambda found: found["state"] == "accepted")
+        await owner.until("/associations/1", lambda found: found["state"] == "accepted" and found["connected"])
         await until_in(manager, "accepted")
         await anonymous("GET /domains")
         await anonymous("GET /domains/alice")
@@ -493,11 +492,13 @@ async def accounts_of_2020(conversation: Conversation, folder: Path) -> None:
     async with running(app) as web:
         anonymous = Speaker(conversation, web, "anonymous")
         account = {"email": "owner@example.org", "password": PASSWORD}
-        await anonymous("POST /users", json=account)
+        key = (await web.post("/users", json=account)).json()["user"]["private_key"]
         await anonymous("POST /users", json=account)
         await anonymous("POST /users/login", json={**account, "password": "wrong"})
-        token = (await anonymous("POST /users/login", json=account))["token"]
-        owner = Speaker(conversation, web, "owner", {"token": token})
+        token = (await web.post("/users/login", json=account)).json()["token"]
+        owner = Speaker(conversation, web, "owner", {"token": token, "private-key": key})
+        keyless = Speaker(conversation, web, "owner without a key", {"token": token})
+        await keyless("GET /users")
         user = await sign_up(conversation, web, "user")
         await anonymous("GET /users")
         await user("GET /users")

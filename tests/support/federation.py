@@ -16,7 +16,8 @@ import jwt
 import uvicorn
 from litestar import Litestar
 
-from pygrid.domain import build_domain
+from pygrid.domain import DomainTimings, build_domain
+from pygrid.features.jobs.federated.participation import ParticipationTimings
 from pygrid.settings import load_settings
 from pygrid.tensors import Params, decode
 from support.eventually import eventually
@@ -25,6 +26,7 @@ from support.training import form
 from support.web import People
 
 PROCESS = {"process": "shared", "version": "1"}
+QUICK_TIMINGS = DomainTimings(ParticipationTimings(connect_patience_s=0.2, max_backoff_s=0.3))
 QUICK: dict[str, Any] = {"epochs": 1, "batch_size": 30, "hyper": {"lr": 0.1}}
 PRIVATE: dict[str, Any] = {**QUICK, "privacy": {"epsilon": 2.0, "delta": 1e-6}}
 LONG: dict[str, Any] = {"epochs": 1500, "batch_size": 10, "privacy": {"epsilon": 2.0, "delta": 1e-6}}
@@ -34,7 +36,9 @@ LONG: dict[str, Any] = {"epochs": 1500, "batch_size": 10, "privacy": {"epsilon":
 @asynccontextmanager
 async def serving(app: Any, port: int = 0) -> AsyncIterator[str]:
     """The address at which an app answers for the length of the block, in this event loop."""
-    config = uvicorn.Config(app, host="127.0.0.1", port=port, log_level="error", timeout_graceful_shutdown=1)
+    # A connection that a client uses again must not end in that moment.
+    times = {"timeout_graceful_shutdown": 1, "timeout_keep_alive": 60}
+    config = uvicorn.Config(app, host="127.0.0.1", port=port, log_level="error", **times)
     server = uvicorn.Server(config)
     running = asyncio.create_task(server.serve())
 
@@ -152,7 +156,9 @@ async def running_town(
     async with AsyncExitStack() as stack:
         town = Town(hub or await stack.enter_async_context(running_hub(folder / "hub")))
         for seed, name in enumerate(names):
-            site = await stack.enter_async_context(running_site(settings_of(folder, name, **(settings or {}))))
+            site = await stack.enter_async_context(
+                running_site(settings_of(folder, name, **(settings or {})), QUICK_TIMINGS)
+            )
             town.sites[name] = site
             town.datasets[name] = await site.owner.upload(arrays=records(200 + 20 * seed, seed))
             await site.owner.set_policy(town.datasets[name], **{**POLICY, **policy})
@@ -175,4 +181,16 @@ def settings_of(folder: Path, name: str, **more: Any) -> Any:
     return load_settings({}, data_dir=folder / name, id=name, num_workers=1, **more)
 
 
-__all__ = ["LONG", "PLAN", "PRIVATE", "QUICK", "Hub", "Town", "running_hub", "running_town", "serving", "settings_of"]
+__all__ = [
+    "LONG",
+    "PLAN",
+    "PRIVATE",
+    "QUICK",
+    "QUICK_TIMINGS",
+    "Hub",
+    "Town",
+    "running_hub",
+    "running_town",
+    "serving",
+    "settings_of",
+]

@@ -19,7 +19,7 @@ import numpy as np
 import numpy.typing as npt
 from litestar import Litestar
 
-from pygrid.domain import build_domain
+from pygrid.domain import DomainTimings, build_domain
 from pygrid.settings import DomainSettings, load_settings
 from pygrid.storage.setup_code import find_setup_code
 from pygrid.tensors import encode
@@ -167,7 +167,7 @@ Headers = dict[str, str]
 
 
 @asynccontextmanager
-async def running_site(settings: DomainSettings) -> AsyncIterator[Site]:
+async def running_site(settings: DomainSettings, timings: DomainTimings | None = None) -> AsyncIterator[Site]:
     """A new Domain with the owner of data, a scientist, a compliance officer and somebody else."""
     plain = load_settings({}, data_dir=settings.data_dir)
     is_plain = (settings.database_url, settings.host) == (plain.database_url, plain.host) and not settings.secret_key
@@ -175,7 +175,7 @@ async def running_site(settings: DomainSettings) -> AsyncIterator[Site]:
     if is_plain and not settings.data_dir.exists():
         folder, prepared = await asyncio.to_thread(_prepared)
         await asyncio.to_thread(shutil.copytree, folder, settings.data_dir)
-    app = build_domain(settings)
+    app = build_domain(settings, timings=timings)
     async with running(app) as web:
         people = People(web)
         everybody = prepared or await _sign_up(settings, people)

@@ -109,3 +109,9 @@ class Waiting:
         assert not self.task.done()
         self._gone.set()
         await asyncio.wait_for(self.task, 60)
+
+
+def events_of(stream: Stream, kind: str) -> list[dict[str, Any]]:
+    """The data of the events of a kind."""
+    blocks = [block.split("\n") for block in stream.received.decode().split("\n\n")]
+    return [json.loads(block[2].removeprefix("data: ")) for block in blocks if f"event: {kind}" in block]

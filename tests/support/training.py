@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import hashlib
 import json
 import shutil
 from collections.abc import AsyncIterator, Mapping
@@ -21,7 +22,9 @@ from pygrid.clock import ManualClock
 from pygrid.domain import build_domain
 from pygrid.features.cycles.scheduler import CycleScheduler
 from pygrid.plans.gate import GateReport, check
+from pygrid.plans.variants import Variant, VariantPlan, read_variant
 from pygrid.settings import DomainSettings, load_settings
+from pygrid.syft import PlanMessage, write_plan
 from pygrid.tensors import Params, decode, encode
 from pygrid.web.services import service
 from support.eventually import eventually, turns
@@ -57,6 +60,19 @@ def _check_once(data: bytes) -> GateReport:
 async def gate_in_process(data: bytes) -> GateReport:
     """The gate without its child process, and once for each plan, as many tests host the same one."""
     return _check_once(data)
+
+
+@cache
+def opaque_variant(plan: bytes, batch_size: int = 8) -> bytes:
+    """A variant that a Domain cannot look into, for tests in which no client trains with it."""
+    data = write_plan(PlanMessage("training_plan", torchscript=b"TorchScript"))
+    plan_id = hashlib.sha256(plan).hexdigest()
+    return Variant(1, plan_id, "torchscript", (VariantPlan(batch_size, data),)).to_bytes()
+
+
+async def read_variant_alone(_plan: bytes, variant: bytes) -> None:
+    """In place of the check of a variant: it is only read."""
+    read_variant(variant)
 
 
 def form(
@@ -141,6 +157,7 @@ def scope(method: str, path: str, headers: list[tuple[bytes, bytes]]) -> Any:
     """What a server hands to the app for a request, for tests that are the server: of connections that break, or never
     end.
     """
+    path, _, query = path.partition("?")
     return {
         "type": "http",
         "asgi": {"version": "3.0"},
@@ -150,7 +167,7 @@ def scope(method: str, path: str, headers: list[tuple[bytes, bytes]]) -> Any:
         "path": path,
         "raw_path": path.encode(),
         "root_path": "",
-        "query_string": b"",
+        "query_string": query.encode(),
         "headers": headers,
         "client": ("127.0.0.1", 1),
         "server": ("test", 80),
@@ -186,10 +203,18 @@ class Site:
         averaging_plan: bytes | None = None,
         name: str = "digits",
         version: str = "1.0",
+        published: bool = False,
         **server_config: Any,
     ) -> dict[str, Any]:
-        """A process that was hosted now; its model is all ones."""
+        """A process that was hosted now; its model is all ones.
+
+        Args:
+            published: clients of 2020 can take part.
+        """
         parts = form(config(name, version, **server_config), encode(start or model()), plans, averaging_plan)
+        if published:
+            part = "plan:training_plan:torchscript"
+            parts.append((part, (part, opaque_variant((plans or {}).get("training_plan", PLAN)), "application/json")))
         answer = await self.try_host(parts)
         assert answer.status_code == 201, answer.text
         process: dict[str, Any] = answer.json()
@@ -292,6 +317,7 @@ async def site(
 ) -> AsyncIterator[Site]:
     """A Domain with its Owner logged in; the gate of plans runs in this process, as it is not what is tested here."""
     monkeypatch.setattr("pygrid.features.processes.hosting.check_async", gate_in_process)
+    monkeypatch.setattr("pygrid.plans.dialects.check.check_async", read_variant_alone)
     folder, owner = owned_folder
     shutil.copytree(folder, settings.data_dir)
     async with running_site(build_domain(settings, clock=clock), clock, settings.data_dir, owner) as running_now:

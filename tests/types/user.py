@@ -32,20 +32,27 @@ process: Process = domain.host(
     "1.0",
     model=net,
     plans=plan,
-    client_config={"epochs": 2, "batch_size": 16, "lr": 0.1, "a key of mine": 1},
+    client_config={"epochs": 2, "batch_size": 16, "lr": 0.1, "a key of mine": [1]},
     server_config={"num_cycles": 5, "cycle_length": 60, "min_diffs": 3, "max_diffs": 3},
 )
 process.watch()
+loaded: torch.nn.Linear = process.load_into(torch.nn.Linear(2, 2), checkpoint=3)
+again: torch.nn.Linear = pygrid.load_into(torch.nn.Linear(2, 2), "moons.safetensors")
+exported: bytes = process.export_onnx()
+written: Path = process.export_onnx("moons.onnx", checkpoint=1)
+moons_id: str = process.serve("moons-1", allow_remote_inference=True, visibility="public").id
+num_recorded: int = process.log_to(csv="moons.csv", tensorboard=Path("runs"), mlflow="http://127.0.0.1:5001")
+scores_again: torch.Tensor = moons(net, torch.zeros(1, 2), torch.zeros(1))[0]
 weights: npt.NDArray[np.generic] = process.download(path="moons.safetensors")["weight"]
 
 # Configurations, processes, cycles.
-server: ServerConfig = {
-    "cycle_length": None,
-    "aggregation": {"name": "mean", "weights": "examples"},
-    "server_optimizer": {"name": "adam", "learning_rate": 0.01},
-    "authentication": {"secret": "s" * 32, "require_exp": True},
-}
-client: ClientConfig = {"epochs": 1, "lr": 0.5}
+server = ServerConfig(
+    cycle_length=None,
+    aggregation=pygrid.Aggregation(name="mean", weights="examples"),
+    server_optimizer=pygrid.ServerOptimizer(name="adam", learning_rate=0.01),
+    authentication=pygrid.Authentication(secret="s" * 32, require_exp=True),
+)
+client: ClientConfig = pygrid.ClientConfig(epochs=1, lr=0.5, hyper={"momentum": 0.9}, extra={"app": {"theme": "dark"}})
 domain.host(
     "moons", "1.1", model="moons.safetensors", plans={"p": "p.plan"}, client_config=client, server_config=server
 )
@@ -58,7 +65,7 @@ trained: dict[str, float] = Runner(process.plan()).evaluate(process.download(), 
 
 # Datasets and jobs.
 dataset = domain.datasets.upload(
-    "cells", {"age": np.arange(3)}, columns={"age": "years"}, visibility="listed", tags=["a"]
+    "cells", {"age": np.arange(3)}, columns={"age": "int64,unit=years"}, visibility="listed", tags=["a"]
 )
 rows: int = domain.datasets["cells"].info().num_records
 left: float = dataset.budget().your_left

@@ -1,16 +1,18 @@
 """Mistakes: type checkers refuse each line below the imports."""
 
+from pygrid import Aggregation, ServerOptimizer
 from pygrid.client import ClientConfig, ServerConfig, connect, count, mean
 from pygrid.client.display.tables import Table, TableColumn
 from pygrid.errors import PygridError
 
-config_1: ServerConfig = {"num_cycle": 5}
-config_2: ServerConfig = {"num_cycles": "5"}
-config_3: ServerConfig = {"pool_selection": "first"}
-config_4: ServerConfig = {"aggregation": {"name": "median"}}
-config_5: ServerConfig = {"server_optimizer": {"name": "fedavgm"}}
-config_6: ClientConfig = {"epochs": "2"}
-config_7: ClientConfig = {"batchsize": 2}
+config_1 = ServerConfig(num_cycles=5)
+ServerConfig(cycle_length=60, num_cycle=5)
+ServerConfig(cycle_length=60, num_cycles="5")
+ServerConfig(cycle_length=60, pool_selection="first")
+Aggregation(name="median")
+ServerOptimizer(name="fedavgm")
+ClientConfig(epochs="2")
+ClientConfig(batchsize=2)
 connect(5000)
 connect("http://127.0.0.1:5000").log_in("ann@example.org", "password")
 connect("http://127.0.0.1:5000").login("ann@example.org")

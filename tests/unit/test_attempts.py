@@ -12,6 +12,7 @@ from pygrid.attempts import AttemptSketch, Bound
 from pygrid.clock import ManualClock
 from pygrid.core.addresses import network_of, shortened
 from pygrid.errors import TooManyRequests
+from support.thorough import examples
 
 
 @settings(deadline=None)
@@ -45,7 +46,7 @@ def test_a_million_other_keys_do_not_make_room_for_one_more() -> None:
     for _ in range(3):
         sketch.record(Bound("victim", 3))
     size = sketch._counts.nbytes
-    for number in range(100_000):
+    for number in range(examples(100_000)):
         sketch.record(Bound(f"other {number}", 10**9))
     with pytest.raises(TooManyRequests):
         sketch.record(Bound("victim", 3))

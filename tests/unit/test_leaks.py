@@ -1,4 +1,4 @@
-"""The check of tests/conftest.py for what a test leaves open."""
+"""The check of tests/support/leaks.py for what a test leaves open."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-CONFTEST = Path(__file__).parents[1] / "conftest.py"
+TESTS_FOLDER = Path(__file__).parents[1]
 TESTS = """
 import gc
 import socket
@@ -29,18 +29,10 @@ def test_collects():
 
 def test_a_socket_left_open_fails_the_test_that_left_it(tmp_path):
     (tmp_path / "test_both.py").write_text(TESTS)
-    # The fixture alone, without what the other fixtures of that file need.
-    (tmp_path / "conftest.py").write_text(
-        "import importlib.util\n"
-        f"spec = importlib.util.spec_from_file_location('root_conftest', {str(CONFTEST)!r})\n"
-        "module = importlib.util.module_from_spec(spec)\n"
-        "spec.loader.exec_module(module)\n"
-        "_nothing_left_open = module._nothing_left_open\n"
-    )
-    command = [sys.executable, "-m", "pytest", "-W", "error", "-p", "no:cacheprovider", "-p", "no:asyncio", "-rA", "."]
-    done = subprocess.run(
-        command, cwd=tmp_path, env={"PYTHONPATH": str(CONFTEST.parent)}, capture_output=True, text=True, timeout=120
-    )
+    (tmp_path / "conftest.py").write_text("from support.leaks import _nothing_left_open\n")
+    command = [sys.executable, "-m", "pytest", "-W", "error", "-p", "no:cacheprovider", "-rA", "."]
+    environment = {"PYTHONPATH": str(TESTS_FOLDER), "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1"}
+    done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=120)
     assert "ERROR test_both.py::test_leaves_a_socket_open" in done.stdout, done.stdout + done.stderr
     assert "ResourceWarning: unclosed <socket" in done.stdout
     assert "PASSED test_both.py::test_collects" in done.stdout

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from pathlib import Path
 
 ALLOWED = {
     "annotated_types",
@@ -45,3 +46,26 @@ def test_importing_the_domain_loads_no_package_that_only_its_children_need() -> 
     loaded = set(done.stdout.split())
     assert {"pygrid", "litestar"} <= loaded
     assert loaded - ALLOWED == set()
+
+
+RUNNING = """
+import asyncio, sys
+from pathlib import Path
+from pygrid.domain import build_domain
+from pygrid.settings import load_settings
+
+async def run():
+    async with build_domain(load_settings({}, data_dir=Path(sys.argv[1]))).lifespan():
+        print(*sorted(sys.modules))
+
+asyncio.run(run())
+"""
+
+
+def test_a_domain_with_its_files_in_the_data_folder_loads_no_client_of_a_store(tmp_path: Path) -> None:
+    command = [sys.executable, "-I", "-c", RUNNING, str(tmp_path / "data")]
+    loaded = subprocess.run(command, capture_output=True, text=True, check=True).stdout.split()
+    assert "pygrid.domain" in loaded
+    assert [name for name in loaded if name.startswith(("obstore", "pygrid.storage.blobs.s3"))] == []
+    assert "pygrid.storage.blobs.remote_store" not in loaded
+    assert not {"attr", "pydantic"} & set(loaded)  # msgspec alone checks values

@@ -77,6 +77,27 @@ async def test_spraying_accounts_from_one_address_is_refused(web: Web, domain: L
     assert await guess(service(domain.state, AccountService), "user1@example.org", "127.0.0.2") == "invalid_credentials"
 
 
+@pytest.mark.parametrize("app", ["domain", "network"])
+@pytest.mark.parametrize("trusted", ["", "127.0.0.1"])
+async def test_behind_a_trusted_proxy_each_address_has_its_own_attempts(tmp_path: Path, app: str, trusted: str) -> None:
+    if app == "domain":
+        built = build_domain(load_settings({}, data_dir=tmp_path, trusted_proxies=trusted))
+    else:
+        built = build_network(load_network_settings({}, data_dir=tmp_path, trusted_proxies=trusted))
+
+    async def log_in(web: Web, number: int, address: str) -> int:
+        # The first address is what the client made up.
+        forwarded = {"X-Forwarded-For": f"198.51.100.{number % 250}, {address}"}
+        body = {"email": f"{number}@example.org", "password": TOO_LONG}
+        return (await web.post("/users/login", json=body, headers=forwarded)).status_code
+
+    async with running(built) as web:
+        for number in range(attempts.MAX_PER_ADDRESS):
+            assert await log_in(web, number, "203.0.113.5") in (400, 401, 403)
+        assert await log_in(web, 0, "203.0.113.5") == 429
+        assert (await log_in(web, 0, "203.0.113.6") == 429) is (not trusted)
+
+
 async def test_one_ipv6_network_is_one_address(web: Web, domain: Litestar) -> None:
     outcomes = [
         await guess(service(domain.state, AccountService), f"u{n}@example.org", f"2001:db8::{n:x}") for n in range(60)
@@ -236,7 +257,7 @@ async def test_a_network_keeps_the_same_log(tmp_path: Path) -> None:
 
 async def test_accounts_cannot_be_made_without_end_from_one_address(web: Web, domain: Litestar, people: People) -> None:
     await people.owner()
-    limit = service(domain.state, AccountService)._attempts
+    limit = service(domain.state, AccountService).attempts
     for _ in range(attempts.MAX_SIGN_UPS_PER_ADDRESS):
         limit.record_sign_up("127.0.0.1")
     answer = await web.post("/users", json={"email": "x@example.org", "password": PASSWORD})

@@ -24,6 +24,7 @@ from schemathesis.specs.openapi.checks import (
 
 from pygrid.domain import build_domain
 from pygrid.settings import load_settings
+from support.thorough import examples
 
 TAGS = {
     "identity",
@@ -55,7 +56,7 @@ def fuzzed(tmp_path: Path) -> Iterator[tuple[Any, Callable[[], dict[str, str]]]]
         assert client.post("/users", json=person).status_code == 200
         token = client.post("/users/login", json=person).json()["token"]
         second = {"email": "two@example.org", "password": "correct horse", "role": 4}
-        assert client.post("/users", json=second, headers={"token": token}).status_code == 200
+        assert client.post("/users", json=second, headers={"Authorization": f"Bearer {token}"}).status_code == 200
 
         def log_in() -> dict[str, str]:
             return {"Authorization": f"Bearer {client.post('/users/login', json=second).json()['token']}"}
@@ -83,7 +84,7 @@ def _fuzz(operation: Any, headers: dict[str, str]) -> None:
     cases = hypothesis.strategies.one_of([operation.as_strategy(generation_mode=mode) for mode in modes])
 
     @hypothesis.settings(
-        max_examples=25,
+        max_examples=examples(25),
         deadline=None,
         database=None,
         derandomize=True,

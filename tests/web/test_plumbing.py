@@ -24,6 +24,7 @@ from litestar.response import Stream
 from pygrid.clock import SystemClock
 from pygrid.errors import Conflict, PygridError, TooManyRequests
 from pygrid.features.accounts.service import AccountService
+from pygrid.features.accounts.signing import AccountRules
 from pygrid.lifecycle import AppContext, BackgroundTask, Feature, Stopping, TaskRunner
 from pygrid.messages.accounts import LoginRequest
 from pygrid.metrics import Metrics
@@ -314,7 +315,9 @@ def _app(tmp_path: Path, tasks: list[BackgroundTask] | None = None, metrics: Met
                 close=close,
             )
         ],
-        authenticator=AccountService(database, database, SystemClock(), open_signup=False),
+        authenticator=AccountService(
+            database, database, SystemClock(), AccountRules(app_name="test", open_signup=False)
+        ),
     )
 
 

@@ -166,9 +166,18 @@ async def websocket(app: Litestar, path: str, **headers: str) -> list[dict[str, 
     return sent
 
 
-@pytest.mark.parametrize("headers", [{"origin": "https://evil.example"}, {"host": "evil.example"}])
-async def test_a_page_of_another_origin_opens_no_websocket(web: Web, domain: Litestar, headers: dict[str, str]) -> None:
-    sent = await websocket(domain, "/", **headers)
+@pytest.mark.parametrize(
+    ("path", "headers"),
+    [
+        ("/", {"host": "evil.example"}),
+        ("/", {"host": "evil.example", "origin": "https://evil.example"}),
+        ("/relay/x", {"origin": "https://evil.example"}),
+    ],
+)
+async def test_a_page_of_another_origin_opens_no_other_websocket(
+    web: Web, domain: Litestar, path: str, headers: dict[str, str]
+) -> None:
+    sent = await websocket(domain, path, **headers)
     assert [message["type"] for message in sent] == ["websocket.http.response.start", "websocket.http.response.body"]
     assert sent[0]["status"] == 403
 
@@ -185,8 +194,9 @@ async def test_a_network_is_as_strict(tmp_path: Path) -> None:
         assert (await web.get("/healthz", headers={"host": "network:7000"})).status_code == 200
         assert_problem(await web.get("/healthz", headers={"host": "evil.example"}), 403, "unknown_host")
         assert_problem(await web.post("/users", json=BODY, headers={"origin": "null"}), 403, "cross_site_refused")
-        sent = await websocket(app, "/relay/x", origin="https://evil.example")
-        assert sent[0]["status"] == 403
+        for path in ("/", "/relay/x"):
+            sent = await websocket(app, path, origin="https://evil.example")
+            assert sent[0]["status"] == 403
 
 
 @pytest.mark.parametrize(

@@ -26,6 +26,7 @@ from pygrid.web.server import AppServer
 from pygrid.web.services import service
 from pygrid.web.websocket_reader import BoundedWebSocket
 from support.eventually import eventually, turns
+from support.thorough import examples
 from support.web import serving
 
 GET = b"GET /healthz HTTP/1.1\r\nHost: localhost\r\n\r\n"
@@ -435,7 +436,7 @@ pieces = st.sampled_from(
 async def test_any_bytes_end_in_an_answer_or_a_close(domain: Litestar, caplog: pytest.LogCaptureFixture) -> None:
     samples: list[list[bytes]] = []
 
-    @settings(max_examples=150, deadline=None, database=None)
+    @settings(max_examples=examples(150), deadline=None, database=None)
     @given(st.lists(pieces, max_size=12))
     def collect(sample: list[bytes]) -> None:
         samples.append(sample)

@@ -194,7 +194,7 @@ def _member(name: str, value: Any, owner: type, met: _Types) -> str:
 
 def _set_by_constructor(cls: type) -> set[str]:
     """Public names that ``__init__`` sets on ``self``."""
-    init = cls.__dict__.get("__init__")
+    init = inspect.unwrap(cls.__dict__.get("__init__", object.__init__))
     # That of a dataclass is generated, and that of a protocol belongs to the standard library.
     if not isinstance(init, types.FunctionType) or init.__code__.co_filename != inspect.getfile(cls):
         return set()

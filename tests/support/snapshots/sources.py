@@ -6,6 +6,7 @@ import ast
 import functools
 from collections.abc import Iterator
 from pathlib import Path
+from types import CodeType
 from typing import NamedTuple
 
 import pygrid
@@ -128,12 +129,18 @@ def texts_of(value: ast.expr) -> set[str]:
     return constants().get(name, set()) if name.strip("_").isupper() else set()
 
 
-def literals() -> set[str]:
-    """All texts in the source but docstrings."""
-    found = set()
-    for tree in trees().values():
-        docstrings = {id(node.value) for node in ast.walk(tree) if isinstance(node, ast.Expr)}
-        for node in ast.walk(tree):
-            if isinstance(node, ast.Constant) and isinstance(node.value, str) and id(node) not in docstrings:
-                found.add(node.value)
-    return found
+@functools.cache
+def literals() -> frozenset[str]:
+    """All texts in the source but docstrings: the constants of the compiled modules."""
+    found: set[str] = set()
+    files = Path(pygrid.__file__).parent.rglob("*.py")
+    pending: list[object] = [compile(path.read_text(), str(path), "exec", optimize=2) for path in files]
+    while pending:
+        one = pending.pop()
+        if isinstance(one, str):
+            found.add(one)
+        elif isinstance(one, CodeType):
+            pending.extend(one.co_consts)
+        elif isinstance(one, tuple | frozenset):
+            pending.extend(one)
+    return frozenset(found)

@@ -11,10 +11,13 @@ from argon2.exceptions import VerifyMismatchError
 
 from pygrid.errors import TooManyRequests
 from pygrid.features.accounts.passwords import MAX_WAITING, NUM_THREADS, Passwords
+from support import shared_work
 
 
 @pytest.fixture
-def passwords() -> Iterator[Passwords]:
+def passwords(monkeypatch: pytest.MonkeyPatch) -> Iterator[Passwords]:
+    for name, value in shared_work.PASSWORD_COST.items():
+        monkeypatch.setattr(f"pygrid.features.accounts.passwords.{name}", value)
     made = Passwords()
     yield made
     made.close()

@@ -14,7 +14,7 @@ import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
-from pygrid.aggregation.optimizers import SLOTS, ServerOptimizer, initial_slot, step
+from pygrid.aggregation.optimizers import SLOTS, USERS, ServerOptimizer, initial_slot, step
 
 NAMES = sorted(SLOTS)
 
@@ -60,7 +60,9 @@ def _by_the_paper(optimizer: ServerOptimizer, x: float, deltas: list[float]) -> 
 def test_every_step_is_the_papers(
     name: Any, start: float, diffs: list[float], rate: float, beta1: float, beta2: float, tau: float
 ) -> None:
-    optimizer = ServerOptimizer(name, learning_rate=rate, momentum=beta1, beta1=beta1, beta2=beta2, tau=tau)
+    numbers = {"momentum": beta1, "beta1": beta1, "beta2": beta2, "tau": tau}
+    used = {field: number for field, number in numbers.items() if name in USERS[field]}
+    optimizer = ServerOptimizer(name, learning_rate=rate, **used)
     model, state = np.full(3, start, np.float32), _initial(optimizer, 3)
     for diff in diffs:
         model, state = step(optimizer, model, np.full(3, diff, np.float64), state)

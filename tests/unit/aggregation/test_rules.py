@@ -17,6 +17,7 @@ from hypothesis import strategies as st
 
 from pygrid.aggregation.rules import FEW_BOUND, MIN_ROBUST, Aggregation, History, Vote, Weighed, weigh
 from pygrid.aggregation.running import RunningSum
+from support.thorough import examples
 
 Float64 = npt.NDArray[np.float64]
 SIZE = 7
@@ -76,7 +77,7 @@ def cycles(draw: st.DrawFn) -> tuple[list[Float64], Float64 | None]:
     return diffs, centre
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=examples(300), deadline=None)
 @given(cycles(), st.sampled_from([0.5, 1.0, 3.0]), st.sampled_from([0.0, 1e-6, 1.0, 3.0, 100.0, math.inf]), st.data())
 def test_the_running_sum_is_the_definition(
     cycle: tuple[list[Float64], Float64 | None], radius: float, expected_limit: float, data: st.DataObject
@@ -159,7 +160,7 @@ def test_a_huge_diff_leaves_no_trace_in_the_digits_of_others(limit: float) -> No
     diffs = [generator.normal(size=SIZE).astype(np.float32).astype(np.float64) for _ in range(6)]
     diffs.append(np.full(SIZE, 1e30, np.float32).astype(np.float64))
     votes = votes_of(diffs, None)
-    for rule in (Aggregation(), Aggregation("mean", weights="equal")):
+    for rule in (Aggregation(), Aggregation(name="mean", weights="equal")):
         weighed = weigh(rule, list(votes.values()), History(), no_model)
         got = total(diffs, votes, weighed, None, list(votes), limit)
         wanted = np.mean([d * weighed.scales[n] for n, d in enumerate(diffs)], axis=0)
@@ -206,10 +207,10 @@ def test_what_is_on_the_expected_side_is_not_read_again() -> None:
 @pytest.mark.parametrize(
     ("rule", "weights", "wanted"),
     [
-        (Aggregation("mean"), [10, 20, 1_000], [10, 20, 60]),
-        (Aggregation("mean", weight_cap=1.0), [10, 20, 1_000], [10, 20, 20]),
-        (Aggregation("mean", weight_cap=None), [10, 20, 1_000], [10, 20, 1_000]),
-        (Aggregation("mean", weights="equal"), [10, 20, 1_000], [1, 1, 1]),
+        (Aggregation(name="mean"), [10, 20, 1_000], [10, 20, 60]),
+        (Aggregation(name="mean", weight_cap=1.0), [10, 20, 1_000], [10, 20, 20]),
+        (Aggregation(name="mean", weight_cap=None), [10, 20, 1_000], [10, 20, 1_000]),
+        (Aggregation(name="mean", weights="equal"), [10, 20, 1_000], [1, 1, 1]),
         (Aggregation(), [10, 20, 1_000], [1, 1, 1]),
     ],
 )
@@ -219,11 +220,11 @@ def test_weights_are_claims(rule: Aggregation, weights: list[float], wanted: lis
 
 
 def test_the_cap_looks_at_earlier_cycles() -> None:
-    weighed = weigh(Aggregation("mean"), [Vote(0, 1.0, None, 10_000.0)], History([1.0], [10.0] * 5), no_model)
+    weighed = weigh(Aggregation(name="mean"), [Vote(0, 1.0, None, 10_000.0)], History([1.0], [10.0] * 5), no_model)
     assert weighed.weights == {0: 30.0}
 
 
 def test_no_reports_weigh_nothing() -> None:
-    for rule in (Aggregation(), Aggregation("mean")):
+    for rule in (Aggregation(), Aggregation(name="mean")):
         weighed = weigh(rule, [], History(), no_model)
         assert (weighed.scales, weighed.total, weighed.limit) == ({}, 0.0, math.inf)

@@ -32,7 +32,7 @@ from pygrid.storage.sql.database import Database
 from pygrid.web.services import service
 
 EVIL = "\x1b]0;owned\x07\x1b[2J\x9b31m\u202eevil\u2066\u200f\rfake\x00[bold red]x[/]\x7f\nfake: line"
-LOCAL = {"domain", "network", "plan", "audit", "up", "edge", "federate"}
+LOCAL = {"domain", "network", "plan", "audit", "up", "edge", "federate", "doctor", "store"}
 """Commands that print answers of no server, or only in walks of their own; their files are checked by the test of
 sources.
 """
@@ -45,11 +45,34 @@ login {url} --logout
 account rotate-key
 account revoke-key
 account password --password-stdin
+user list
+user list --json
+user add evil --password-stdin
+user role evil evil
+user password evil --password-stdin
+user remove evil --yes
+user invite evil
+user invitations
+user withdraw evil
+user reset evil
+account accept {url} evil --password-stdin
+account recover {url} evil --password-stdin
+token make evil
+token list
+token revoke evil
+role list
+role show evil
+role add evil
+role remove evil
 search evil --network {url}
 search evil --network {url} --json
 process list
 process list --json
 process show evil
+process pause evil
+process resume evil
+process delete evil --yes
+dataset rename evil worse
 process show evil --json
 process finish evil
 dataset list

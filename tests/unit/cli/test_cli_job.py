@@ -33,11 +33,12 @@ def test_questions_are_read(text: str, asked: StatisticRequest) -> None:
     ("text", "said"),
     [
         ("median:age", "'median' is not valid; use count, sum"),
-        ("mean:age", "missing 2 required keyword-only arguments: 'lower' and 'upper'"),
-        ("mean,lower=0,upper=1", "missing 1 required positional argument: 'column'"),
+        ("mean:age", "mean needs lower= and upper="),
+        ("mean,lower=0,upper=1", "mean needs a column, as in mean:age"),
         ("mean:age,lower=low,upper=1", "'low' is not a number"),
         ("mean:age,lowest=0,upper=1", "'lowest=0' is not valid; use lower="),
-        ("histogram:age,lower=0", "unexpected keyword argument 'lower'"),
+        ("histogram:age,lower=0", "histogram needs edges="),
+        ("histogram:age,edges=0|1,lower=0", "histogram has no lower=; it takes edges=, by=, keys=, per="),
         ("__class__", "is not valid"),
     ],
 )

@@ -79,7 +79,7 @@ def test_spending_is_shown_in_all_and_by_user(folder: Path) -> None:
         ["dataset", "id", "user"],
         ["patients", "3", "all users"],
         ["patients", "3", "ana@example.org"],
-        ["patients", "3", "user 99"],
+        ["patients", "3", "removed account 99"],
     ]
     whole, ana, gone = json.loads(run("budget", "show", "--data-dir", folder, "--json").stdout)
     assert (whole["num_charges"], ana["num_charges"], gone["num_charges"]) == (2, 1, 1)
@@ -117,7 +117,7 @@ def test_spending_that_is_not_that_of_the_charges_is_found(folder: Path) -> None
     write(folder, "UPDATE grants SET spent_in_dataset = 0 WHERE user_id = 99")
     result = run("audit", "verify", "--data-dir", folder)
     assert result.exit_code == 2
-    assert "user 99" in result.stdout
+    assert "the total that removed account 99 spent" in result.stdout
 
 
 def test_the_exported_head_is_compared_with(folder: Path) -> None:

@@ -10,7 +10,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from pygrid.client.datasets import DatasetTable, _arrays, _body, _request, _shown, save_npz
+from pygrid.client.datasets import DatasetTable, _request
+from pygrid.client.display.uploads import shown_upload
+from pygrid.client.table_files import arrays_of, body_of, save_npz
 from pygrid.errors import InvalidInput
 from pygrid.messages.datasets import ColumnDeclaration, DatasetSummary, UploadRequest
 from pygrid.transport.base import BytesBody
@@ -25,17 +27,17 @@ class Frame:
         return {"a": [1, 2], "t": np.array(["x", "y"], dtype=object)}[name]
 
 
-def test_mappings_and_frames_become_arrays() -> None:
-    arrays = _arrays(Frame())
+def test_mappings_and_frames_becomearrays_of() -> None:
+    arrays = arrays_of(Frame())
     assert list(arrays) == ["a", "t"]
     assert arrays["t"].dtype.kind == "U"
-    assert _arrays({"z": [1.5], "a": ["x"]})["z"].tolist() == [1.5]
+    assert arrays_of({"z": [1.5], "a": ["x"]})["z"].tolist() == [1.5]
 
 
-@pytest.mark.parametrize("source", [3, [1, 2], {"a": np.array([{}])}, {"a": np.array(["x", None], dtype=object)}])
+@pytest.mark.parametrize("source", [3, [1, 2], {"a": np.array([{}])}, {"a": np.array(["x", 1], dtype=object)}])
 def test_what_is_no_table_is_refused(source: Any) -> None:
     with pytest.raises(InvalidInput):
-        _arrays(source)
+        arrays_of(source)
 
 
 def test_any_name_can_be_written(tmp_path: Path) -> None:
@@ -47,13 +49,13 @@ def test_any_name_can_be_written(tmp_path: Path) -> None:
 
 def test_arrays_are_sent_from_a_file_that_is_gone_afterwards() -> None:
     with contextlib.ExitStack() as stack:
-        body = _body({"a": np.arange(1000)}, stack)
+        body = body_of({"a": np.arange(1000)}, stack)
         assert len(b"".join(bytes(piece) for piece in body)) == body.num_bytes > 8000
         path = body.path  # type: ignore[attr-defined]
         assert path.is_file()
     assert not path.exists()
     with contextlib.ExitStack() as stack, pytest.raises(InvalidInput, match="there is no file"):
-        _body("nowhere.csv", stack)
+        body_of("nowhere.csv", stack)
 
 
 def test_columns_are_said_in_three_ways() -> None:
@@ -67,12 +69,12 @@ def test_columns_are_said_in_three_ways() -> None:
 
 def test_progress_follows_the_bytes_and_changes_none(capsys: pytest.CaptureFixture[str]) -> None:
     data = bytes(range(256)) * 5000
-    with _shown(BytesBody(data), True) as body:
+    with shown_upload(BytesBody(data), True) as body:
         assert body.num_bytes == len(data)
         assert b"".join(bytes(piece) for piece in body) == data
         assert b"".join(bytes(piece) for piece in body) == data, "a retry sends it again"
     assert "checking" in capsys.readouterr().err
-    with _shown(BytesBody(data), False) as body:
+    with shown_upload(BytesBody(data), False) as body:
         assert isinstance(body, BytesBody)
 
 

@@ -24,7 +24,8 @@ from pygrid.client import connect, jobs
 from pygrid.client.binding import complete_binding
 from pygrid.client.display.job_progress import in_words, shown
 from pygrid.client.display.review import sheet
-from pygrid.client.jobs import Job, JobTable, get_job, statistic_requests
+from pygrid.client.jobs import Job, JobTable, get_job
+from pygrid.client.terms import statistic_requests
 from pygrid.errors import Conflict, InvalidInput, NotFound, PygridError, Unavailable
 from pygrid.messages.datasets import Column, DatasetInfo, Schema
 from pygrid.messages.jobs import JobCost, JobInfo, JobKind, JobList, JobRequest, PrivacyRequest, StatisticRequest
@@ -136,6 +137,15 @@ def test_what_is_given_is_taken_and_not_used_twice() -> None:
     assert complete_binding(PORTS, two, {"y": "other"}) == {"x": "numbers", "y": "other"}
     ports = {"a": DataPort("int64", (), "", 3), "b": DataPort("int64", (), "", 3)}
     assert complete_binding(ports, two, {"b": "class"}) == {"a": "other", "b": "class"}
+
+
+def test_labels_that_can_be_absent_fit_a_port_that_takes_them() -> None:
+    absent = Schema((NUMBERS, Column("mask", "uint8", meaning="label 0..2 or 255"), Column("other", "uint8")), 50)
+    ports = {"y": DataPort("int64", (), "", 3, ignore=255)}
+    assert complete_binding(ports, absent, {}) == {"y": "mask"}
+    for port in (DataPort("int64", (), "", 3), DataPort("int64", (), "", 3, ignore=-100)):
+        with pytest.raises(InvalidInput, match="these fit: mask, other"):
+            complete_binding({"y": port}, absent, {})
 
 
 @pytest.mark.parametrize(
@@ -409,7 +419,7 @@ def test_the_sheet_says_what_an_approver_needs() -> None:
         "90 rounds with noise of 1.5 times",
         "3 before, 4.4 after of 10",
         "0 before, 2 after of 8",
-        "can become 88% sure",
+        "can become at most 88% sure",
         "only sums with noise",
     ):
         assert said in text, said

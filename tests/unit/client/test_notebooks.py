@@ -51,13 +51,21 @@ Trained(Api(Scripted()), finished).watch()
 """
 
 
+SCHEMA = """
+from pygrid.messages.datasets import Column, Schema
+Schema((Column("<age>", "float32"),), 3)
+"""
+
+
 @pytest.fixture(scope="module")
 def cells(tmp_path_factory: pytest.TempPathFactory) -> list[Any]:
     """The cells of a saved notebook, after a kernel ran it."""
     folder = tmp_path_factory.mktemp("notebook")
     tests = Path(__file__).parent
     setup = SETUP.format(path=[str(tests), str(tests.parents[1])])
-    notebook = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(code) for code in (setup, WAIT, BAR, WATCH)])
+    notebook = nbformat.v4.new_notebook(
+        cells=[nbformat.v4.new_code_cell(code) for code in (setup, WAIT, BAR, WATCH, SCHEMA)]
+    )
     notebook.metadata["kernelspec"] = {"name": "python3", "display_name": "Python 3"}
     with pytest.MonkeyPatch.context() as patch:
         for name in ("JUPYTER_RUNTIME_DIR", "JUPYTER_CONFIG_DIR", "JUPYTER_DATA_DIR", "IPYTHONDIR"):
@@ -89,3 +97,9 @@ def test_a_training_is_watched_in_one_output(cells: list[Any]) -> None:
     assert "<progress value='2' max='2'></progress>" in training
     assert training.count("<td style='text-align:right'>0.9375</td>") == 2
     assert "progress" not in training.partition("2 of 2")[2]
+
+
+def test_a_schema_is_a_table(cells: list[Any]) -> None:
+    (schema,) = shown(cells[4])
+    assert schema.startswith("3 records<table>")
+    assert "<td style='text-align:left'>&lt;age&gt;</td>" in schema

@@ -1,7 +1,8 @@
-"""Type checkers accept what users write, and refuse mistakes.
+"""Type checkers accept what users write, and refuse mistakes; editors complete it.
 
 Should happen: `tests/types/user.py` has no error under ``mypy --strict`` and pyright; each line of
-`tests/types/wrong.py` below its imports has one; the keys of the configurations are those that a Domain knows.
+`tests/types/wrong.py` below its imports has one; editors complete names. ``scripts/check`` checks the code of the
+README and the tutorials.
 """
 
 from __future__ import annotations
@@ -12,16 +13,11 @@ import re
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any, get_type_hints
+from typing import Any
 
-import msgspec
 import pytest
 
 import pygrid.client
-from pygrid.aggregation.optimizers import ServerOptimizer
-from pygrid.aggregation.rules import Aggregation
-from pygrid.client import configuration
-from pygrid.core.process_config import Authentication, ProcessConfig
 
 ROOT = Path(__file__).parents[3]
 USER, WRONG = ROOT / "tests/types/user.py", ROOT / "tests/types/wrong.py"
@@ -53,8 +49,6 @@ def test_mypy_refuses_each_mistake() -> None:
 
 @pytest.mark.slow
 def test_pyright_agrees() -> None:
-    if importlib.util.find_spec("basedpyright") is None:
-        pytest.skip("basedpyright is not installed")
     command = [sys.executable, "-m", "basedpyright", "--outputjson", "--level", "error", "--pythonpath", sys.executable]
     paths = [str(WRONG)] + ([str(USER)] if importlib.util.find_spec("torch") else [])
     done = subprocess.run([*command, *paths], cwd=ROOT, capture_output=True, text=True, timeout=300, check=False)
@@ -63,17 +57,36 @@ def test_pyright_agrees() -> None:
     assert {one["range"]["start"]["line"] + 1 for one in found if one["file"].endswith("wrong.py")} == mistakes()
 
 
+AUTHOR = """
+import torch
+import pygrid
+
+@pygrid.plan(data={"x": pygrid.Tensor["batch", 2]})
+def loss(model: torch.nn.Module, x: torch.Tensor) -> torch.Tensor:
+    return model(x).mean()
+
+"""
+
+
 @pytest.mark.parametrize(
-    ("written", "known"),
+    ("line", "names"),
     [
-        (configuration.ServerConfig, ProcessConfig),
-        (configuration.AuthenticationConfig, Authentication),
-        (configuration.AggregationConfig, Aggregation),
-        (configuration.ServerOptimizerConfig, ServerOptimizer),
+        (
+            "pygrid.",
+            {"Float", "Integers", "Label", "Tensor", "averaging_plan", "load_into", "optim", "plan", "train_step"},
+        ),
+        ("pygrid.optim.", {"SGD", "Adam", "AdamW"}),
+        ("pygrid.Label(3).", {"meaning", "optional"}),
+        ("loss.", {"build", "name", "data"}),
+        ("loss.build(torch.nn.Linear(2, 2)).", {"save", "graph", "manifest", "id"}),
     ],
 )
-def test_the_keys_of_configurations_are_those_that_a_domain_knows(written: Any, known: type[msgspec.Struct]) -> None:
-    assert set(get_type_hints(written)) == set(known.__struct_fields__)
+def test_editors_complete_what_authors_write(line: str, names: set[str]) -> None:
+    pytest.importorskip("torch")
+    jedi = pytest.importorskip("jedi")
+    source = AUTHOR + line
+    found = {one.name for one in jedi.Script(source).complete(source.count("\n") + 1, len(line))}
+    assert names <= found
 
 
 def test_completion_shows_the_public_names_and_no_more() -> None:

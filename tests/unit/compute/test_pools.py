@@ -13,13 +13,13 @@ from typing import Any
 
 import pytest
 
-from pygrid.compute.driver import NotStarted
+from pygrid.compute.driver import Begin, NotStarted
 from pygrid.compute.pools import Needs, Pool, Pools, Slot, build_pools
 from pygrid.compute.results import OnProgress
 from pygrid.core.job_spec import Facts, JobResult, JobSpec
 from pygrid.errors import Unavailable
 
-ANY, LEAVING, TRIAL = Needs(), Needs(may_leave=True), Needs(is_trial=True)
+ANY, LEAVING, TRIAL = Needs(), Needs(frozenset({"local", "leased"})), Needs(is_trial=True)
 SPEC = JobSpec(id="job", kind="statistics", columns={})
 
 
@@ -37,7 +37,14 @@ class Counting:
     async def start(self) -> None:
         self.num_started += 1
 
-    async def run(self, spec: JobSpec, on_progress: OnProgress | None = None, *, pad: bool = True) -> JobResult:
+    async def run(
+        self,
+        spec: JobSpec,
+        on_progress: OnProgress | None = None,
+        *,
+        pad: bool = True,
+        begin: Begin | None = None,
+    ) -> JobResult:
         if self.refusal is not None:
             raise self.refusal
         self.ran.append((spec.id, pad))
@@ -164,9 +171,24 @@ async def test_a_job_that_was_not_started_elsewhere_runs_here() -> None:
     with pytest.raises(Unavailable, match="another reason"):
         await slot.run(SPEC)
     there.local.refusal = NotStarted("and not here")
-    pool = Pool("only", there.local, 1, lambda _: True)
-    with pytest.raises(NotStarted):
+    there.leased.refusal = NotStarted("no Worker took it")
+    with pytest.raises(NotStarted, match="no Worker took it"):
+        await slot.run(SPEC, may_fall_back=False)
+    pool = Pool("local", there.local, 1)
+    with pytest.raises(NotStarted, match="and not here"):
         await taken(Pools([pool], lambda: None), ANY).run(SPEC)
+
+
+async def test_a_job_gets_a_place_in_a_pool_that_it_may_use_and_in_no_other() -> None:
+    there, engine = machines(num_leased=5), Counting("engine", 10)
+    pools = build_pools(
+        there.local, there.leased, [Pool("hpc", engine, 1)], num_workers=1, prefer_leased=False, on_change=lambda: None
+    )
+    assert pools.names == ("local", "leased", "hpc")
+    needs = Needs(frozenset({"hpc"}))
+    assert taken(pools, needs).pool == "hpc"
+    assert pools.try_acquire(needs) is None, "its one place is held"
+    assert [taken(pools, Needs(frozenset({"hpc", "local"}))).pool] == ["local"]
 
 
 async def test_each_driver_is_started_and_closed_once() -> None:

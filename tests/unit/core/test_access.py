@@ -38,12 +38,13 @@ ids = st.integers(1, 3)
 
 def test_the_default_roles_are_the_published_ones() -> None:
     table = {role.name: [permission in role.permissions for permission in DOMAIN_PERMISSIONS] for role in DEFAULT_ROLES}
-    assert list(table) == ["User", "Compliance Officer", "Administrator", "Owner"]
-    assert [role.id for role in DEFAULT_ROLES] == [1, 2, 3, 4]
-    assert table["User"] == [False] * 7
-    assert table["Compliance Officer"] == [True] + [False] * 6
-    assert table["Administrator"] == [True, True, True, True, False, False, True]
-    assert table["Owner"] == [True] * 7
+    assert list(table) == ["User", "Compliance Officer", "Administrator", "Owner", "Model Owner"]
+    assert [role.id for role in DEFAULT_ROLES] == [1, 2, 3, 4, 5]
+    assert table["User"] == [False] * 8
+    assert table["Compliance Officer"] == [True] + [False] * 7
+    assert table["Administrator"] == [True, True, True, True, False, False, True, True]
+    assert table["Owner"] == [True] * 8
+    assert table["Model Owner"] == [False] * 7 + [True]
     assert not any(Permission.MANAGE_NODES in role.permissions for role in DEFAULT_ROLES)
 
 

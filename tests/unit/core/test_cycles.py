@@ -17,16 +17,29 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
+from pygrid.configuration import ServerConfig, read_server_config
 from pygrid.core import cycles as rules
-from pygrid.core.cycles import AdmissionRefusal, Assignment, AssignmentState, Cycle, CycleState, Due, Redeemed
-from pygrid.core.process_config import ProcessConfig, read_server_config
-from pygrid.errors import Conflict, Gone
+from pygrid.core.cycles import (
+    AcceptedReport,
+    AdmissionRefusal,
+    Admitted,
+    Assignment,
+    AssignmentState,
+    Cycle,
+    CycleState,
+    Due,
+    FoundApplicant,
+    FoundReport,
+    Redeemed,
+    RepeatedReport,
+)
+from pygrid.errors import Conflict, Gone, InvalidInput
 
 NOW = dt.datetime(2026, 1, 1, 12, tzinfo=dt.UTC)
 LATER = NOW + dt.timedelta(seconds=60)
 
 
-def config(**fields: Any) -> ProcessConfig:
+def config(**fields: Any) -> ServerConfig:
     return read_server_config({"cycle_length": 60, **fields})
 
 
@@ -159,12 +172,12 @@ def test_due_is_right_in_every_case() -> None:
 # -- admit -------------------------------------------------------------------------------------------------------------
 
 
-def admit(given_cycle: Cycle, given_config: ProcessConfig, **changes: Any) -> AdmissionRefusal | None:
+def admit(given_cycle: Cycle, given_config: ServerConfig, **changes: Any) -> AdmissionRefusal | None:
     values: dict[str, Any] = {"own": None, "last_sequence": None, "download": None, "upload": None}
-    return rules.admit(given_cycle, given_config, NOW, **{**values, **changes})
+    return rules.find_refusal(given_cycle, given_config, NOW, **{**values, **changes})
 
 
-REFUSALS: list[tuple[str, int, Cycle, ProcessConfig, dict[str, Any]]] = [
+REFUSALS: list[tuple[str, int, Cycle, ServerConfig, dict[str, Any]]] = [
     ("between_cycles", 1, cycle(state=CycleState.CLOSING), config(), {}),
     ("between_cycles", 1, cycle(state=CycleState.COMPLETED), config(), {}),
     ("between_cycles", 1, cycle(deadline_at=NOW), config(), {}),
@@ -192,7 +205,7 @@ REFUSALS: list[tuple[str, int, Cycle, ProcessConfig, dict[str, Any]]] = [
 
 @pytest.mark.parametrize(("reason", "timeout_s", "given_cycle", "given_config", "changes"), REFUSALS)
 def test_every_refusal_has_a_reason_and_a_hint(
-    reason: str, timeout_s: int, given_cycle: Cycle, given_config: ProcessConfig, changes: dict[str, Any]
+    reason: str, timeout_s: int, given_cycle: Cycle, given_config: ServerConfig, changes: dict[str, Any]
 ) -> None:
     refusal = admit(given_cycle, given_config, **changes)
     assert refusal is not None
@@ -214,7 +227,7 @@ def test_every_refusal_has_a_reason_and_a_hint(
         (cycle(deadline_at=None), config(cycle_length=None), {}),
     ],
 )
-def test_who_fits_is_admitted(given_cycle: Cycle, given_config: ProcessConfig, changes: dict[str, Any]) -> None:
+def test_who_fits_is_admitted(given_cycle: Cycle, given_config: ServerConfig, changes: dict[str, Any]) -> None:
     assert admit(given_cycle, given_config, **changes) is None
 
 
@@ -222,7 +235,7 @@ def test_only_an_open_assignment_of_an_open_cycle_is_renewed() -> None:
     for state, assignment, left_s in itertools.product(CycleState, AssignmentState, (None, 1, 0, -1)):
         deadline = None if left_s is None else NOW + dt.timedelta(seconds=left_s)
         expected = state is CycleState.OPEN and assignment is AssignmentState.ASSIGNED and left_s in (None, 1)
-        assert rules.may_renew(cycle(state=state, deadline_at=deadline), own(assignment), NOW) is expected
+        assert rules.may_renew(cycle(state=state, deadline_at=deadline), config(), own(assignment), NOW) is expected
 
 
 # -- redeem ------------------------------------------------------------------------------------------------------------
@@ -233,9 +246,9 @@ def test_a_report_that_was_accepted_stays_accepted(state: CycleState) -> None:
     reported = own(AssignmentState.REPORTED, "the same")
     for deadline in (None, NOW, NOW - dt.timedelta(days=1)):
         given_cycle = cycle(state=state, deadline_at=deadline)
-        assert rules.redeem(given_cycle, reported, NOW, "the same") == Redeemed(repeated=True)
-        assert rules.redeem(given_cycle, reported, NOW, None) == Redeemed(repeated=True)
-        other = rules.redeem(given_cycle, reported, NOW, "another")
+        assert rules.redeem(given_cycle, config(), reported, NOW, "the same") == Redeemed(repeated=True)
+        assert rules.redeem(given_cycle, config(), reported, NOW, None) == Redeemed(repeated=True)
+        other = rules.redeem(given_cycle, config(), reported, NOW, "another")
         assert isinstance(other, Conflict)
         assert other.code == "already_reported"
 
@@ -245,12 +258,99 @@ def test_a_key_is_good_while_its_cycle_is_open() -> None:
         CycleState, (AssignmentState.ASSIGNED, AssignmentState.EXPIRED), (None, 1, 0, -1), (None, "x")
     ):
         deadline = None if left_s is None else NOW + dt.timedelta(seconds=left_s)
-        outcome = rules.redeem(cycle(state=state, deadline_at=deadline), own(assignment), NOW, fingerprint)
+        outcome = rules.redeem(cycle(state=state, deadline_at=deadline), config(), own(assignment), NOW, fingerprint)
         if state is CycleState.OPEN and assignment is AssignmentState.ASSIGNED and left_s in (None, 1):
             assert outcome == Redeemed(repeated=False)
         else:
             assert isinstance(outcome, Gone)
             assert (outcome.code, outcome.fields) == ("cycle_closed", {"cycle": 5})
+
+
+# -- accept ------------------------------------------------------------------------------------------------------------
+
+
+def test_a_batch_closes_its_cycle_and_refuses_the_rest() -> None:
+    given_config, now_is = config(min_diffs=2, max_diffs=2), cycle(num_assigned=4)
+    outcomes = []
+    for number in range(3):
+        offered = FoundReport(given_config, Assignment(number, 1, str(number), AssignmentState.ASSIGNED), "x")
+        now_is, outcome = rules.accept(now_is, offered, NOW)
+        outcomes.append(outcome)
+    first, second, third = outcomes
+    assert isinstance(first, AcceptedReport)
+    assert (first.due, first.assignment.state) == (Due.NOTHING, AssignmentState.REPORTED)
+    assert isinstance(second, AcceptedReport)
+    assert second.due is Due.CLOSE
+    assert isinstance(third, Gone)
+    assert (now_is.state, now_is.num_reports) == (CycleState.CLOSING, 2)
+    again = rules.accept(now_is, FoundReport(given_config, first.assignment, "x"), NOW)
+    assert again == (now_is, RepeatedReport())
+    changed, refused = rules.accept(now_is, FoundReport(given_config, first.assignment, "y"), NOW)
+    assert (changed, isinstance(refused, Conflict)) == (now_is, True)
+
+
+def test_the_first_report_after_the_deadline_begins_the_grace() -> None:
+    late = cycle(num_assigned=3, deadline_at=NOW)
+    offered = FoundReport(config(grace_s=30), own(AssignmentState.ASSIGNED), "x")
+    after, outcome = rules.accept(late, offered, NOW)
+    assert isinstance(outcome, AcceptedReport)
+    assert (outcome.due, after.num_reports, after.grace_until) == (Due.GRACE, 1, NOW + dt.timedelta(seconds=30))
+
+
+def test_folded_admissions_see_the_places_that_others_took() -> None:
+    given_config = config(min_workers=2, max_workers=2)
+    hosted = cycle(state=CycleState.HOSTED, opened_at=None, deadline_at=None)
+    same, refused = rules.admit(hosted, FoundApplicant(given_config), NOW)
+    assert same == hosted
+    assert isinstance(refused, AdmissionRefusal)
+    assert refused.reason == "waiting_for_workers"
+    now_is, outcomes = hosted, []
+    for _ in range(3):
+        now_is, outcome = rules.admit(now_is, FoundApplicant(given_config, is_quorum=True), NOW)
+        outcomes.append(outcome)
+    assert outcomes[:2] == [Admitted(is_opening=True), Admitted(is_opening=False)]
+    assert isinstance(outcomes[2], AdmissionRefusal)
+    assert outcomes[2].reason == "cycle_full"
+    assert (now_is.state, now_is.num_assigned, now_is.deadline_at) == (CycleState.OPEN, 2, LATER)
+
+
+def test_an_admission_counts_a_client_once() -> None:
+    for assignment, num_assigned in (
+        (None, 1),
+        (own(AssignmentState.EXPIRED), 1),
+        (own(AssignmentState.ASSIGNED), 0),
+    ):
+        after, outcome = rules.admit(cycle(), FoundApplicant(config(), assignment, may_renew=True), NOW)
+        assert outcome == Admitted(is_opening=False)
+        assert after.num_assigned == num_assigned
+
+
+@pytest.mark.parametrize(
+    ("fields", "reason"),
+    [
+        ({"process_state": "finished"}, "training_finished"),
+        ({"process_state": "paused"}, "process_paused"),
+        ({"has_left": True}, "training_finished"),
+        ({"own": own(AssignmentState.ASSIGNED)}, "already_assigned"),
+        ({"last_sequence": 4}, "resting"),
+    ],
+)
+def test_a_refused_admission_changes_nothing(fields: dict[str, Any], reason: str) -> None:
+    before = cycle()
+    found = FoundApplicant(config(do_not_reuse_workers_until_cycle=1), **fields)
+    after, outcome = rules.admit(before, found, NOW)
+    assert after is before
+    assert isinstance(outcome, AdmissionRefusal)
+    assert outcome.reason == reason
+
+
+def test_a_client_that_cannot_train_opens_no_cycle() -> None:
+    hosted = cycle(state=CycleState.HOSTED, opened_at=None, deadline_at=None)
+    found = FoundApplicant(config(min_workers=2), is_quorum=True, obstacle="no variant")
+    after, outcome = rules.admit(hosted, found, NOW)
+    assert after is hosted
+    assert isinstance(outcome, InvalidInput)
+    assert outcome.code == "plan_variant_unavailable"
 
 
 # -- the machine -------------------------------------------------------------------------------------------------------
@@ -265,14 +365,18 @@ class CycleMachine(RuleBasedStateMachine):
         min_diffs=st.sampled_from([None, 1, 2]),
         max_diffs=st.sampled_from([None, 2, 3]),
         length=st.sampled_from([None, 60]),
+        grace_s=st.sampled_from([0, 20]),
     )
-    def host(self, min_workers: int, max_workers: int | None, min_diffs: Any, max_diffs: Any, length: Any) -> None:
+    def host(
+        self, min_workers: int, max_workers: int | None, min_diffs: Any, max_diffs: Any, length: Any, grace_s: int
+    ) -> None:
         self.config = config(
             min_workers=min_workers,
             max_workers=max_workers,
             min_diffs=min_diffs,
             max_diffs=max_diffs,
             cycle_length=length,
+            grace_s=grace_s,
         )
         self.now = NOW
         state = rules.next_cycle_state(self.config)
@@ -299,7 +403,7 @@ class CycleMachine(RuleBasedStateMachine):
         self._become(rules.open_cycle(self.cycle, self.config, self.now))
 
     def _ask(self, assignment: Assignment | None) -> AdmissionRefusal | None:
-        return rules.admit(
+        return rules.find_refusal(
             self.cycle, self.config, self.now, own=assignment, last_sequence=None, download=None, upload=None
         )
 
@@ -319,15 +423,17 @@ class CycleMachine(RuleBasedStateMachine):
     def report(self, data: st.DataObject) -> None:
         client = data.draw(st.sampled_from(sorted(self.assigned)))
         assignment = self.assigned[client]
-        outcome = rules.redeem(self.cycle, assignment, self.now, f"report of {client}")
-        if outcome == Redeemed(repeated=False):
+        offered = FoundReport(self.config, assignment, f"report of {client}")
+        cycle, outcome = rules.accept(self.cycle, offered, self.now)
+        if isinstance(outcome, AcceptedReport):
             assert assignment.state is AssignmentState.ASSIGNED
-            self.assigned[client] = replace(
-                assignment, state=AssignmentState.REPORTED, fingerprint=f"report of {client}"
-            )
-            self.cycle = rules.count_report(self.cycle)
+            self.assigned[client] = outcome.assignment
+            if outcome.due is Due.CLOSE:
+                assert cycle.num_reports >= self.config.needed_diffs
+            self._become(cycle)
         else:
-            assert (outcome == Redeemed(repeated=True)) is (assignment.state is AssignmentState.REPORTED)
+            assert cycle == self.cycle
+            assert (outcome == RepeatedReport()) is (assignment.state is AssignmentState.REPORTED)
         self._schedule()
 
     @rule(seconds=st.sampled_from([1, 30, 61]))
@@ -342,6 +448,7 @@ class CycleMachine(RuleBasedStateMachine):
                 self._become(rules.close(self.cycle))
             case Due.REOPEN:
                 assert self.cycle.num_reports < self.config.needed_diffs
+                assert not self.config.grace_s or self.cycle.grace_until is not None or not self._awaited()
                 for client, assignment in self.assigned.items():
                     if assignment.state is AssignmentState.ASSIGNED:
                         self.assigned[client] = replace(assignment, state=AssignmentState.EXPIRED)
@@ -349,6 +456,19 @@ class CycleMachine(RuleBasedStateMachine):
                 # The clock may jump, but one deadline ends one attempt.
                 assert self.cycle.deadline_at is not None
                 assert self.cycle.deadline_at > self.now
+                assert self.cycle.grace_until is None
+            case Due.GRACE:
+                assert self._awaited()
+                self._become(rules.begin_grace(self.cycle, self.config, self.now))
+                assert rules.due(self.cycle, self.config, self.now) is Due.NOTHING
+
+    def _awaited(self) -> bool:
+        return any(assignment.state is AssignmentState.ASSIGNED for assignment in self.assigned.values())
+
+    @invariant()
+    def nobody_joins_in_the_time_of_grace(self) -> None:
+        if self.cycle.grace_until is not None:
+            assert self._ask(None) is not None
 
     @invariant()
     def counts_are_those_of_the_books(self) -> None:
@@ -357,7 +477,7 @@ class CycleMachine(RuleBasedStateMachine):
         assert self.cycle.num_assigned == len(states) - states.count(AssignmentState.EXPIRED)
         if self.config.max_workers is not None:
             assert self.cycle.num_assigned <= self.config.max_workers
-        if self.config.max_diffs is not None:
+        if self.config.max_diffs is not None and not self.config.grace_s:
             assert self.cycle.num_reports <= self.config.max_diffs
 
     @invariant()
@@ -373,8 +493,7 @@ class CycleMachine(RuleBasedStateMachine):
     def an_open_cycle_can_still_get_on(self) -> None:
         """Nobody waits for ever: somebody may join, may report, or a deadline will come."""
         if self.cycle.state is CycleState.OPEN:
-            may_report = any(assignment.state is AssignmentState.ASSIGNED for assignment in self.assigned.values())
-            assert self._ask(None) is None or may_report or self.cycle.deadline_at is not None
+            assert self._ask(None) is None or self._awaited() or self.cycle.ends_at is not None
 
 
 TestCycleMachine = CycleMachine.TestCase

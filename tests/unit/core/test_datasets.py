@@ -121,6 +121,8 @@ def test_a_declaration_that_makes_no_sense(request_: VersionRequest) -> None:
 def test_meanings_that_are_understood() -> None:
     assert understand("image 1x28x28").shape == (1, 28, 28)
     assert understand("label 0..9").bounds == (0, 9)
+    assert understand("label 0..3 or 255").bounds == (0, 255)
+    assert understand("label 0..3 or -100").bounds == (-100, 3)
     assert understand("label of the box") == understand("age of the patient") == understand("")
     assert bounds_of(ColumnDeclaration("a", meaning="label 0..9", max=5)) == (0.0, 5)
 

@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 
 from pygrid.core import jobs as rules
 from pygrid.core.access import ADMINISTRATOR, COMPLIANCE_OFFICER, DEFAULT_ROLES, OWNER, USER, Principal
-from pygrid.core.datasets import Holding
+from pygrid.core.datasets import Holding, bounds_of
 from pygrid.core.job_checks import name_groups, read_statistics, schema_for_mock, used_columns
 from pygrid.core.job_spec import PrivacyTerms
 from pygrid.core.job_terms import epsilon_alone, events_of, make_terms
@@ -342,7 +342,7 @@ def of(*statistics: StatisticRequest) -> JobRequest:
 def test_texts_become_codes_and_unknown_ones_groups_that_are_empty() -> None:
     request = of(StatisticRequest("count", by="town", keys=("Oz", "Chur", "Atlantis", "Bern")))
     (statistic,) = read_statistics(request, TOWNS)
-    assert statistic.keys == (-1, 1, -3, 0)
+    assert statistic.keys == (-2, 1, -4, 0)
     answer = {"kind": "count", "groups": [[key, 10 * number] for number, key in enumerate(statistic.keys)]}
     (named,) = name_groups([answer], request)
     assert named["groups"] == [["Oz", 0], ["Chur", 10], ["Atlantis", 20], ["Bern", 30]]
@@ -364,6 +364,15 @@ def test_a_mock_twin_has_the_labels_that_the_plan_takes() -> None:
     assert (column.min, column.max) == (0, 2)
     declared = Schema((Column("class", "int32", min=5, max=9),), 5)
     assert schema_for_mock(declared, request, manifest) == declared
+
+
+def test_a_mock_twin_has_no_values_between_the_labels_and_the_one_for_no_label() -> None:
+    manifest = Manifest(1, "training", "p", "", "", 20, {}, data={"y": DataPort("int64", (), "", 3, ignore=255)})
+    request = JobRequest(dataset=1, kind="train", reason="r", binding={"y": "class"})
+    schema = Schema((Column("class", "uint8", meaning="label 0..2 or 255"),), 5)
+    column = schema_for_mock(schema, request, manifest).find("class")
+    assert column is not None
+    assert bounds_of(column) == (0, 2)
 
 
 DECLARED = Schema(

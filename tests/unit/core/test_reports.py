@@ -13,7 +13,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pygrid.core.process_config import ProcessConfig
+from pygrid.configuration import ServerConfig
 from pygrid.core.processes import HostedProcess, check_fits
 from pygrid.core.reports import MAX_EXAMPLES, MAX_METRICS, ReportCheck, ReportContent
 from pygrid.errors import InvalidInput, PayloadTooLarge, ShapeMismatch
@@ -113,7 +113,7 @@ def test_the_number_of_metrics_is_bounded() -> None:
 
 
 def test_a_report_may_be_somewhat_longer_than_the_model() -> None:
-    process = HostedProcess(1, "digits", "1.0", ProcessConfig(cycle_length=None), {}, LAYOUT, (), None)
+    process = HostedProcess(1, "digits", "1.0", ServerConfig(cycle_length=None), {}, LAYOUT, (), None)
     most = process.max_report_bytes
     assert LAYOUT.total_bytes < most < LAYOUT.total_bytes * 1.1 + 100_000
     padded = encode(diff(), {"note": "x" * 50_000})

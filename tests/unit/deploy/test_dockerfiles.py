@@ -69,7 +69,9 @@ def test_the_health_check_runs(app: str) -> None:
     assert "no answer on port 1" in done.stderr
 
 
-@pytest.mark.parametrize(("app", "extras"), [("domain", "[domain]"), ("network", "[postgres]"), ("worker", "")])
+@pytest.mark.parametrize(
+    ("app", "extras"), [("domain", "[domain,oidc]"), ("network", "[postgres,oidc]"), ("worker", "")]
+)
 def test_an_image_installs_the_extras_that_its_app_needs(app: str, extras: str) -> None:
     assert f'"$(ls wheels/*.whl){extras}"' in dockerfile(app)
     assert set(re.findall(r"\w+", extras)) <= PROJECT["optional-dependencies"].keys()
@@ -122,7 +124,7 @@ def test_containers_have_few_rights() -> None:
 
 
 def test_every_variable_is_a_documented_setting() -> None:
-    settings = settings_page() + (ROOT / "docs/explanation/worker.md").read_text()
+    settings = settings_page() + (ROOT / "docs/how-to/add-a-worker.md").read_text()
     deploy = (ROOT / "docs/how-to/deploy.md").read_text()
     for name, service in SERVICES.items():
         for variable in service["environment"] if service["image"].startswith("pygrid-") else ():

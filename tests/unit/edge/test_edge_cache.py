@@ -16,7 +16,7 @@ from typing import BinaryIO
 import pytest
 
 from pygrid.edge import Cache, DiskCache, MemoryCache
-from pygrid.edge.cache import start_over
+from pygrid.edge.cache import default_cache, start_over
 from pygrid.errors import PayloadTooLarge, PygridError, Unavailable
 
 
@@ -164,3 +164,35 @@ def test_a_name_that_is_no_hash_never_becomes_a_path(tmp_path: Path, name: str) 
     with pytest.raises(PygridError, match="not a SHA-256"):
         DiskCache(tmp_path / "cache").get(name, Source(b"x"))
     assert not (tmp_path / "cache").exists()
+
+
+@pytest.mark.parametrize("broken", ["below a file", "no home"])
+def test_where_nothing_can_be_written_downloads_stay_in_memory(
+    broken: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    (tmp_path / "file").write_text("")
+    if broken == "no home":
+        monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
+        monkeypatch.setenv("HOME", str(tmp_path / "file"))
+    else:
+        monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))
+    assert isinstance(default_cache(1000), MemoryCache)
+    assert "XDG_CACHE_HOME" in caplog.text
+
+
+def test_the_default_cache_is_a_folder_of_the_user(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    found = default_cache(1000)
+    assert isinstance(found, DiskCache)
+    assert (found.folder, found.max_bytes) == (tmp_path / "pygrid", 1000)
+
+
+def test_a_relative_folder_stays_where_it_was_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    cache = DiskCache("downloads")
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    content = b"model"
+    cache.get(digest(content), Source(content))
+    assert (tmp_path / "downloads").is_dir()
+    assert not (tmp_path / "elsewhere" / "downloads").exists()

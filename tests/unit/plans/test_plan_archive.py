@@ -18,6 +18,7 @@ from pygrid.errors import InvalidPlan
 from pygrid.plans import MAX_PLAN_BYTES, Plan, build_archive
 from pygrid.plans.archive import _write_members
 from support.plans.handmade import logistic_graphs, logistic_manifest, logistic_plan
+from support.thorough import examples
 
 PLAN = logistic_plan()
 
@@ -149,7 +150,7 @@ def test_a_second_directory_entry_for_the_same_name_is_refused():
         Plan.from_bytes(buffer.getvalue())
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=examples(300), deadline=None)
 @given(st.integers(0, len(PLAN.data) - 1), st.integers(1, 255))
 def test_no_byte_can_be_changed(position, change):
     data = bytearray(PLAN.data)
@@ -158,7 +159,7 @@ def test_no_byte_can_be_changed(position, change):
         Plan.from_bytes(data)
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=examples(200), deadline=None)
 @given(st.integers(0, len(PLAN.data) - 1))
 def test_no_byte_can_be_cut_off(length):
     with pytest.raises(InvalidPlan):

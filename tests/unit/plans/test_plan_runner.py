@@ -10,7 +10,7 @@ import pytest
 from onnx import TensorProto
 
 from pygrid.errors import InvalidInput, InvalidPlan, NonFinite, ShapeMismatch, Unavailable
-from pygrid.plans import Hyper, NoisePort, Plan, Runner
+from pygrid.plans import DataPort, Hyper, NoisePort, Plan, Runner
 from support.plans.handmade import GraphBuilder, f32, logistic_data, logistic_params, logistic_plan
 from support.plans.variants import make_plan
 
@@ -197,10 +197,12 @@ REFUSED: dict[str, tuple[Any, type[Exception], str]] = {
     "a label too large": (
         {"x": X, "y": np.where(np.arange(50) == 30, 3, Y)},
         InvalidInput,
-        "contains 3; allowed are 0 to 2",
+        "column 'y' contains 3 in example 30; allowed are 0 to 2",
     ),
-    "a negative label": ({"x": X, "y": np.full(50, -1)}, InvalidInput, "contains -1; allowed are 0 to 2"),
+    "a negative label": ({"x": X, "y": np.full(50, -1)}, InvalidInput, "contains -1 in example 0; allowed are 0 to 2"),
     "NaN": ({"x": np.where(np.arange(50)[:, None] == 9, np.nan, X), "y": Y}, NonFinite, "in example 9"),
+    "a masked number": ({"x": np.ma.array(X, mask=X[9, 0] == X), "y": Y}, NonFinite, "in example 9"),
+    "a masked label": ({"x": X, "y": np.ma.array(Y, mask=np.arange(50) == 9)}, InvalidInput, "has masked values"),
     "no examples": ({"x": X[:0], "y": Y[:0]}, InvalidInput, "no examples"),
 }
 
@@ -212,6 +214,20 @@ def test_data_that_does_not_fit_is_refused_before_anything_runs(runner, name, ca
     method = getattr(runner, call.removesuffix("_batches"))
     with pytest.raises(kind, match=reason):
         method(PARAMS, [data] if call.endswith("_batches") else data)
+
+
+def test_a_value_for_what_has_no_label_is_taken_and_no_other():
+    """Of the labels 0 to 2, the port declares 2 as that of examples without a label."""
+    runner = Runner(logistic_plan(data={"x": DataPort("float32", (4,)), "y": DataPort("int64", (), "", 2, ignore=2)}))
+    assert (Y == 2).any()
+    runner.train(PARAMS, {"x": X, "y": Y})
+    runner.train(PARAMS, {"x": X, "y": Y.astype(np.uint8)})
+    for wrong in (3, 254, -1):
+        with pytest.raises(
+            InvalidInput, match=f"contains {wrong} in example 31; allowed are 0 to 1, or 2 for"
+        ) as caught:
+            runner.train(PARAMS, {"x": X, "y": np.where(np.arange(50) == 31, wrong, Y)})
+        assert (caught.value.fields["column"], caught.value.fields["example"]) == ("y", 31)
 
 
 @pytest.mark.parametrize(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
@@ -69,6 +70,20 @@ def test_rows_that_follow_from_the_same_row_alone(tmp_path: Path) -> None:
         {"y": ("float32", ["N", 4])},
     )
     assert verdict(tmp_path, flat)
+    assert verdict(tmp_path, repeated({"start": np.zeros((1, 4), np.float32)}))
+    assert verdict(tmp_path, repeated({"start": np.float32(2.0)}))
+
+
+def repeated(constants: dict[str, Any], *before: onnx.NodeProto) -> bytes:
+    """Adds to each row a constant that is repeated as often as there are rows, as recurrent layers begin."""
+    nodes = [
+        SHAPE,
+        *before,
+        helper.make_node("Expand", ["start", "shape"], ["rows"]),
+        helper.make_node("Tanh", ["rows"], ["changed"]),
+        helper.make_node("Add", ["x", "changed"], ["y"]),
+    ]
+    return graph_model(nodes, N4, {"y": ("float32", ["N", 4])}, constants)
 
 
 def test_what_looks_at_other_rows_the_position_or_the_batch_size_is_not_independent(tmp_path: Path) -> None:
@@ -94,6 +109,9 @@ def test_what_looks_at_other_rows_the_position_or_the_batch_size_is_not_independ
         {"zero": np.array(0, np.int64)},
     )
     assert not verdict(tmp_path, by_count)
+    count = helper.make_node("Cast", ["shape"], ["sizes"], to=onnx.TensorProto.FLOAT)
+    start = helper.make_node("ReduceSum", ["sizes"], ["start"], keepdims=0)
+    assert not verdict(tmp_path, repeated({}, count, start))
     two = {**N4, "w": ("float32", [4, 3])}
     asked_with_weights = graph_model([helper.make_node("MatMul", ["x", "w"], ["y"])], two, {"y": ("float32", ["N", 3])})
     assert not verdict(tmp_path, asked_with_weights)

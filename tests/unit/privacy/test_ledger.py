@@ -29,7 +29,6 @@ from pygrid.privacy.ledger import (
     Rejected,
     Spending,
     Use,
-    best_guess,
     change_cap,
     check,
     check_delta_for,
@@ -40,6 +39,8 @@ from pygrid.privacy.ledger import (
     is_within,
     open_cap,
 )
+from pygrid.privacy.words import best_guess
+from support.thorough import examples
 
 EVENTS = st.one_of(
     st.builds(Gaussian, st.floats(0.5, 100.0), st.integers(1, 10)),
@@ -60,7 +61,7 @@ def spend(spent: Spending, more: Spending) -> Spending:
     )
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=examples(60), deadline=None)
 @given(st.lists(EVENTS, max_size=20), st.floats(1.0, 10.0), st.sampled_from(list(Use)))
 def test_what_was_accepted_is_within_the_cap(events: list[Event], epsilon: float, use: Use):
     """The whole of what a ledger accepted is (epsilon, delta)-DP, by the conversion at any order at all."""

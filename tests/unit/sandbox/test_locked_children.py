@@ -8,9 +8,12 @@ Should not happen: a module is imported inside the sandbox, where no file can be
 
 from __future__ import annotations
 
+import datetime as dt
+import decimal
 import json
 import logging
 import os
+import shutil
 import subprocess
 import sys
 import zipfile
@@ -24,16 +27,17 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from pygrid.core.datasets import DatasetLimits, Schema
+from pygrid.core.datasets import DatasetLimits
 from pygrid.errors import InvalidPlan, PygridError
-from pygrid.features.datasets.conversion import Conversion, convert, convert_in_child, convert_parts
+from pygrid.features.datasets.conversion import Conversion, convert, convert_parts
 from pygrid.plans.averaging_child import average_parts
 from pygrid.plans.gate import GateLimits, check_in_child, check_parts
 from pygrid.plans.serving import ServingLimits
 from pygrid.plans.serving import check_parts as check_model_parts
 from pygrid.sandbox import process
-from pygrid.sandbox.child import PART, PROBLEM, SOUND, ChildSandbox
+from pygrid.sandbox.child import PART, PROBLEM, SOUND, VALUE, ChildSandbox
 from pygrid.sandbox.frames import frame, split_frames
+from pygrid.tabular.file_kinds import tell_format
 from pygrid.tensors import encode
 from support.plans.averaging import PLANS, diffs
 from support.plans.variants import PLAN, with_node
@@ -70,7 +74,7 @@ child.ChildSandbox.enter = enter_as_user
 del sys.argv[1:5]
 child.main()
 """
-LIMITS = ("run", str(2 * 1024**3), "20", "4352", "-1")
+LIMITS = ("run", str(2 * 1024**3), "100", "4352", "-1")
 Main = Callable[[list[bytes], ChildSandbox], bytes]
 
 
@@ -113,18 +117,19 @@ def in_taken_over_child(
         if str(each).startswith("/tmp/"):
             each.chmod(0o755)
     flags = [patched, str(secret), str(int(writes)), str(int(as_nobody))]
-    (_, state), (kind, problem) = split_frames(run_program(TAKEN_OVER, flags, main, parts))
+    framed = b"".join(frame(PART, part) for part in parts)
+    (_, state), (kind, problem) = split_frames(run_program(TAKEN_OVER, flags, main, framed))
     assert kind == PROBLEM
     return state == SOUND, json.loads(json.loads(problem)["detail"])
 
 
-def run_program(program: str, arguments: Sequence[str], main: Main, parts: Sequence[bytes]) -> bytes:
+def run_program(program: str, arguments: Sequence[str], main: Main, standard_input: bytes) -> bytes:
     """The output of a program that ends in the real child."""
     done = subprocess.run(
         [sys.executable, "-I", "-c", program, *arguments, main.__module__, main.__name__, *LIMITS],
-        input=b"".join(frame(PART, part) for part in parts),
+        input=standard_input,
         capture_output=True,
-        timeout=60,
+        timeout=120,
         check=False,
         env=process.ENVIRONMENT,
     )
@@ -183,7 +188,7 @@ def test_a_child_that_is_locked_in_causes_no_warning(
 
 
 IMPORTS = """
-import sys
+import io, msgspec, sys
 from pygrid.sandbox import child
 before = set()
 
@@ -191,10 +196,13 @@ def noting(self, **more):  # in place of the sandbox, inside which an import fai
     before.update(sys.modules)
 
 child.ChildSandbox.enter = noting
-child.main()
-missed = " ".join(sorted(set(sys.modules) - before))
-if missed:
-    sys.exit(f"imported inside the sandbox: {missed}")
+for number, parts in enumerate(msgspec.json.decode(sys.stdin.buffer.read(), type=list[bytes])):
+    sys.stdin = io.TextIOWrapper(io.BytesIO(parts))
+    before.clear()
+    child.main()
+    missed = " ".join(sorted(set(sys.modules) - before))
+    if missed:
+        sys.exit(f"input {number}: imported inside the sandbox: {missed}")
 """
 
 
@@ -210,12 +218,13 @@ def plans() -> list[bytes]:
     ]
 
 
-@pytest.mark.parametrize("plan", plans())
-def test_nothing_is_imported_inside_the_sandbox(plan: bytes, tmp_path: Path) -> None:
-    assert_nothing_imported(check_parts, [msgspec.json.encode(GateLimits()), plan])
-    (tmp_path / "model").write_bytes(plan)
-    parts = [msgspec.json.encode(ServingLimits()), msgspec.json.encode([str(tmp_path / "model"), 1])]
-    assert_nothing_imported(check_model_parts, parts)
+def test_nothing_is_imported_inside_the_sandbox(tmp_path: Path) -> None:
+    assert_nothing_imported(check_parts, [[msgspec.json.encode(GateLimits()), plan] for plan in plans()])
+    models = []
+    for number, plan in enumerate(plans()):
+        (tmp_path / f"model{number}").write_bytes(plan)
+        models.append(msgspec.json.encode([str(tmp_path / f"model{number}"), 1]))
+    assert_nothing_imported(check_model_parts, [[msgspec.json.encode(ServingLimits()), model] for model in models])
 
 
 def test_nothing_is_imported_while_diffs_are_averaged(tmp_path: Path) -> None:
@@ -224,7 +233,7 @@ def test_nothing_is_imported_while_diffs_are_averaged(tmp_path: Path) -> None:
         for index, diff in enumerate(diffs()):
             (tmp_path / f"{name}{index}").write_bytes(encode(diff))
             refs.append([str(tmp_path / f"{name}{index}"), 0, None])
-        assert_nothing_imported(average_parts, [msgspec.json.encode({"refs": refs}), plan.data])
+        assert_nothing_imported(average_parts, [[msgspec.json.encode({"refs": refs}), plan.data]])
 
 
 def uploads(folder: Path) -> Iterator[bytes]:
@@ -262,41 +271,112 @@ def uploads(folder: Path) -> Iterator[bytes]:
         ) as writer:
             writer.write_table(table)
         yield (folder / "x.arrow").read_bytes()
+    yield typed_table(folder)
+    np.savez(folder / "x.npz", d=np.array(["2020-01-01", "NaT"], "M8[D]"), t=np.array(["2020-01-01", "NaT"], "M8[ns]"))
+    yield (folder / "x.npz").read_bytes()
     with pa.ipc.new_stream(folder / "x.arrows", table.schema) as writer:
         writer.write_table(table)
     yield (folder / "x.arrows").read_bytes()
     yield (folder / "x.arrows").read_bytes()[:-500_000]
 
 
+def typed_table(folder: Path) -> bytes:
+    """A Parquet file with a column of each type that is converted."""
+    zone = pa.timestamp("ns", "Europe/Berlin")
+    columns = {
+        "date": pa.array([dt.date(2020, 1, 1), None]),
+        "old": pa.array([dt.date(2020, 1, 1), None], pa.date64()),
+        "time": pa.array([dt.datetime(2020, 1, 1, 5), None], zone),
+        "money": pa.array([decimal.Decimal("1.25"), None], pa.decimal128(38, 18)),
+        "id": pa.array([decimal.Decimal(7), None], pa.decimal128(9, 0)),
+        "gaps": pa.array([1, None]),
+        "is": pa.array([True, None]),
+        "word": pa.array(["a", None]).dictionary_encode(),
+        "code": pa.array([5, None]).dictionary_encode(),
+        "list": pa.array([[[1.0, None]], [[2.0, 3.0]]]),
+        "none": pa.nulls(2),
+    }
+    pq.write_table(pa.table(columns), folder / "typed.parquet")
+    return (folder / "typed.parquet").read_bytes()
+
+
+@pytest.fixture(scope="module")
+def uploaded(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
+    """The files of `uploads`."""
+    folder = tmp_path_factory.mktemp("uploads")
+    paths = []
+    for number, content in enumerate(uploads(folder)):
+        paths.append(folder / f"file{number}")
+        paths[-1].write_bytes(content)
+    return paths
+
+
 @pytest.mark.slow
-def test_nothing_is_imported_while_an_upload_is_read(tmp_path: Path) -> None:
-    for number, content in enumerate(uploads(tmp_path)):
-        (tmp_path / "file").write_bytes(content)
+def test_nothing_is_imported_while_an_upload_is_read(tmp_path: Path, uploaded: list[Path]) -> None:
+    """One process for each format: each imports before its sandbox what that format needs, and no more."""
+    inputs: dict[str, list[list[bytes]]] = {}
+    for number, path in enumerate(uploaded):
         draft = tmp_path / f"draft{number}"
         draft.mkdir()
-        assert_nothing_imported(convert_parts, [conversion_of(tmp_path / "file", draft)])
+        inputs.setdefault(tell_format(path.read_bytes()[:16]), []).append([conversion_of(path, draft)])
+    assert len(inputs) == 5
+    for of_one_format in inputs.values():
+        assert_nothing_imported(convert_parts, of_one_format)
+
+
+# Starting one process for each upload would take most of the time. Its children import nothing more.
+FORKS = """
+import io, msgspec, os, sys
+import pygrid.features.datasets.conversion
+from pygrid.sandbox import child
+from pygrid.tabular import arrow_files, csv_reader, npz, safetensors_files
+
+for parts, answer in msgspec.json.decode(sys.stdin.buffer.read(), type=list[tuple[bytes, str]]):
+    if os.fork():
+        _, status = os.wait()
+        if status:
+            sys.exit(f"{answer}: {status}")
+    else:
+        sys.stdin = io.TextIOWrapper(io.BytesIO(parts))
+        os.dup2(os.open(answer, os.O_WRONLY | os.O_CREAT), 1)
+        child.main()
+        os._exit(0)
+"""
 
 
 @pytest.mark.slow
-def test_an_upload_is_read_behind_the_sandbox_as_before_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(process, "_warned", set())
-
-    def outcome(read: Callable[[Conversion], Schema], draft: Path) -> tuple[object, dict[str, bytes]]:
-        draft.mkdir()
+def test_an_upload_is_read_behind_the_sandbox_as_before_it(tmp_path: Path, uploaded: list[Path]) -> None:
+    jobs = []
+    for number, path in enumerate(uploaded):
+        (tmp_path / f"behind{number}").mkdir()
+        parts = frame(PART, conversion_of(path, tmp_path / f"behind{number}"))
+        jobs.append((parts, str(tmp_path / f"answer{number}")))
+    run_program(FORKS, [], convert_parts, msgspec.json.encode(jobs))
+    for number, path in enumerate(uploaded):
+        (_, state), (kind, body) = split_frames((tmp_path / f"answer{number}").read_bytes())
+        assert state == SOUND
+        before = tmp_path / "before"
+        before.mkdir()
         try:
-            schema: object = read(
-                Conversion(str(tmp_path / "file"), str(draft), None, (), (), None, None, DatasetLimits())
+            wanted = (
+                VALUE,
+                msgspec.json.encode(convert(msgspec.json.decode(conversion_of(path, before), type=Conversion))),
             )
         except PygridError as error:
-            return (error.code, error.detail), {}
-        return schema, {path.name: path.read_bytes() for path in draft.iterdir()}
+            wanted = PROBLEM, msgspec.json.encode(error.to_problem())
+        assert (kind, body) == wanted
+        behind = tmp_path / f"behind{number}"
+        if kind == VALUE:
+            assert contents(behind) == contents(before)
+        shutil.rmtree(behind)
+        shutil.rmtree(before)
 
-    for number, content in enumerate(uploads(tmp_path)):
-        (tmp_path / "file").write_bytes(content)
-        behind = outcome(convert_in_child, tmp_path / f"behind{number}")
-        assert behind == outcome(convert, tmp_path / f"before{number}")
-    assert process._warned == set()
+
+def contents(folder: Path) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in folder.iterdir()}
 
 
-def assert_nothing_imported(main: Main, parts: list[bytes]) -> None:
-    run_program(IMPORTS, [], main, parts)
+def assert_nothing_imported(main: Main, inputs: Sequence[list[bytes]]) -> None:
+    """The first of some inputs during which something is imported inside the sandbox is detected there."""
+    framed = [b"".join(frame(PART, part) for part in parts) for parts in inputs]
+    run_program(IMPORTS, [], main, msgspec.json.encode(framed))

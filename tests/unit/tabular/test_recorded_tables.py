@@ -1,6 +1,7 @@
 """CSV files of every kind, and what version 0.1 made of them.
 
-Should happen: the same schema and the same stored bytes, or a refusal with the same code and line.
+Should happen: the same schema and the same stored bytes, or a refusal with the same code and line. Since version 0.2
+infinity is a number, and a first line that nothing tells from a record needs ``header``.
 Should not happen: a file of this list is stored differently by another version of the reader.
 """
 
@@ -17,6 +18,7 @@ import pytest
 
 from pygrid.core.datasets import ColumnDeclaration
 from pygrid.errors import PygridError
+from pygrid.messages.datasets import CsvOptions
 from pygrid.storage.columns import ColumnDraft
 from pygrid.tabular.csv_reader import read
 from pygrid.tabular.table_writer import TableWriter
@@ -43,7 +45,7 @@ def outcome_of(content: bytes, folder: Path, options: dict[str, Any]) -> dict[st
     )
     try:
         with (folder / "file").open("rb") as file:
-            read(file, writer)
+            read(file, writer, msgspec.convert(options.get("csv", {}), CsvOptions))
         schema = writer.finish()
     except PygridError as error:
         line = {"line": error.fields["line"]} if "line" in error.fields else {}

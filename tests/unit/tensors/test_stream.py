@@ -23,6 +23,7 @@ from pygrid.tensors import Params, apply_diff, encode, make_diff, read_layout
 from pygrid.tensors.flat import VALUE_BYTES, FiniteNorm, check_model, match, num_values
 from pygrid.tensors.safetensors import Layout
 from pygrid.tensors.stream import Checked, StreamCheck
+from support.thorough import examples
 
 finite = st.floats(width=32, allow_nan=False, allow_infinity=False)
 models = st.dictionaries(
@@ -118,7 +119,7 @@ def _layout(model: Params) -> Layout:
     return read_layout(encode(model))
 
 
-@settings(max_examples=50)
+@settings(max_examples=examples(50))
 @given(
     hnp.arrays(np.float32, st.integers(1, 2000), elements=st.floats(-(2.0**62), 2.0**62, width=32)),
     st.lists(st.integers(0, 2000), max_size=4),

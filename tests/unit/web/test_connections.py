@@ -45,6 +45,9 @@ class Peer:
     def num_held_bytes(self) -> int:
         return self.num_bytes
 
+    def cut_off(self) -> None:
+        self.transport.abort()
+
 
 @pytest.fixture(autouse=True)
 def _loop() -> Iterator[None]:

@@ -1,1 +1,1 @@
-from support.training import owned_folder, site  # noqa: F401 - fixtures
+from support.training import owned_folder, site, site_people  # noqa: F401 - fixtures

@@ -23,6 +23,7 @@ from pygrid.core.cycles import CycleState
 from pygrid.features.cycles import report_intake
 from pygrid.features.cycles.service import CyclesService
 from pygrid.storage.sql.database import Database
+from pygrid.storage.sql.lanes import Lane
 from pygrid.tensors import Params, encode
 from pygrid.web import requests
 from pygrid.web.services import service
@@ -237,8 +238,8 @@ async def test_a_commit_whose_answer_is_lost_counts_once(case: Case, monkeypatch
     """As when the connection to the database breaks at COMMIT: it held, the writer saw an error and runs the unit
     again.
     """
-    database = service(case.site.app.state, Database)
-    run_together, lost = database._run_together, []
+    writer = service(case.site.app.state, Database)._lanes[Lane.REPORTS]
+    run_together, lost = writer._run_together, []
 
     def lose_the_answer(batch: Any) -> Any:
         outcomes = run_together(batch)
@@ -247,7 +248,7 @@ async def test_a_commit_whose_answer_is_lost_counts_once(case: Case, monkeypatch
             raise ConnectionError("the server closed the connection")
         return outcomes
 
-    monkeypatch.setattr(database, "_run_together", lose_the_answer)
+    monkeypatch.setattr(writer, "_run_together", lose_the_answer)
     await case.assert_unharmed()
     assert len(lost) == 1
     assert (await case.site.cycles(case.process))[0]["num_reports"] == 2

@@ -17,7 +17,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from pygrid.aggregation.rules import Weighed
-from pygrid.core.process_config import ProcessConfig
+from pygrid.configuration import ServerConfig
 from pygrid.core.processes import HostedProcess
 from pygrid.errors import Unavailable
 from pygrid.features.cycles.accumulator import CycleSums
@@ -25,10 +25,11 @@ from pygrid.storage.blobs.checked import DamagedReportError
 from pygrid.storage.diffs import DiffFiles
 from pygrid.storage.reports import Report
 from pygrid.tensors import encode, read_layout
+from support.thorough import examples
 
 SHAPES = {"weight": (3, 2), "bias": (2,)}
 LAYOUT = read_layout(encode({name: np.zeros(shape, np.float32) for name, shape in SHAPES.items()}))
-PROCESS = HostedProcess(1, "digits", "1.0", ProcessConfig(cycle_length=None), {}, LAYOUT, (), None)
+PROCESS = HostedProcess(1, "digits", "1.0", ServerConfig(cycle_length=None), {}, LAYOUT, (), None)
 CYCLE = 5
 
 
@@ -40,6 +41,7 @@ class Reports:
     """Reports on the disk, small ones in the segment and every third in a file of its own."""
 
     def __init__(self, folder: Path, count: int) -> None:
+        self.folder = folder
         self.diffs = DiffFiles(folder)
         self.rows: list[Report] = []
         self.arrays: list[dict[str, Any]] = []
@@ -49,7 +51,7 @@ class Reports:
             arrays = {name: generator.normal(size=shape).astype(np.float32) for name, shape in SHAPES.items()}
             data = encode(arrays)
             if number % 3:
-                file, offset = DiffFiles.segment(PROCESS.id), self.diffs.log(PROCESS.id).append(data)
+                file, offset = self.diffs.log(PROCESS.id).name, self.diffs.log(PROCESS.id).append(data)
             else:
                 spool = self.diffs.spool(CYCLE)
                 spool.write(data)
@@ -78,7 +80,7 @@ def reports(tmp_path_factory: pytest.TempPathFactory) -> Reports:
     return Reports(tmp_path_factory.mktemp("diffs"), 6)
 
 
-@settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=examples(60), suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.data())
 def test_the_total_is_that_of_the_reports(reports: Reports, data: st.DataObject) -> None:
     """Some are folded before, some twice, some with their bytes at hand; an earlier limit guessed other scales."""
@@ -108,7 +110,7 @@ def test_after_a_start_the_limit_is_that_of_the_last_cycle(reports: Reports) -> 
     assert asked == [PROCESS.id]
     scales = {row.id: min(1.0, 2.0 / row.norm) for row in reports.rows}
     assert 0 < sum(scale == 1.0 for scale in scales.values()) < len(scales)
-    folder = reports.diffs.path("").parent
+    folder = reports.folder
     aside = folder.with_suffix(".aside")
     folder.rename(aside)
     try:
@@ -129,7 +131,7 @@ def test_a_fold_that_fails_spoils_nothing(reports: Reports, caplog: pytest.LogCa
     """The file of a report cannot be read: what was folded is made again, with what can be read by then."""
     sums = CycleSums(reports.diffs, nothing_known)
     sums.fold(PROCESS, reports.rows[0], None)
-    lost = reports.diffs.path(reports.rows[2].file)
+    lost = reports.folder / reports.rows[2].file
     aside = lost.with_suffix(".aside")
     lost.rename(aside)
     scales = {row.id: 1.0 for row in reports.rows}
@@ -146,7 +148,7 @@ def test_a_fold_that_fails_spoils_nothing(reports: Reports, caplog: pytest.LogCa
 
 def test_a_report_cut_off_on_the_disk_is_noticed(tmp_path: Path) -> None:
     few = Reports(tmp_path, 3)
-    path = few.diffs.path(few.rows[2].file)
+    path = few.folder / few.rows[2].file
     path.write_bytes(path.read_bytes()[:-4])
     sums = CycleSums(few.diffs, nothing_known)
     with pytest.raises(Unavailable, match="truncated"):

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import base64
+import contextlib
 import json
 import time
 from collections.abc import AsyncIterator
@@ -23,6 +24,7 @@ from cryptography.hazmat.primitives.asymmetric import rsa
 from pygrid.errors import Unauthenticated
 from pygrid.features.cycles.devices import Endpoints
 from pygrid.tensors import encode
+from support.eventually import eventually
 from support.training import Site, config, form, model
 from support.web import assert_problem
 
@@ -66,14 +68,14 @@ async def test_a_token_of_the_secret_is_enough(site: Site) -> None:
     await site.host(authentication={"secret": SECRET, "type": "jwt"})
     assert (await _try(site, _hs256({"id": 1}))).status_code == 200
     assert (await _try(site, _hs256({"exp": time.time() + 60, "aud": "anyone"}))).status_code == 200
-    assert_problem(await _try(site, None), 401, "auth_token_missing")
-    assert_problem(await _try(site, ""), 401, "auth_token_missing")
+    assert_problem(await _try(site, None), 400, "auth_token_missing")
+    assert_problem(await _try(site, ""), 400, "auth_token_missing")
 
 
 async def test_a_token_of_the_key_is_enough(site: Site) -> None:
     await site.host(authentication={"pub_key": PUBLIC})
     assert (await _try(site, jwt.encode({"id": 1}, PRIVATE, "RS256"))).status_code == 200
-    assert_problem(await _try(site, jwt.encode({"id": 1}, STRANGER, "RS256")), 401, "auth_token_invalid")
+    assert_problem(await _try(site, jwt.encode({"id": 1}, STRANGER, "RS256")), 400, "auth_token_invalid")
 
 
 async def test_of_secret_and_key_one_is_enough(site: Site) -> None:
@@ -96,7 +98,7 @@ async def test_the_audience_the_issuer_and_the_expiry_count_where_the_process_se
     ]
     wrong += [{name: value for name, value in good.items() if name != missing} for missing in good]
     for claims in wrong:
-        assert_problem(await _try(site, _hs256(claims)), 401, "auth_token_invalid")
+        assert_problem(await _try(site, _hs256(claims)), 400, "auth_token_invalid")
 
 
 @pytest.mark.parametrize(
@@ -144,7 +146,7 @@ async def test_forged_tokens_are_refused(site: Site, subtests: pytest.Subtests) 
     await site.host(authentication={"secret": SECRET, "pub_key": PUBLIC})
     for name, token in FORGED.items():
         with subtests.test(name):
-            assert_problem(await _try(site, token), 401, "auth_token_invalid")
+            assert_problem(await _try(site, token), 400, "auth_token_invalid")
 
 
 async def test_a_key_or_address_that_is_none_is_refused_when_hosting(site: Site) -> None:
@@ -178,10 +180,18 @@ class Endpoint:
         self.status = 200
         self.hang = False
         self.headers = b""
+        self.flood = b""
+        """Sent again and again in place of an answer."""
+        self.pause_s = 0.0
+        self._over = asyncio.Event()
         self.asked: list[bytes] = []
         self.url = ""
 
     async def answer(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        with contextlib.suppress(ConnectionError):
+            await self._answer(reader, writer)
+
+    async def _answer(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         try:
             head = await reader.readuntil(b"\r\n\r\n")
             lengths = [
@@ -191,6 +201,13 @@ class Endpoint:
             status = 200 if b" /let-in " in head else self.status
             if self.hang:
                 await reader.read()
+            if self.flood:
+                writer.write(b"HTTP/1.1 200 OK\r\n")
+            while self.flood:
+                writer.write(self.flood)
+                await writer.drain()
+                with contextlib.suppress(TimeoutError):
+                    await asyncio.wait_for(self._over.wait(), self.pause_s)
             writer.write(b"HTTP/1.1 %d X\r\nContent-Length: 0\r\nConnection: close\r\n%s\r\n" % (status, self.headers))
             await writer.drain()
         finally:
@@ -217,10 +234,10 @@ async def test_the_endpoint_has_the_last_word(site: Site, endpoint: Endpoint) ->
         endpoint.headers = (
             b"Location: " + endpoint.url.replace("/check", "/let-in").encode() + b"\r\n" if status == 302 else b""
         )
-        assert_problem(await _try(site, token), 401, "auth_token_refused")
+        assert_problem(await _try(site, token), 400, "auth_token_refused")
     num_asked = len(endpoint.asked)
     # Who is refused here is not asked about there; a redirection is not followed.
-    assert_problem(await _try(site, "forged"), 401, "auth_token_invalid")
+    assert_problem(await _try(site, "forged"), 400, "auth_token_invalid")
     assert len(endpoint.asked) == num_asked == 6
 
 
@@ -230,10 +247,10 @@ async def test_an_endpoint_that_does_not_answer_lets_nobody_in(
     monkeypatch.setattr("pygrid.features.cycles.devices.ENDPOINT_TIMEOUT_S", 0.2)
     await site.host(authentication={"endpoint": endpoint.url})
     endpoint.hang = True
-    assert_problem(await _try(site, "anything"), 401, "auth_token_refused")
+    assert_problem(await _try(site, "anything"), 400, "auth_token_refused")
     await site.host(name="gone", authentication={"endpoint": "http://127.0.0.1:1/"})
     answer = await site.web.post("/model-centric/authenticate", json={"model_name": "gone", "auth_token": "anything"})
-    assert_problem(answer, 401, "auth_token_refused")
+    assert_problem(answer, 400, "auth_token_refused")
 
 
 async def test_secrets_are_not_shown(site: Site) -> None:
@@ -247,17 +264,17 @@ async def test_secrets_are_not_shown(site: Site) -> None:
 
 async def test_an_endpoint_in_a_private_place_is_called_only_where_the_operator_allows_it(endpoint: Endpoint) -> None:
     with pytest.raises(Unauthenticated) as refused:
-        await Endpoints(allow_private=False).check(endpoint.url, "token")
+        await Endpoints(allow_private=False).check(1, endpoint.url, "token")
     assert refused.value.code == "auth_token_refused"
     assert endpoint.asked == []
-    await Endpoints(allow_private=True).check(endpoint.url, "token")
+    await Endpoints(allow_private=True).check(1, endpoint.url, "token")
     assert len(endpoint.asked) == 1
 
 
 async def test_an_endpoint_that_compresses_its_answer_refuses(site: Site, endpoint: Endpoint) -> None:
     await site.host(authentication={"endpoint": endpoint.url})
     endpoint.headers = b"Content-Encoding: gzip\r\n"
-    assert_problem(await _try(site, "token"), 401, "auth_token_refused")
+    assert_problem(await _try(site, "token"), 400, "auth_token_refused")
 
 
 async def test_more_questions_than_an_endpoint_gets_at_once_wait_or_are_refused(
@@ -266,9 +283,79 @@ async def test_more_questions_than_an_endpoint_gets_at_once_wait_or_are_refused(
     monkeypatch.setattr("pygrid.features.cycles.devices.ENDPOINT_WAIT_S", 0.1)
     await site.host(authentication={"endpoint": endpoint.url})
     endpoint.hang = True
-    tries = [asyncio.create_task(_try(site, "anything")) for _ in range(9)]
+    tries = [asyncio.create_task(_try(site, "anything")) for _ in range(5)]
     done, others = await asyncio.wait(tries, timeout=20, return_when=asyncio.FIRST_COMPLETED)
     assert_problem(done.pop().result(), 503, "endpoints_busy")
     for answer in await asyncio.gather(*others):
-        assert_problem(answer, 401, "auth_token_refused")
-    assert len(endpoint.asked) == 8
+        assert_problem(answer, 400, "auth_token_refused")
+    assert len(endpoint.asked) == 4
+
+
+@pytest.mark.parametrize(
+    ("flood", "pause_s", "code"),
+    [
+        (b"Content-Length: 1000000000\r\n\r\n" + b"x" * 65_536, 0.0, "stranger_too_large"),
+        (b"X-Header: " + b"x" * 65_536 + b"\r\n", 0.0, "stranger_unreachable"),
+        (b"x", 0.02, "stranger_too_slow"),
+    ],
+)
+async def test_an_endless_or_dribbling_endpoint_ends_at_one_deadline(
+    site: Site,
+    endpoint: Endpoint,
+    flood: bytes,
+    pause_s: float,
+    code: str,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """Each read of a dribbling answer takes less than the deadline, so that only one over all of them ends it."""
+    if pause_s:
+        monkeypatch.setattr("pygrid.features.cycles.devices.ENDPOINT_TIMEOUT_S", 0.2)
+    await site.host(authentication={"endpoint": endpoint.url})
+    endpoint.flood, endpoint.pause_s = flood, pause_s
+    problem = assert_problem(await _try(site, "token"), 400, "auth_token_refused")
+    endpoint.flood = b""
+    assert problem["error"] == "The 'auth_token' you sent did not pass 3rd party validation."
+    assert "stranger" not in json.dumps(problem), "only the log has the reason"
+    logged = [record for record in caplog.records if record.name == "pygrid.features.cycles.devices"]
+    assert [record.__dict__["code"] for record in logged] == [code]
+
+
+async def test_an_endpoint_leads_to_no_other_machine(
+    site: Site, endpoint: Endpoint, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Neither by a redirection, nor by a name: link-local addresses are refused also where private ones are allowed."""
+    other = Endpoint()
+    server = await asyncio.start_server(other.answer, "127.0.0.1", 0)
+    port = server.sockets[0].getsockname()[1]
+    async with server:
+        await site.host(authentication={"endpoint": endpoint.url})
+        endpoint.status, endpoint.headers = 307, b"Location: http://127.0.0.1:%d/check\r\n" % port
+        assert_problem(await _try(site, "token"), 400, "auth_token_refused")
+        assert other.asked == []
+
+    async def resolve(*_: Any, **__: Any) -> Any:
+        return [(0, 0, 0, "", ("169.254.169.254", 80))]
+
+    monkeypatch.setattr(asyncio.get_running_loop(), "getaddrinfo", resolve, raising=False)
+    with pytest.raises(Unauthenticated):
+        await Endpoints(allow_private=True).check(1, "http://metadata.example/", "token")
+
+
+async def test_a_slow_endpoint_keeps_no_other_process_waiting(
+    site: Site, endpoint: Endpoint, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await site.host(authentication={"endpoint": endpoint.url})
+    quick = Endpoint()
+    server = await asyncio.start_server(quick.answer, "127.0.0.1", 0)
+    async with server:
+        url = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}/check"
+        await site.host(name="quick", authentication={"endpoint": url})
+        endpoint.hang = True
+        slow = [asyncio.create_task(_try(site, "anything")) for _ in range(8)]
+        await eventually(lambda: len(endpoint.asked) >= 4)
+        message = {"model_name": "quick", "auth_token": "token"}
+        assert (await site.web.post("/model-centric/authenticate", json=message)).status_code == 200
+        for one in slow:
+            one.cancel()
+        await asyncio.gather(*slow, return_exceptions=True)

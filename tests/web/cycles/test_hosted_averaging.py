@@ -22,6 +22,8 @@ from support.web import assert_problem
 SHAPES: dict[str, tuple[int, ...]] = {"weight": (3, 4), "bias": (3,)}
 _KIND: dict[str, Any] = {"kind": "averaging", "data": {}, "metrics": {}}
 
+PROCESSES = "/model-centric/processes"
+
 
 def iterative_plan(shapes: dict[str, tuple[int, ...]] = SHAPES) -> bytes:
     """The running mean: (avg * num + item) / (num + 1)."""
@@ -130,6 +132,15 @@ async def test_a_plan_that_fails_loses_nothing(site: Site) -> None:
     assert await site.num_checkpoints(process) == 1
     assert (await (await site.device(process)).ask())["reason"] == "between_cycles"
     assert (await device.send(model(-0.5))).json() == {"status": "success"}
+    # Its owner can end it all the same.
+    assert (await site.web.post(f"{PROCESSES}/{process['id']}/finish", headers=site.owner)).status_code == 200
+    assert (await site.web.delete(f"{PROCESSES}/{process['id']}", headers=site.owner)).status_code == 204
+
+    async def files_are_gone() -> bool:
+        return site.diff_files() == []
+
+    await eventually(files_are_gone)
+    assert (await site.web.get("/readyz")).status_code == 200
 
 
 @pytest.mark.parametrize(

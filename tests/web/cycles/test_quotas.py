@@ -250,7 +250,7 @@ async def test_a_client_that_is_not_used_expires_and_frees_its_place_in_the_quot
     for _ in range(4):
         site.clock.advance(86_400 - 60)
         assert (await used.ask())["reason"] == "cycle_full"
-    asked = {"worker_id": idle.worker_id, "model": process["name"], "version": process["version"]}
+    asked = {"worker_id": idle.worker_id, "model": process["name"], "version": process["version"], "wait_s": 0}
     assert_problem(await site.web.post("/model-centric/cycle-request", json=asked), 404, "worker_not_found")
     assert (await authenticate(here, process)).status_code == 200
     assert_problem(await authenticate(here, process), 429, "too_many_clients")

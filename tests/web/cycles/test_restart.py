@@ -27,7 +27,16 @@ from pygrid.tensors import encode
 from pygrid.web.services import service
 from support.eventually import eventually
 from support.streams import Waiting
-from support.training import Device, Site, assert_values, gate_in_process, model, running_site, wide_plan
+from support.training import (
+    Device,
+    Site,
+    assert_values,
+    gate_in_process,
+    model,
+    read_variant_alone,
+    running_site,
+    wide_plan,
+)
 from support.web import assert_problem
 
 WIDE = 100_000
@@ -60,6 +69,7 @@ def domain_again(
     monkeypatch: pytest.MonkeyPatch,
 ) -> Restartable:
     monkeypatch.setattr("pygrid.features.processes.hosting.check_async", gate_in_process)
+    monkeypatch.setattr("pygrid.plans.dialects.check.check_async", read_variant_alone)
     shutil.copytree(owned_folder[0], settings.data_dir)
     return Restartable(settings, clock, owned_folder[1])
 
@@ -69,6 +79,26 @@ def _moved(device: Device, site: Site) -> Device:
     moved = Device(site, device.process, device.worker_id)
     moved.key = device.key
     return moved
+
+
+async def test_a_time_of_grace_goes_on_and_its_reports_count_once(
+    domain_again: Restartable, clock: ManualClock
+) -> None:
+    async with domain_again.running() as site:
+        process = await site.host(max_diffs=1, grace_s=10, outlier_factor=None)
+        one, late, silent = await site.devices(process, 3)
+        await one.report(0.25)
+        await late.report(0.75)
+    clock.advance(5)
+    async with domain_again.running() as site:
+        cycle = await site.cycle(process)
+        assert (cycle["state"], cycle["num_reports"], cycle["grace_until"]) == ("open", 2, "2026-01-01T00:00:10Z")
+        await _moved(late, site).report(0.75)
+        await site.pass_time(6)
+        completed = await site.until_completed(process)
+        assert (completed["num_reports"], completed["num_late"]) == (2, 1)
+        assert_values(await site.checkpoint(process), 0.5)
+        assert_problem(await _moved(silent, site).send(model(0.5)), 410, "cycle_closed")
 
 
 @pytest.mark.parametrize("wide", [0, WIDE], ids=["small", "large"])
@@ -104,7 +134,7 @@ async def test_a_report_whose_commit_is_unknown_keeps_its_bytes(
         process = await site.host(start=model(1.0, wide), plans=plans, max_diffs=2)
         devices = await site.devices(process, 2)
         with monkeypatch.context() as patch:
-            for name in ("write", "write_with_bytes"):
+            for name in ("write", "write_all", "write_all_with_bytes"):
                 patch.setattr(Database, name, _losing_the_answer(getattr(Database, name)))
             assert_problem(await devices[0].send(model(0.5, wide)), 503, "outcome_unknown")
     async with domain_again.running() as site:
@@ -214,7 +244,7 @@ async def test_files_of_nobody_are_swept_at_the_start(domain_again: Restartable)
         assert (await _moved(two, site).send(model(0.25, WIDE))).status_code == 200
         await site.until_completed(process)
         assert_values(await site.checkpoint(process), 0.625)
-        assert not kept.exists()
+        await eventually(lambda: not kept.exists())
 
 
 async def test_bytes_without_a_row_do_not_count(domain_again: Restartable) -> None:
@@ -244,7 +274,7 @@ async def test_who_waits_is_answered_when_the_domain_stops(domain_again: Restart
 
 async def test_finished_processes_stay_finished(domain_again: Restartable) -> None:
     async with domain_again.running() as site:
-        process = await site.host(num_cycles=1, max_diffs=1)
+        process = await site.host(num_cycles=1, max_diffs=1, published=True)
         (device,) = await site.devices(process, 1)
         await device.report(0.5)
         await site.until_completed(process)

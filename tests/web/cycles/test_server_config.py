@@ -18,7 +18,7 @@ import pytest
 from pygrid.tensors import encode
 from support.eventually import eventually
 from support.streams import Waiting
-from support.training import Device, Site, assert_values, bearer, model
+from support.training import Device, Site, assert_values, bearer, config, form, model
 from support.web import assert_problem
 
 # -- who is admitted ---------------------------------------------------------------------------------------------------
@@ -174,7 +174,8 @@ async def test_a_speed_floor_refuses_who_is_slower(site: Site, floor: Any, speed
 async def test_a_speed_floor_needs_measurements(site: Site) -> None:
     process = await site.host(minimum_upload_speed=1.0)
     device = await site.device(process)
-    message = {"worker_id": device.worker_id, "model": "digits", "version": "1.0", "download": 5.0, "upload": 5.0}
+    asked = {"worker_id": device.worker_id, "model": "digits", "version": "1.0"}
+    message = {**asked, "download": 5.0, "upload": 5.0, "wait_s": 0}
     problem = assert_problem(await site.web.post("/model-centric/cycle-request", json=message), 400, "speed_missing")
     assert problem["field"] == "ping"
 
@@ -272,14 +273,14 @@ async def test_without_any_limit_each_report_closes_a_cycle(site: Site) -> None:
 
 
 async def test_without_a_deadline_the_hint_is_some_seconds(site: Site) -> None:
-    process = await site.host(cycle_length=None, max_workers=1, max_diffs=None)
+    process = await site.host(cycle_length=None, max_workers=1, max_diffs=None, published=True)
     await site.devices(process, 1)
     late = await site.device(process)
     assert await late.ask(wait_s=None) == {"status": "rejected", "timeout": 5}
 
 
 async def test_num_cycles_ends_training(site: Site) -> None:
-    process = await site.host(num_cycles=2, max_diffs=1)
+    process = await site.host(num_cycles=2, max_diffs=1, published=True)
     (device,) = await site.devices(process, 1)
     await device.report(0.5)
     await site.until_completed(process, 1)
@@ -432,3 +433,29 @@ async def test_processes_do_not_see_each_other(site: Site) -> None:
     await site.until_completed(one)
     assert_values(await site.checkpoint(two), 1.0)
     assert (await other.send(encode(model(0.25)))).status_code == 200
+
+
+# -- values that change from cycle to cycle ----------------------------------------------------------------------------
+
+
+async def test_devices_get_the_values_of_their_cycle(site: Site) -> None:
+    schedules = {"epochs": [3, 2], "server_optimizer.learning_rate": [1.0, 0.5]}
+    process = await site.host(max_diffs=1, num_cycles=3, schedules=schedules)
+    expected = 1.0
+    for sequence, (epochs, rate) in enumerate(((3, 1.0), (2, 0.5), (2, 0.5)), 1):
+        (device,) = await site.devices(process, 1)
+        assert device.accepted["client_config"]["epochs"] == epochs
+        await device.report(0.25)
+        completed = await site.until_completed(process, sequence)
+        assert completed["scheduled"] == {"epochs": epochs, "server_optimizer.learning_rate": rate}
+        expected -= rate * 0.25
+        assert_values(await site.checkpoint(process), expected)
+    assert "epochs" not in process["client_config"], "what was hosted stays as it was sent"
+
+
+async def test_a_schedule_is_compared_with_the_plan(site: Site) -> None:
+    parts = form(config(schedules={"lr": 0.2, "learning_rate": 0.1, "epochs": [0]}), encode(model()))
+    problem = assert_problem(await site.try_host(parts), 400, "invalid_config")
+    assert [fault["field"] for fault in problem["faults"]] == ["schedules.lr", "schedules.learning_rate"]
+    assert "in client_config, too" in problem["faults"][0]["detail"]
+    assert "did you mean 'lr'?" in problem["faults"][1]["detail"]

@@ -1,14 +1,17 @@
 """The speed test.
 
 Should happen: a ping is answered at once; as many bytes come as were asked for; what is sent is forgotten.
-Should not happen: more than the limit is sent or taken.
+Should not happen: more than the limit is sent or taken; a transfer is so fast that a browser cannot measure it.
 """
 
 from __future__ import annotations
 
 from collections.abc import AsyncIterator
 
-from pygrid.features.cycles.routes import SPEED_TEST_BYTES
+import pytest
+
+from pygrid.features.cycles.routes import SPEED_TEST_BYTES, SPEED_TEST_BYTES_PER_S
+from pygrid.web.pacing import Pacer
 from support.training import Site
 from support.web import assert_problem
 
@@ -43,6 +46,37 @@ async def test_the_limit_holds_both_ways(site: Site) -> None:
             yield b"x" * 4_000_000
 
     assert_problem(await site.web.post(PATH, params=WHO, content=endless()), 413, "payload_too_large")
+
+
+async def test_a_transfer_keeps_below_the_rate(monkeypatch: pytest.MonkeyPatch) -> None:
+    now, slept = 0.0, 0.0
+
+    async def pause(seconds: float) -> None:
+        nonlocal now, slept
+        now, slept = now + seconds, slept + seconds
+
+    monkeypatch.setattr("pygrid.web.pacing.asyncio.sleep", pause)
+    pacer = Pacer(SPEED_TEST_BYTES_PER_S, lambda: now)
+    for _ in range(1024):
+        now += 0.0001
+        await pacer.take(64 * 1024)
+    assert now == pytest.approx(0.512, abs=0.01), "64 MiB at 1,000 Mbit/s"
+    now += 10
+    before = slept
+    await pacer.take(64 * 1024)
+    assert slept == before, "a slow peer is not slowed down"
+
+
+async def test_both_directions_are_paced(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+    taken = []
+
+    async def take(_pacer: Pacer, num_bytes: int) -> None:
+        taken.append(num_bytes)
+
+    monkeypatch.setattr(Pacer, "take", take)
+    await site.web.get(PATH, params={**WHO, "size_bytes": 100_000})
+    await site.web.post(PATH, params=WHO, content=b"x" * 100_000)
+    assert sum(taken) >= 200_000
 
 
 async def test_both_names_are_needed(site: Site) -> None:

@@ -78,6 +78,29 @@ async def test_from_upload_to_deletion(owner: Owner, scientist: dict[str, str], 
     assert (await owner.upload())["id"] > info["id"]
 
 
+async def test_a_later_version_leaves_out_what_the_one_before_did(owner: Owner, scientist: dict[str, str]) -> None:
+    whole = b"name,age,sex\nann,34,f\nbob,51,m\n"
+    mock = b"age,sex\n30,f\n"  # without the column that nobody may see
+    info = await owner.upload("people", whole, mock, visibility="listed", skip=["name"])
+    path = f"{PATH}/{info['id']}"
+
+    async def stored(config: dict[str, Any], content: bytes) -> list[str]:
+        answer = await owner.web.post(f"{path}/versions", files=parts(config, content), headers=owner.headers)
+        assert answer.status_code == 201, answer.text
+        return [column["name"] for column in answer.json()["schema"]["columns"]]
+
+    assert info["schema"]["skipped"] == ["name"]
+    assert await stored({}, whole) == ["age", "sex"]
+    assert await stored({}, b"age,sex\n34,f\n") == ["age", "sex"], "the file need not have the column"
+    assert await stored({}, whole) == ["age", "sex"], "and the version without it does not forget it"
+    seen = (await owner.web.get(path, headers=scientist)).json()
+    assert "skipped" not in seen["schema"]
+    assert await stored({"columns": [{"name": "name"}, {"name": "age"}]}, whole) == ["name", "age", "sex"]
+    assert await stored({"skip": ["sex"], "columns": [{"name": "age"}]}, whole) == ["name", "age"]
+    refused = await owner.web.post(f"{path}/versions", files=parts({"skip": ["nmae"]}, whole), headers=owner.headers)
+    assert_problem(refused, 400, "dataset_columns_differ")
+
+
 async def test_columns_can_be_mapped_as_they_were_sent(owner: Owner) -> None:
     images, labels = np.random.default_rng(0).random((5, 64), np.float32), np.arange(5)
     columns = [
@@ -94,6 +117,22 @@ async def test_columns_can_be_mapped_as_they_were_sent(owner: Owner) -> None:
     ]
     np.testing.assert_array_equal(arrays["image"].reshape(5, 64), images)
     np.testing.assert_array_equal(arrays["label"], labels)
+
+
+async def test_a_dry_run_shows_the_schema_and_stores_nothing(owner: Owner, scientist: dict[str, str]) -> None:
+    before = owner.stored()
+    table = b",name,age\n0,ann,30\n1,bob,41\n"
+    answer = await owner.web.post(f"{PATH}/dry-run", files=parts({}, table), headers=owner.headers)
+    assert answer.status_code == 200, answer.text
+    trial = answer.json()
+    assert [column["name"] for column in trial["schema"]["columns"]] == ["name", "age"]
+    assert "column 1 has no name" in trial["notes"][0]
+    assert (await owner.web.get(PATH, headers=owner.headers)).json()["datasets"] == []
+    refused = await owner.web.post(f"{PATH}/dry-run", files=parts({}, b"ann,30\nbob,41\n"), headers=owner.headers)
+    assert_problem(refused, 400, "dataset_header_unclear")
+    forbidden = await owner.web.post(f"{PATH}/dry-run", files=parts({}, table), headers=scientist)
+    assert forbidden.status_code == 403
+    assert owner.stored() == before
 
 
 async def test_search_by_words_tags_and_schema(owner: Owner, scientist: dict[str, str]) -> None:
@@ -372,9 +411,9 @@ async def test_an_upload_whose_caller_gives_up_at_the_last_moment_is_whole(
     database = service(domain.state, Database)
     write = database.write
 
-    async def watched(fn: Any) -> Any:
+    async def watched(*unit: Any) -> Any:
         given.set()
-        return await write(fn)
+        return await write(*unit)
 
     monkeypatch.setattr(database, "write", watched)
     database.write_later(lambda _connection: held.wait(60))

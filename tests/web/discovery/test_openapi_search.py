@@ -27,6 +27,7 @@ from pygrid.network import build_network
 from pygrid.settings import load_network_settings
 from pygrid.web.services import service
 from support.fleet import dataset
+from support.thorough import examples
 
 CHECKS = [not_a_server_error, status_code_conformance, content_type_conformance, response_schema_conformance]
 
@@ -65,7 +66,7 @@ def test_every_answer_is_as_described(schema: Any) -> None:
         if "discovery" in operation.definition.raw.get("tags", []):
             num_operations += 1
             _fuzz(operation)
-    assert num_operations == 11
+    assert num_operations == 12
 
 
 def _fuzz(operation: Any) -> None:
@@ -73,7 +74,7 @@ def _fuzz(operation: Any) -> None:
     cases = hypothesis.strategies.one_of([operation.as_strategy(generation_mode=mode) for mode in modes])
 
     @hypothesis.settings(
-        max_examples=40,
+        max_examples=examples(40),
         deadline=None,
         database=None,
         derandomize=True,

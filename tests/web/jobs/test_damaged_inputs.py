@@ -25,7 +25,6 @@ from test_remote_leases import machine, someone_asks
 from pygrid.core.datasets import column_file
 from pygrid.edge import EdgeClient
 from pygrid.errors import Unavailable
-from pygrid.features.jobs.federated import participation
 from pygrid.features.jobs.running.dry_run import DryRun
 from pygrid.features.jobs.running.queue import JobQueue
 from pygrid.features.jobs.running.runs import JobTrainer
@@ -160,8 +159,6 @@ async def test_a_damaged_column_does_not_go_to_another_machine(tmp_path: Path) -
 @pytest.fixture
 def _quick_federation(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("pygrid.features.processes.hosting.check_async", gate_in_process)
-    monkeypatch.setattr("pygrid.domain.COORDINATOR_PATIENCE_S", 0.2)
-    monkeypatch.setattr(participation, "_MAX_BACKOFF_S", 0.3)
 
 
 @pytest.mark.usefixtures("_quick_federation")

@@ -19,7 +19,6 @@ import pytest
 from test_federated_jobs import charges_of, parts_of
 from test_remote_leases import GOOD, Machine, ended, machine, someone_asks
 
-from pygrid.features.jobs.federated import participation
 from pygrid.tensors import encode
 from support.eventually import eventually
 from support.federation import LONG, PRIVATE, Town, running_town, until_doing
@@ -35,7 +34,6 @@ def _quick(monkeypatch: pytest.MonkeyPatch) -> None:
     from support.training import gate_in_process
 
     monkeypatch.setattr("pygrid.features.processes.hosting.check_async", gate_in_process)
-    monkeypatch.setattr(participation, "_MAX_BACKOFF_S", 0.3)
 
 
 @asynccontextmanager

@@ -14,7 +14,7 @@ import ipaddress
 import json
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -22,8 +22,9 @@ import numpy as np
 import pytest
 from test_federated_jobs import charges_of, parts_of
 
+from pygrid.domain import DomainTimings
 from pygrid.errors import InvalidInput
-from pygrid.features.jobs.federated import participation
+from pygrid.features.jobs.federated.participation import ParticipationTimings
 from pygrid.features.jobs.service import JobsService
 from pygrid.settings import load_settings
 from pygrid.tensors import decode, encode
@@ -37,6 +38,8 @@ from support.jobs import MODEL, POLICY, Site, running_site
 from support.plans.handmade import logistic_params
 
 Answer = tuple[int, bytes]
+
+IMPATIENT = ParticipationTimings(connect_patience_s=0.1, max_backoff_s=0.05)
 
 
 def accepted(model: bytes = MODEL, **changes: Any) -> dict[str, Any]:
@@ -106,19 +109,13 @@ class Enemy:
         return [body for name, body in self.heard if name == what]
 
 
-@pytest.fixture(autouse=True)
-def _impatient(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("pygrid.domain.COORDINATOR_PATIENCE_S", 0.1)
-    monkeypatch.setattr(participation, "_MAX_BACKOFF_S", 0.05)
-
-
 @asynccontextmanager
 async def facing(
-    enemy: Enemy, folder: Path, cycles: int = 3, **request: Any
+    enemy: Enemy, folder: Path, cycles: int = 3, timings: ParticipationTimings = IMPATIENT, **request: Any
 ) -> AsyncIterator[tuple[Site, dict[str, Any]]]:
     """A Domain whose private job takes part in the enemy's process."""
     settings = load_settings({}, data_dir=folder / "alice", id="alice", num_workers=1)
-    async with serving(enemy) as url, running_site(settings) as site:
+    async with serving(enemy) as url, running_site(settings, DomainTimings(timings)) as site:
         dataset = await site.owner.upload()
         await site.owner.set_policy(dataset, **POLICY)
         federation = {"coordinator": url, "process": "shared", "version": "1", "cycles": cycles}
@@ -230,9 +227,7 @@ def refusing_every_key() -> Enemy:
     [(refusing_every_key(), "report"), (Enemy(accepted(deadline_s=-1.0)), "cycle-request")],
     ids=["every key has ended", "every cycle is over"],
 )
-async def test_one_that_leads_nowhere_is_asked_more_and_more_rarely(
-    enemy: Enemy, what: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_one_that_leads_nowhere_is_asked_more_and_more_rarely(enemy: Enemy, what: str, tmp_path: Path) -> None:
     """Each round writes to the database and the audit log, so no coordinator may have the Domain go round and round."""
     rests: list[float] = []
 
@@ -240,19 +235,18 @@ async def test_one_that_leads_nowhere_is_asked_more_and_more_rarely(
         rests.append(seconds)
         await turns()
 
-    monkeypatch.setattr(participation, "_sleep", rest)
-    monkeypatch.setattr(participation, "_MAX_BACKOFF_S", 10.0)
-    async with facing(enemy, tmp_path) as (site, job):
+    timings = ParticipationTimings(connect_patience_s=0.1, sleep=rest)
+    async with facing(enemy, tmp_path, timings=timings) as (site, job):
         await eventually(lambda: len(enemy.said(what)) >= 10)
         await site.owner.call("POST", f"/data-centric/jobs/{job['id']}/revoke")
     assert rests[:9] == [0.2, 0.4, 0.8, 1.6, 3.2, 6.4, 10.0, 10.0, 10.0]
 
 
 async def test_one_that_never_has_work_does_not_keep_a_place_for_ever(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path,
 ) -> None:
-    monkeypatch.setattr(participation, "MAX_IDLE_S", 1.0)
-    async with facing(Enemy({"status": "rejected", "timeout": 0}), tmp_path) as (site, job):
+    enemy, timings = Enemy({"status": "rejected", "timeout": 0}), replace(IMPATIENT, max_idle_s=1.0)
+    async with facing(enemy, tmp_path, timings=timings) as (site, job):
         failed = await site.owner.wait(job["id"], "failed")
         assert (failed["code"], failed["federation"]["num_begun"]) == ("coordinator_idle", 0)
         assert (await site.scientist.budget(job["dataset"]))["yours"] == 0

@@ -20,10 +20,10 @@ from test_federated_jobs import charges_of, parts_of
 
 from pygrid.domain import build_domain
 from pygrid.edge import EdgeClient
-from pygrid.features.jobs.federated import participation
+from pygrid.errors import Unavailable
 from pygrid.features.jobs.running.runs import JobTrainer
 from support.eventually import eventually
-from support.federation import LONG, PRIVATE, running_hub, running_town, settings_of, until_doing
+from support.federation import LONG, PRIVATE, QUICK_TIMINGS, running_hub, running_town, settings_of, until_doing
 from support.jobs import Person, Site
 from support.web import People, running
 
@@ -33,14 +33,12 @@ def _quick(monkeypatch: pytest.MonkeyPatch) -> None:
     from support.training import gate_in_process
 
     monkeypatch.setattr("pygrid.features.processes.hosting.check_async", gate_in_process)
-    monkeypatch.setattr("pygrid.domain.COORDINATOR_PATIENCE_S", 0.2)
-    monkeypatch.setattr(participation, "_MAX_BACKOFF_S", 0.3)
 
 
 @asynccontextmanager
 async def again(folder: Path, name: str) -> AsyncIterator[Site]:
     """A Domain that was stopped, once more."""
-    app = build_domain(settings_of(folder, name))
+    app = build_domain(settings_of(folder, name), timings=QUICK_TIMINGS)
     async with running(app) as web:
         people = People(web)
         everybody = [
@@ -144,7 +142,7 @@ async def test_a_diff_that_was_kept_is_reported_after_a_restart_byte_for_byte(
 
         def lost(self: EdgeClient, body: Any) -> None:
             sent.append(b"".join(body))
-            raise participation.Unavailable("the test cut the line", code="connection_lost")
+            raise Unavailable("the test cut the line", code="connection_lost")
 
         with monkeypatch.context() as patch:
             patch.setattr(EdgeClient, "send_report", lost)
@@ -175,7 +173,7 @@ async def test_a_report_whose_answer_was_lost_counts_once(tmp_path: Path, monkey
         calls.append(1)
         if len(calls) == 1:
             self.assignment = assignment
-            raise participation.Unavailable("the test lost the answer", code="connection_lost")
+            raise Unavailable("the test lost the answer", code="connection_lost")
 
     monkeypatch.setattr(EdgeClient, "send_report", loses_the_answer)
     async with running_hub(tmp_path / "hub") as hub, running_town(tmp_path, "alice", hub=hub) as town:

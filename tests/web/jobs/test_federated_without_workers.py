@@ -13,7 +13,6 @@ from test_federated_jobs import charges_of, parts_of
 
 from pygrid.compute.local import LocalDriver
 from pygrid.errors import Unavailable
-from pygrid.features.jobs.federated import participation
 from support.eventually import eventually
 from support.federation import PRIVATE, running_town
 
@@ -22,8 +21,6 @@ async def test_no_cycle_is_used_up_while_no_worker_can_be_had(tmp_path: Path, mo
     from support.training import gate_in_process
 
     monkeypatch.setattr("pygrid.features.processes.hosting.check_async", gate_in_process)
-    monkeypatch.setattr("pygrid.domain.COORDINATOR_PATIENCE_S", 0.2)
-    monkeypatch.setattr(participation, "_MAX_BACKOFF_S", 0.3)
     num_refused = 0
 
     async def none_there(_driver: LocalDriver) -> None:

@@ -219,6 +219,7 @@ NONSENSE: list[tuple[str, dict[str, Any], str]] = [
     ("train", {"optimizer": {"name": "adam"}}, "invalid_job"),
     ("train", {"optimizer": {"name": "magic"}, "privacy": PRIVATE}, "invalid_job"),
     ("train", {"optimizer": {"tau": 0}, "privacy": PRIVATE}, "invalid_job"),
+    ("train", {"optimizer": {"name": "sgd", "momentum": 0.9}, "privacy": PRIVATE}, "invalid_job"),
     ("train", {"optimizer": {"name": "adam", "beta2": 5.0}, "privacy": PRIVATE}, "invalid_job"),
     ("train", {"binding": {"x": "features"}}, "invalid_binding"),
     ("train", {"binding": {**BINDING, "z": "age"}}, "invalid_binding"),

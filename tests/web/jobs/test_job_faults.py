@@ -16,13 +16,16 @@ import psutil
 import pytest
 import sqlalchemy as sa
 
+from pygrid.core.jobs import JobRecord
 from pygrid.features.jobs.running import results
+from pygrid.features.jobs.running.job_writes import JobWrites
 from pygrid.settings import DomainSettings
 from pygrid.storage import audit
 from pygrid.storage.charges import charges
 from pygrid.storage.columns import CHECKSUMS_FILE
 from pygrid.storage.datasets import dataset_versions
 from pygrid.storage.sql.database import Database
+from pygrid.storage.sql.failures import outcome_unknown
 from pygrid.web.services import service
 from support.eventually import eventually
 from support.jobs import Site
@@ -31,7 +34,7 @@ from support.web import assert_problem, flip
 COUNT: dict[str, Any] = {"statistics": [{"kind": "count"}]}
 PRIVATE_COUNT: dict[str, Any] = {**COUNT, "privacy": {"epsilon": 1.0, "delta": 1e-6}}
 LONG: dict[str, Any] = {"epochs": 10_000, "batch_size": 1}
-LONG_PRIVATE: dict[str, Any] = {"epochs": 5000, "batch_size": 10, "privacy": {"epsilon": 1.0, "delta": 1e-6}}
+LONG_PRIVATE: dict[str, Any] = {"epochs": 1500, "batch_size": 10, "privacy": {"epsilon": 1.0, "delta": 1e-6}}
 
 
 async def failed(site: Site, job_id: str) -> dict[str, Any] | None:
@@ -71,6 +74,23 @@ async def test_a_result_that_could_not_be_stored_is_stored_again(
     assert (await site.scientist.result(job["id"])).status_code == 200
     assert await charge_states(site) == ["released"]
     assert (await actions(site, job["id"])).count("job_started") == 1
+
+
+async def test_a_begin_whose_commit_is_unknown_is_not_told_as_free(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The connection to the database breaks after the commit that lets a Worker have the job, before its answer."""
+    begin = JobWrites.begin
+
+    async def losing_the_answer(writes: JobWrites, job: JobRecord) -> bool:
+        await begin(writes, job)
+        raise outcome_unknown()
+
+    monkeypatch.setattr(JobWrites, "begin", losing_the_answer)
+    dataset = await site.owner.upload()
+    await site.owner.set_policy(dataset)
+    job = await site.scientist.submit(dataset, "statistics", **PRIVATE_COUNT)
+    ended = await site.scientist.wait(job["id"], "failed")
+    assert "what it was charged stays charged" in ended["detail"]
+    assert await charge_states(site) == ["failed"]
 
 
 async def has_begun(site: Site, job_id: str, attempt: int) -> bool:

@@ -8,6 +8,7 @@ Should not happen: a private job runs twice on one charge; a job that stays as i
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any
@@ -34,7 +35,7 @@ from support.web import People, assert_problem, running
 COUNT: dict[str, Any] = {"statistics": [{"kind": "count"}]}
 PRIVATE_COUNT: dict[str, Any] = {**COUNT, "privacy": {"epsilon": 1.0, "delta": 1e-6}}
 LONG: dict[str, Any] = {"epochs": 10_000, "batch_size": 1}
-LONG_PRIVATE: dict[str, Any] = {"epochs": 5000, "batch_size": 10, "privacy": {"epsilon": 1.0, "delta": 1e-6}}
+LONG_PRIVATE: dict[str, Any] = {"epochs": 1500, "batch_size": 10, "privacy": {"epsilon": 1.0, "delta": 1e-6}}
 
 
 @asynccontextmanager
@@ -172,9 +173,9 @@ async def test_a_charge_is_durable_before_the_worker_starts(
     seen: list[list[str]] = []
     spec = SpecBuilder.spec
 
-    async def look(maker: SpecBuilder, job: JobRecord) -> Any:
+    async def look(maker: SpecBuilder, job: JobRecord, held: contextlib.ExitStack) -> Any:
         seen.append(await asyncio.to_thread(states_of_charges, settings))
-        return await spec(maker, job)
+        return await spec(maker, job, held)
 
     monkeypatch.setattr(SpecBuilder, "spec", look)
     async with running_site(settings) as site:

@@ -27,6 +27,7 @@ from pygrid.domain import build_domain
 from pygrid.features.jobs.running.scheduler import JobScheduler
 from pygrid.settings import DomainSettings
 from support.jobs import DATASETS, JOBS, POLICY, npz, records
+from support.thorough import examples
 
 CHECKS = [not_a_server_error, status_code_conformance, content_type_conformance, response_schema_conformance]
 ENDLESS = {"/data-centric/jobs/{job_id}/events"}
@@ -86,7 +87,7 @@ def _fuzz(operation: Any, headers: dict[str, str], path: dict[str, Any]) -> None
     cases = hypothesis.strategies.one_of([operation.as_strategy(generation_mode=mode) for mode in modes])
 
     @hypothesis.settings(
-        max_examples=15,
+        max_examples=examples(15),
         deadline=None,
         database=None,
         derandomize=True,

@@ -34,6 +34,7 @@ async def test_a_private_training_within_the_policy_needs_no_person(site: Site) 
         "max_epsilon_per_job": None,
         "use": "mixed",
         "allow_remote_workers": False,
+        "pools": ["local"],
         "unit": "record",
         "fresh_budget": False,
     }
@@ -205,7 +206,7 @@ async def test_a_dataset_that_is_hidden_meanwhile_needs_a_person(site: Site, mon
     await site.owner.wait(own["id"], "released")
     await site.scientist.wait(job["id"], "waiting")
     budget = await site.owner.budget(dataset)
-    assert set(budget["users"]) == {str(own["requested_by"])}
+    assert set(budget["users"]) == {own["requested_by_email"]}
 
 
 async def test_statistics_by_texts_tell_nothing_of_unknown_ones(site: Site) -> None:

@@ -110,7 +110,7 @@ async def test_a_worker_gets_the_job_with_its_files_and_brings_the_result_once(s
     spec = lease["spec"]
     assert set(spec["columns"]) == {"features", "label"}, "only what is bound travels"
     assert_problem(await worker.file(lease, spec["plan_path"]), 409, "lease_not_begun")
-    assert (await worker.renew(lease)).json()["expires_in_s"] == driver(site).lease_s
+    assert (await worker.renew(lease)).json()["expires_in_s"] == driver(site).leases.lease_s
     assert (await worker.file(lease, spec["plan_path"])).content == PLAN
     assert (await worker.file(lease, spec["model_path"])).content == MODEL
     label = await worker.file(lease, spec["columns"]["label"]["path"])
@@ -146,7 +146,7 @@ async def test_a_dataset_stays_on_the_machine_unless_its_policy_says_otherwise(s
 
 async def test_a_private_job_whose_lease_ran_out_fails_and_a_late_result_is_refused(site: Site) -> None:
     dataset, worker = await open_dataset(site), await machine(site)
-    driver(site).lease_s = 0.3
+    driver(site).leases.lease_s = 0.3
     lease, job = await worker.take(site.scientist.submit(dataset, **PRIVATE))
     await worker.renew(lease)
     failed = await site.owner.wait(job["id"], "failed")
@@ -159,7 +159,7 @@ async def test_a_private_job_whose_lease_ran_out_fails_and_a_late_result_is_refu
 
 async def test_an_exact_job_whose_lease_ran_out_is_run_here(site: Site) -> None:
     dataset, worker = await open_dataset(site), await machine(site)
-    driver(site).lease_s = 0.3
+    driver(site).leases.lease_s = 0.3
     job = await site.scientist.submit(dataset, "statistics", **COUNT)
     lease, _ = await worker.take(site.owner.approve(await site.owner.wait(job["id"], "waiting")))
     await worker.renew(lease)
@@ -175,7 +175,7 @@ async def test_an_exact_job_whose_lease_ran_out_is_run_here(site: Site) -> None:
 
 async def test_a_job_that_is_given_back_goes_on_at_once(site: Site) -> None:
     dataset, worker, other = await open_dataset(site), await machine(site), await machine(site, "gpu-2")
-    driver(site).lease_s = 3600
+    driver(site).leases.lease_s = 3600
     exact = await site.scientist.submit(dataset, "statistics", **COUNT)
     lease, _ = await worker.take(site.owner.approve(await site.owner.wait(exact["id"], "waiting")))
     await worker.renew(lease)
@@ -201,7 +201,7 @@ async def history(site: Site, job_id: str) -> Any:
 
 async def test_a_job_that_no_worker_began_runs_here_on_its_one_charge(site: Site) -> None:
     dataset, worker = await open_dataset(site), await machine(site)
-    driver(site).lease_s = 0.3
+    driver(site).leases.lease_s = 0.3
     lease, job = await worker.take(site.scientist.submit(dataset, "statistics", **COUNT, **PRIVATE))
     done = await site.owner.wait(job["id"], "released")
     assert done["facts"]["worker"] == ""
@@ -284,10 +284,10 @@ async def test_owners_let_workers_in_and_a_token_opens_nothing_else(site: Site) 
     assert_problem(await site.owner.call("POST", WORKERS, json={"name": "gpu-1"}), 409, "worker_exists")
     for name in ("", " ", "x" * 101, "a\nb"):
         assert_problem(await site.owner.call("POST", WORKERS, json={"name": name}), 400, "invalid_name")
-    listed = (await site.owner.call("GET", WORKERS)).json()["workers"]
+    listed = (await site.owner.call("GET", f"{WORKERS}/authorized")).json()["workers"]
     assert [(one["name"], one["last_seen_at"], one["num_waiting"]) for one in listed] == [("gpu-1", None, 0)]
     assert worker.token not in str(listed)
-    for verb, path in (("POST", WORKERS), ("GET", WORKERS), ("DELETE", f"{WORKERS}/{worker.id}")):
+    for verb, path in (("POST", WORKERS), ("GET", f"{WORKERS}/authorized"), ("DELETE", f"{WORKERS}/{worker.id}")):
         body = {"json": {"name": "x"}} if verb == "POST" else {}
         for person in (site.scientist, site.officer):
             assert_problem(await person.call(verb, path, **body), 403, "not_permitted")

@@ -104,3 +104,16 @@ async def test_a_dataset_is_uploaded_once(site: Site) -> None:
     assert second.json()["version"] == 2, second.text
     assert (await post(site.owner, path, "one", files=version)).content == second.content
     assert (await site.owner.call("GET", f"{DATASETS}/{first.json()['id']}")).json()["version"] == 2
+
+
+async def test_who_may_no_longer_see_a_job_gets_no_old_answer(site: Site) -> None:
+    dataset = await site.owner.upload()
+    job = await site.scientist.submit(dataset, "statistics", statistics=COUNT["statistics"])
+    job = await site.owner.wait(job["id"], "waiting")
+    path, body = f"{JOBS}/{job['id']}/approve", {"request_hash": job["request_hash"], "state": "waiting"}
+    assert (await post(site.officer, path, "one", json=body)).status_code == 200
+    users = (await site.owner.call("GET", "/users")).json()["users"]
+    (officer,) = (user["id"] for user in users if user["email"] == "officer@example.org")
+    assert (await site.owner.call("PUT", f"/users/{officer}/role", json={"role": 1})).status_code == 200
+    former = Person(site.web, await site.people.log_in("officer@example.org"))
+    assert_problem(await post(former, path, "one", json=body), 404, "job_not_found")

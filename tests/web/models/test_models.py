@@ -102,7 +102,9 @@ async def test_what_is_not_allowed_is_for_the_holder_only(owner: Someone, admin:
     assert_problem(await user.ask(x=X), 403, "inference_not_allowed")
     assert_problem(await user.web.delete(f"{PATH}/scores", headers=user.headers), 403, "not_your_model")
     assert_problem(await user.serve(linear(), "other"), 403, "not_permitted")
-    for path in ("models", "detailed-models-list", "models/scores", "models/scores/download"):
+    for path in ("models", "detailed-models-list"):
+        assert (await user.web.get(f"/data-centric/{path}")).json()["models"] == []
+    for path in ("models/scores", "models/scores/download"):
         assert (await user.web.get(f"/data-centric/{path}")).status_code == 401
     assert (await user.web.post(f"{PATH}/scores/predict", content=encode({"x": X}))).status_code == 401
     assert (await user.web.post(SERVE, files=form(linear(), "other"))).status_code == 401

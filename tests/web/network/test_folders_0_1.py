@@ -135,7 +135,7 @@ async def assert_accounts_and_datasets_are_there(both: Opened) -> None:
     assert [group["name"] for group in users["scientist@example.org"]["groups"]] == ["oncology"]
     role = users["stranger@example.org"]["role"]
     permissions = {name for name, holds in role.items() if holds is True}
-    assert (role["name"], permissions) == ("Curator", {"can_upload_data"})
+    assert (role["name"], permissions) == ("Curator", {"can_upload_data", "can_host_models"})
     wards = await both.get("/data-centric/datasets/by-name", name="wards")
     assert (wards["visibility"], wards["description"]) == ("public", "Beds by ward")
     assert sorted(wards["tags"]) == ["beds", "hospital"]
@@ -150,7 +150,7 @@ async def assert_models_and_workers_are_there(both: Opened) -> None:
     assert answer.status_code == 200, answer.text
     [scores] = decode(answer.content)[0].values()
     np.testing.assert_allclose(scores, x @ WEIGHT, rtol=1e-5)
-    assert [worker["name"] for worker in (await both.get("/data-centric/workers"))["workers"]] == ["gpu"]
+    assert [worker["name"] for worker in (await both.get("/data-centric/workers/authorized"))["workers"]] == ["gpu"]
     asked = {"layers": [], "is_sound": True}
     assert (await both.post("/data-centric/workers/lease", asked, bearer(KNOWN["worker_token"])))["lease"] is None
 

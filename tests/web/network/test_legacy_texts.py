@@ -58,7 +58,7 @@ async def test_routes_of_devices(site: Site) -> None:  # noqa: F811
         text: str = answer.json()["detail"]
         return text
 
-    nobody = {"worker_id": "nobody", "model": process["name"], "version": process["version"]}
+    nobody = {"worker_id": "nobody", "model": process["name"], "version": process["version"], "wait_s": 0}
     unknown = await site.web.post("/model-centric/cycle-request", json=nobody)
     assert RECORDED["routes of devices, member detail"] == {
         "an unknown request key": await detail("get-model", "0" * 64, model_id=1),
@@ -66,6 +66,14 @@ async def test_routes_of_devices(site: Site) -> None:  # noqa: F811
         "no such plan": await detail("get-plan", device.key, plan_id=99),
         "no such protocol": await detail("get-protocol", device.key, protocol_id=99),
         "an unknown worker": unknown.json()["detail"],
+    }
+    await site.pass_time(61)
+    query = {"model_id": process["id"], "request_key": device.key}
+    ended = await site.web.get("/model-centric/get-model", params=query)
+    assert ended.status_code == 400
+    assert RECORDED["routes of devices, member error"] == {
+        "a cycle that has ended": ended.json()["error"],
+        "an unknown worker": unknown.json()["error"],
     }
 
 
@@ -145,6 +153,16 @@ async def test_routes_of_nodes_and_of_association_requests(tmp_path: Path) -> No
             ),
             "the Network forgets it": await at_network("DELETE", f"/association-requests/{here['id']}"),
         }
+
+
+async def test_the_websocket_of_a_network(tmp_path: Path) -> None:
+    async with (
+        running_network(tmp_path / "net") as net,
+        connect(net.url.replace("http", "ws", 1) + "/", proxy=None) as socket,
+    ):
+        await socket.send('{"type": "join"}')
+        found = json.loads(await socket.recv())["message"]
+    assert RECORDED["the WebSocket of a Network"] == {"message: not understood": found}
 
 
 def test_the_recording_has_every_text_of_this_kind() -> None:

@@ -23,6 +23,7 @@ from schemathesis.specs.openapi.checks import (
 
 from pygrid.network import build_network
 from pygrid.settings import load_network_settings
+from support.thorough import examples
 
 TAGS = {"identity", "users", "roles", "health", "domains", "invitations", "nodes", "association-requests"}
 CHECKS = [not_a_server_error, status_code_conformance, content_type_conformance, response_schema_conformance]
@@ -37,7 +38,7 @@ def fuzzed(tmp_path: Path) -> Iterator[tuple[Any, Callable[[], dict[str, str]]]]
         assert client.post("/users", json=person).status_code == 200
         token = client.post("/users/login", json=person).json()["token"]
         second = {"email": "two@example.org", "password": "correct horse", "role": 4}
-        assert client.post("/users", json=second, headers={"token": token}).status_code == 200
+        assert client.post("/users", json=second, headers={"Authorization": f"Bearer {token}"}).status_code == 200
         node = {"node-id": "bob", "node-address": "http://127.0.0.1:5000"}
         assert client.post("/join", json=node, headers={"token": token}).status_code == 200
 
@@ -66,7 +67,7 @@ def _fuzz(operation: Any, headers: dict[str, str]) -> None:
     cases = hypothesis.strategies.one_of([operation.as_strategy(generation_mode=mode) for mode in modes])
 
     @hypothesis.settings(
-        max_examples=25,
+        max_examples=examples(25),
         deadline=None,
         database=None,
         derandomize=True,

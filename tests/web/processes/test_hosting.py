@@ -45,12 +45,8 @@ async def test_a_process_is_there_once_it_is_hosted(site: Site) -> None:
     )
     assert process["client_config"] == {"name": "digits", "version": "1.0", "lr": 0.1, "batch_size": 8}
     shown = process["server_config"]
-    assert (shown["num_cycles"], shown["cycle_length"], shown["max_weight"], shown["pool_selection"]) == (
-        7,
-        None,
-        10_000,
-        "iterate",
-    )
+    assert (shown["num_cycles"], shown["cycle_length"], shown["pool_selection"]) == (7, None, "iterate")
+    assert shown["server_optimizer"] == {"name": "sgd", "learning_rate": 1.0}
     (plan,) = process["plans"]
     assert (plan["name"], plan["kind"], plan["size_bytes"]) == ("training_plan", "training", len(PLAN))
     cycle = process["cycle"]
@@ -95,7 +91,7 @@ async def test_the_gate_stands_in_a_process_of_its_own(
 # -- who ---------------------------------------------------------------------------------------------------------------
 
 
-async def test_hosting_needs_the_permission_to_upload(site: Site) -> None:
+async def test_hosting_needs_a_permission(site: Site) -> None:
     parts = form(config(), encode(model()))
     assert_problem(await site.try_host(parts, headers={}), 401, "unauthenticated")
     assert_problem(
@@ -106,11 +102,11 @@ async def test_hosting_needs_the_permission_to_upload(site: Site) -> None:
     user = await people.log_in("user@example.org")
     assert (
         assert_problem(await site.try_host(parts, headers=user), 403, "not_permitted")["permission"]
-        == "can_upload_data"
+        == "can_host_models"
     )
     await _assert_nothing_stored(site)
     officer = await people.with_role(2, site.owner)
-    expected = (await site.web.get("/roles/2", headers=site.owner)).json()["role"]["can_upload_data"]
+    expected = (await site.web.get("/roles/2", headers=site.owner)).json()["role"]["can_host_models"]
     assert (await site.try_host(parts, headers=officer)).status_code == (201 if expected else 403)
 
 
@@ -184,6 +180,47 @@ async def test_a_name_that_is_taken_is_refused_before_anything_is_stored(site: S
     assert {path.name for path in (site.folder / "blobs").iterdir()} == before
 
 
+async def test_the_configurations_of_2020_are_taken(site: Site) -> None:
+    """All fields of the published interface, as its tutorials send them."""
+    parts = form(
+        {
+            "client_config": {
+                "name": "mnist",
+                "version": "1.0",
+                "batch_size": 64,
+                "lr": 0.005,
+                "max_updates": 100,
+                "max_epochs": 1,
+            },
+            "server_config": {
+                "min_workers": 5,
+                "max_workers": 5,
+                "pool_selection": "random",
+                "do_not_reuse_workers_until_cycle": 6,
+                "cycle_length": 28800,
+                "num_cycles": 30,
+                "max_diffs": 1,
+                "min_diffs": None,
+                "minimum_upload_speed": 0,
+                "minimum_download_speed": 0,
+                "iterative_plan": False,
+                "authentication": {"type": "jwt", "secret": "s" * 32},
+            },
+        },
+        _MODEL,
+    )
+    answer = await site.try_host(parts)
+    assert answer.status_code == 201, answer.text
+
+
+async def test_faults_of_both_configurations_are_told_at_once(site: Site) -> None:
+    given = config(max_worker=3, num_cycles=-1)
+    given["client_config"]["epochs"] = 0
+    answer = await site.try_host(form(given, _MODEL))
+    assert (answer.status_code, answer.json()["code"]) == (400, "invalid_config")
+    assert [fault["field"] for fault in answer.json()["faults"]] == ["epochs", "max_worker", "num_cycles"]
+
+
 # -- what is refused ---------------------------------------------------------------------------------------------------
 
 
@@ -238,6 +275,14 @@ REFUSED: dict[str, tuple[str, Callable[[], Form]]] = {
     "an unknown field": ("invalid_config", lambda: form(config(max_worker=3), _MODEL)),
     "a negative count": ("invalid_config", lambda: form(config(max_workers=-1), _MODEL)),
     "a contradiction": ("invalid_config", lambda: form(config(min_diffs=3, max_diffs=2), _MODEL)),
+    "a field without an effect": (
+        "invalid_config",
+        lambda: form(config(server_optimizer={"name": "sgd", "momentum": 0.9}), _MODEL),
+    ),
+    "an iterative plan that is missing": ("invalid_config", lambda: form(config(iterative_plan=True), _MODEL)),
+    "a rate under another name": ("invalid_config", lambda: form(_named(learning_rate=0.1), _MODEL)),
+    "a rate out of the plan's range": ("invalid_config", lambda: form(_named(lr=1e9), _MODEL)),
+    "a batch above the plan's": ("invalid_config", lambda: form(_named(batch_size=10**6), _MODEL)),
     "no name": ("invalid_config", lambda: form(_named(name=""), _MODEL)),
     "a name that is a number": ("invalid_config", lambda: form(_named(name=5), _MODEL)),
     "a name that cannot be printed": ("invalid_config", lambda: form(_named(name="a\0b"), _MODEL)),
@@ -310,7 +355,9 @@ async def test_a_body_that_is_no_form_is_refused(site: Site, subtests: pytest.Su
         with subtests.test(name):
             headers = {**site.owner, "Content-Type": kind}
             answer = await site.web.post("/model-centric/host-training", content=body, headers=headers)
-            assert_problem(answer, 400, "invalid_form")
+            # JSON, also without a content type, is how model owners of 2020 host.
+            code = {"JSON": "missing_field", "nothing": "invalid_json"}.get(name, "invalid_form")
+            assert_problem(answer, 400, code)
             await _assert_nothing_stored(site)
 
 

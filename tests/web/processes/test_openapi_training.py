@@ -28,6 +28,7 @@ from pygrid.clock import ManualClock
 from pygrid.domain import build_domain
 from pygrid.settings import DomainSettings
 from pygrid.tensors import encode
+from support.thorough import examples
 from support.training import config, form, gate_in_process, model
 
 TAGS = {"devices", "processes", "drafts"}
@@ -78,7 +79,7 @@ def _fuzz(operation: Any, headers: dict[str, str]) -> None:
     cases = hypothesis.strategies.one_of([operation.as_strategy(generation_mode=mode) for mode in modes])
 
     @hypothesis.settings(
-        max_examples=20,
+        max_examples=examples(20),
         deadline=None,
         database=None,
         derandomize=True,

@@ -166,7 +166,7 @@ async def _finish(site: Site, process: dict[str, Any]) -> dict[str, Any]:
 
 
 async def test_finishing_keeps_what_came(site: Site) -> None:
-    process = await site.host(max_diffs=3, num_cycles=0)
+    process = await site.host(max_diffs=3, num_cycles=0, published=True)
     one, late = await site.devices(process, 2)
     await one.report(0.5)
     assert (await _finish(site, process))["state"] == "finished"
@@ -282,7 +282,7 @@ async def test_events_tell_the_life_of_a_process(site: Site) -> None:
         ("cycle_completed", 2),
     ]
     assert rest[1]["data"] == {"num_reports": 1, "needed": 5}
-    assert rest[2]["data"] == {"checkpoint": 2, "num_reports": 1, "num_clipped": 0, "metrics": {}}
+    assert rest[2]["data"] == {"checkpoint": 2, "num_reports": 1, "num_clipped": 0, "num_late": 0, "metrics": {}}
     ids = [event["id"] for event in (*started, *rest)]
     assert ids == sorted(set(ids))
     # Resumed in the middle: exactly what came after.

@@ -30,6 +30,7 @@ from pygrid.features.relay.network.pipes import End, Pipes, Receive
 from pygrid.transport import Request, Transport, http
 from support.relay_app import BLOCK, PatternBody, RelayedApp
 from support.relay_site import RelaySite, running_site
+from support.thorough import examples
 
 NUM_BLOCKS = 6
 SILENCE_S = 0.3
@@ -196,7 +197,7 @@ def run(site: RelaySite, calls: Calls, script: list[Lie]) -> int:
 
 
 SLOW = settings(
-    max_examples=60,
+    max_examples=examples(60),
     deadline=None,
     suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
     phases=[Phase.explicit, Phase.generate, Phase.shrink],
@@ -230,7 +231,7 @@ borders = st.builds(
 
 
 @given(st.lists(borders))
-@settings(SLOW, max_examples=30)
+@settings(SLOW, max_examples=examples(30))
 def test_other_borders_between_messages_make_no_difference(site: RelaySite, calls: Calls, script: list[Lie]) -> None:
     assert run(site, calls, script) == 3
 

@@ -53,6 +53,7 @@ from pygrid.transport.tickets import make_ticket
 from support.eventually import eventually_blocking
 from support.relay_app import RelayedApp
 from support.relay_site import Member, RelaySite, running_site
+from support.thorough import examples
 
 SMALL = Request("GET", "/small/1")
 
@@ -357,7 +358,9 @@ def test_a_network_can_not_refuse_in_the_name_of_the_domain(site: RelaySite, err
 
 @given(data=st.lists(st.one_of(st.binary(max_size=300), st.text(max_size=50)), max_size=6), token=st.text(max_size=80))
 @settings(
-    max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow]
+    max_examples=examples(60),
+    deadline=None,
+    suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
 )
 def test_whatever_is_sent_to_its_sockets_the_relay_goes_on(
     site: RelaySite, data: list[bytes | str], token: str
@@ -386,7 +389,9 @@ def test_raw_bytes_at_the_door_do_no_harm(site: RelaySite) -> None:
 
 @given(data=st.binary(min_size=1, max_size=400))
 @settings(
-    max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow]
+    max_examples=examples(40),
+    deadline=None,
+    suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
 )
 def test_no_frames_but_any_bytes_do_no_harm_from_either_end(site: RelaySite, data: bytes) -> None:
     connection = open_websocket(site.network_url, "/relay/hospital-a", "-")

@@ -28,6 +28,7 @@ from pygrid.core.job_spec import ColumnRef, JobSpec, PrivacyTerms
 from pygrid.core.metric_bounds import check_metric_bounds, resolve_metric_bounds
 from pygrid.errors import InvalidConfig, InvalidInput
 from pygrid.messages.jobs import JobRequest, PrivacyRequest
+from pygrid.plans import DataPort, Plan
 from pygrid.plans.runner import Runner
 from pygrid.tensors import encode
 from support.plans.handmade import logistic_data, logistic_params, logistic_plan
@@ -64,7 +65,9 @@ def vectors_of(rows: MetricRows, units: npt.NDArray[Any]) -> ContributionBlock:
     return block
 
 
-def evaluate(data: dict[str, Any], unit: str = "record", most: int = 1, **changes: Any) -> dict[str, Any]:
+def evaluate(
+    data: dict[str, Any], unit: str = "record", most: int = 1, plan: Plan | None = None, **changes: Any
+) -> dict[str, Any]:
     size = len(data["y"])
     refs = {
         "x": ColumnRef("", "float32", (4,), size),
@@ -76,7 +79,7 @@ def evaluate(data: dict[str, Any], unit: str = "record", most: int = 1, **change
     values: dict[str, Any] = {"privacy": terms, "metric_bounds": BOUNDS, **changes}
     binding = {"x": "x", "y": "y"}
     spec = JobSpec("job", "evaluate", refs, plan_path="p", model_path="m", binding=binding, subject="who", **values)
-    inputs = MappedColumns(data, logistic_plan().data, encode(logistic_params()))
+    inputs = MappedColumns(data, (plan or logistic_plan()).data, encode(logistic_params()))
     answer: dict[str, Any] = json.loads(execute.run(spec, inputs, lambda _: None, started=time.monotonic())[1])
     return answer
 
@@ -136,6 +139,16 @@ def test_units_that_fail_are_not_counted() -> None:
     data["y"][50:100] = 9  # labels that the plan does not take
     answer = evaluate(data)
     assert_near(answer, of_each(data, [np.array([index]) for index in good]), len(good))
+
+
+def test_an_absent_label_that_the_plan_declares_is_counted() -> None:
+    """Of the labels 0 to 2, the port declares 2 as that of records without a label."""
+    ports = {"x": DataPort("float32", (4,)), "y": DataPort("int64", (), "", 2, ignore=2)}
+    data = labelled(np.arange(SIZE))
+    data["y"][:50] = 3
+    answer = evaluate(data, plan=logistic_plan(data=ports))
+    assert (data["y"] == 2).sum() > 50
+    assert abs(answer["count"] - (SIZE - 50)) < 6 * answer["count_noise_std"] + SIZE * 2e-3
 
 
 def test_an_exact_evaluation_says_of_how_many_records_it_is() -> None:

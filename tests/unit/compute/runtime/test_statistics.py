@@ -77,6 +77,40 @@ def test_private_answers_lie_within_their_noise(unit: str) -> None:
     assert private[5]["value"] == pytest.approx(exact[5]["value"], abs=5)
 
 
+def test_intervals_contain_the_exact_value_in_95_of_100_draws() -> None:
+    """Sums with noise of a known size, drawn 400 times: 380 +- 4 standard deviations of 4.4 are expected.
+
+    The interval of a quantile has at least that coverage, because it consists of candidates.
+    """
+    std, rows = 20.0, StatisticRows(EVERY, COLUMNS)
+    exact_sums = np.sum([block.rows.sum(0) for block in rows.blocks(np.arange(SIZE))], axis=0)
+    exact = read_answers(EVERY, exact_sums, 0.0)
+    hits: dict[str, list[bool]] = {}
+    for _ in range(400):
+        noisy = read_answers(EVERY, exact_sums + GENERATOR.normal(0, std, len(exact_sums)), std)
+        for wanted, answer in zip(exact, noisy, strict=True):
+            assert "interval" not in wanted
+            if answer["kind"] == "histogram":
+                pairs = list(zip(wanted["value"], answer["interval"], strict=True))
+            elif "groups" in answer:
+                pairs = [(value, span) for (_, value), span in zip(wanted["groups"], answer["interval"], strict=True)]
+            else:
+                pairs = [(wanted["value"], answer["interval"])]
+            for place, (value, (low, high)) in enumerate(pairs):
+                hits.setdefault(f"{answer['kind']} {len(pairs)} {place}", []).append(low <= value <= high)
+    for name, found in hits.items():
+        assert sum(found) >= 362, name
+        assert name.startswith("quantile") or sum(found) <= 398, name
+
+
+def test_intervals_of_almost_nothing_are_all_that_is_possible() -> None:
+    for answer in read_answers(EVERY, np.zeros(StatisticRows(EVERY, COLUMNS).size), 1.0):
+        if answer["kind"] == "mean" and "by" not in answer:
+            assert answer["interval"] == [-20, 120]
+        if answer["kind"] == "variance":
+            assert answer["interval"] == [0, 70**2]
+
+
 def test_noise_is_fresh_each_time() -> None:
     terms = PrivacyTerms(1.0, 1.0, 1, 1e-6, 1.0)
     assert ask(privacy=terms)[0]["value"] != ask(privacy=terms)[0]["value"]
@@ -269,3 +303,53 @@ def test_too_many_numbers_are_refused() -> None:
 )
 def test_the_end_is_held_until_its_planned_time(elapsed: float, planned: float, held: float) -> None:
     assert held_s(elapsed, planned) == held
+
+
+# -- Dates and categories ----------------------------------------------------------------------------------------------
+
+DAY = np.where(GENERATOR.random(SIZE) < 0.2, np.nan, GENERATOR.integers(18_000, 19_000, SIZE).astype(np.float64))
+KIND = GENERATOR.integers(-1, 3, SIZE).astype(np.int32)
+DATED = {"day": DAY, "kind": KIND, "who": COLUMNS["who"]}
+DATED_REFS = {
+    "day": ColumnRef("", "date", (), SIZE),
+    "kind": ColumnRef("", "category", (), SIZE),
+    "who": REFS["who"],
+}
+SPANS = ((18_000.0, 18_262.0), (18_262.0, 18_628.0), (20_000.0, 20_001.0))
+OF_DATES = (
+    Statistic("mean", "day", 18_000, 19_000, has_missing=True),
+    Statistic("count", "kind", has_missing=True),
+    Statistic("count", by="kind", keys=(0, 1, 2, -2)),
+    Statistic("mean", "day", 18_000, 19_000, by="day", spans=SPANS, has_missing=True),
+)
+
+
+def test_dates_and_categories_are_those_of_numpy() -> None:
+    spec = JobSpec("job", "statistics", DATED_REFS, statistics=OF_DATES)
+    _, payload = execute.run(spec, MappedColumns(DATED, b"", b""), lambda _: None, started=time.monotonic())
+    mean, present, kinds, by_year = json.loads(payload)["answers"]
+    assert mean["value"] == pytest.approx(np.nanmean(DAY))
+    assert mean["count"] == np.isfinite(DAY).sum()
+    assert present["value"] == (KIND >= 0).sum()
+    assert [value for _, value in kinds["groups"]] == [*(np.sum(kind == KIND) for kind in range(3)), 0]
+    for (low, value), count, (begin, end) in zip(by_year["groups"], by_year["counts"], SPANS, strict=True):
+        chosen = DAY[(begin <= DAY) & (end > DAY)]
+        assert (low, count) == (begin, len(chosen))
+        assert value == (pytest.approx(chosen.mean()) if len(chosen) else None)
+
+
+@given(st.lists(st.floats(width=64) | st.sampled_from([18_000.0, 18_262.0, 18_627.0]), min_size=1, max_size=9))
+def test_a_record_of_dates_contributes_at_most_one(days: list[float]) -> None:
+    columns = {"day": np.array(days), "kind": np.full(len(days), -1, np.int32)}
+    rows = np.concatenate([block.rows for block in StatisticRows(OF_DATES, columns).blocks(np.arange(len(days)))])
+    assert (np.sqrt((rows**2).sum(axis=1)) <= 1 + 1e-12).all()
+
+
+@pytest.mark.parametrize("spans", [(), ((1, 3), (2, 4)), ((1, 2), (1, 2)), ((2, 1),), ((0, 10), (4, 5))])
+def test_groups_of_dates_that_overlap_are_refused(spans: Any) -> None:
+    """A record in two groups would have twice the norm that the noise is for."""
+    for dtype in ("date", "int32"):
+        refs = {"day": ColumnRef("", dtype, (), SIZE)}  # type: ignore[arg-type]
+        spec = JobSpec("job", "statistics", refs, statistics=(Statistic("count", by="day", spans=spans),))
+        with pytest.raises(InvalidInput):
+            check_spec(spec)

@@ -84,7 +84,7 @@ def test_it_takes_a_model_as_well_as_a_factory_and_other_kinds_of_plans(source: 
         (":make", ":make", (), "is not decorated"),
         (":mean", ":make", ("--private",), "are for plans made of a loss"),
         (":loss", ":make", ("--optimizer", "Magic"), "unknown optimizer 'Magic'; use SGD, Adam, AdamW"),
-        (":loss", ":make", ("--optimizer", "SGD(beta=1)"), "SGD does not take these options"),
+        (":loss", ":make", ("--optimizer", "SGD(beta=1)"), "SGD has no option 'beta'; it takes"),
         (":loss", ":make", ("--optimizer", "SGD(momentum=much)"), "must be NAME=NUMBER"),
     ],
 )

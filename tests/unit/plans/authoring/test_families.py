@@ -1,7 +1,8 @@
 """Each model family trains in ONNX Runtime as it does in eager torch.
 
 Should happen: twenty steps of ``train`` on one graph, with batches of several sizes, end at the parameters and buffers
-that ``torch.optim.SGD`` ends at; ``eval`` gives the loss of ``model.eval()``; the gate accepts the plan.
+that ``torch.optim.SGD`` ends at; ``eval`` gives the loss of ``model.eval()``; the ONNX export predicts as it does; the
+gates accept the plan and the export.
 Should not happen: a batch size baked in, weights inside the plan, examples that mix unnoticed.
 
 Tolerance: float32 rounds at 6e-8; sums in another order lose one to two digits, and twenty steps add up. Measured: 1e-8
@@ -13,14 +14,16 @@ from __future__ import annotations
 import copy
 
 import numpy as np
+import onnxruntime
 import pytest
 import torch
 from families import FAMILIES, Family
 
 import pygrid
-from pygrid.plans import Plan, Runner
+from pygrid.plans import Plan, Runner, export_onnx
 from pygrid.plans.authoring import initial_params
 from pygrid.plans.gate import check
+from pygrid.plans.serving import ServingLimits, check_model
 from pygrid.tensors import Params
 
 BATCHES = (32, 32, 5, 1, 17) * 4
@@ -94,3 +97,18 @@ def test_the_gate_accepts_it_and_agrees_with_the_manifest(built: tuple[Family, t
     assert len(plan.data) < 200_000
     assert set(Runner(plan).model_spec) == set(initial_params(model))
     assert weights > 0
+
+
+def test_the_export_predicts_as_the_model_in_eval_mode(built: tuple[Family, torch.nn.Module, Plan]) -> None:
+    family, model, plan = built
+    data = batches(family)
+    params = Runner(plan).train(initial_params(model), iter(data[:4])).params
+    onnx = export_onnx(plan, params)
+    trained = pygrid.load_into(copy.deepcopy(model), params).eval()
+    session = onnxruntime.InferenceSession(onnx)
+    for batch in data[1:5]:
+        expected = trained(torch.from_numpy(batch["x"])).detach().numpy()
+        np.testing.assert_allclose(session.run(["output"], {"x": batch["x"]})[0], expected, atol=TOLERANCE)
+    report = check_model(onnx, 64, ServingLimits())
+    assert ([port.name for port in report.inputs], [port.name for port in report.outputs]) == (["x"], ["output"])
+    assert report.rows_independent

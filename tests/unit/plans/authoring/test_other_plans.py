@@ -41,7 +41,7 @@ def steps(params: Arrays) -> Arrays:
 
 def test_an_explicit_step_trains() -> None:
     plan = pygrid.train_step(data=DATA, hyper=LR, state=steps, metrics={"steps": "sum"})(signed).build(NET)
-    assert list(plan.manifest.graphs) == ["train"]
+    assert list(plan.manifest.graphs) == ["train", "predict"]
     assert not plan.manifest.per_example_independent
     random = np.random.default_rng(0)
     batch = {"x": random.normal(size=(6, 4)).astype(np.float32), "y": random.integers(0, 3, 6)}

@@ -6,8 +6,12 @@ Should not happen: a value out of range, of another type, not finite, unknown or
 
 from __future__ import annotations
 
+import copy
 import json
 import math
+import pickle
+import re
+from pathlib import Path
 from typing import Any
 
 import msgspec
@@ -16,13 +20,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pygrid.aggregation.rules import Aggregation
-from pygrid.core.process_config import (
-    MAX_CLIENT_CONFIG_BYTES,
-    Authentication,
-    ProcessConfig,
-    read_client_config,
-    read_server_config,
-)
+from pygrid.configuration import Authentication, ServerConfig, read_server_config
 from pygrid.errors import InvalidConfig
 
 PUBLIC_KEY = """-----BEGIN PUBLIC KEY-----
@@ -32,7 +30,7 @@ MFwwDQYJKoZIhvcNAQEBBQADSwAwSAJBAKj34GkxFhD90vcNLYLInFEX6Ppy1tPf
 """
 
 
-def read(**fields: Any) -> ProcessConfig:
+def read(**fields: Any) -> ServerConfig:
     return read_server_config({"cycle_length": 60, **fields})
 
 
@@ -44,6 +42,13 @@ def refused(**fields: Any) -> InvalidConfig:
 
 NAMED = {"named_clients": True, "authentication": {"secret": "x" * 32}}
 COUNTS = {"num_cycles": 0, "min_workers": 0, "do_not_reuse_workers_until_cycle": 0, "clients_per_subject": 1}
+TOKENS = {"authentication": {"secret": "x" * 32}}
+NEEDS: dict[str, dict[str, Any]] = {
+    "clients_per_subject": TOKENS,
+    "max_weight": {"aggregation": {"name": "mean"}},
+    "pool_window_s": {"pool_selection": "random"},
+}
+"""What a field needs to have an effect."""
 POSITIVE = {"max_workers": None, "min_diffs": None, "max_diffs": None, "max_weight": 10_000}
 NUMBERS: dict[str, tuple[float, float, Any]] = {
     "cycle_length": (0.1, 366 * 24 * 3600.0, 60.0),
@@ -63,7 +68,7 @@ OPTIMIZER: dict[str, tuple[float, float, float]] = {
 
 def test_only_cycle_length_must_be_given() -> None:
     config = read_server_config({"cycle_length": None})
-    assert config == ProcessConfig(cycle_length=None)
+    assert config == ServerConfig(cycle_length=None)
     expected = {
         **COUNTS,
         **POSITIVE,
@@ -81,7 +86,7 @@ def test_only_cycle_length_must_be_given() -> None:
 def test_counts_have_a_range(name: str) -> None:
     low = 0 if name in COUNTS else 1
     for good in (low, 7, 1_000_000):
-        assert getattr(read(**{name: good}), name) == good
+        assert getattr(read(**{name: good, **NEEDS.get(name, {})}), name) == good
     for bad in (low - 1, -(10**9), 1_000_001, 10**30):
         error = refused(**{name: bad})
         assert error.code == "invalid_config"
@@ -94,7 +99,7 @@ def test_counts_have_a_range(name: str) -> None:
 def test_numbers_have_a_range(name: str) -> None:
     low, high, _ = NUMBERS[name]
     for good in (low, high, (low + high) / 2, int(high)):
-        assert getattr(read(**{name: good}), name) == good
+        assert getattr(read(**{name: good, **NEEDS.get(name, {})}), name) == good
     for bad in (low - 1e-6, -1, high * 1.001, 1e300, math.nan, math.inf, -math.inf, 10**400):
         error = refused(**{name: bad})
         assert name in error.detail
@@ -105,9 +110,10 @@ def test_numbers_have_a_range(name: str) -> None:
 @pytest.mark.parametrize("name", OPTIMIZER)
 def test_the_optimizers_numbers_have_a_range(name: str) -> None:
     low, high, default = OPTIMIZER[name]
-    assert getattr(read(server_optimizer={"name": "adam"}).server_optimizer, name) == default
+    users = "momentum" if name == "momentum" else "adam"
+    assert getattr(read(server_optimizer={"name": users}).server_optimizer, name) == default
     for good in (low, high):
-        assert getattr(read(server_optimizer={name: good}).server_optimizer, name) == good
+        assert getattr(read(server_optimizer={"name": users, name: good}).server_optimizer, name) == good
     for bad in (low - 1e-6 if low == 0 else low / 2, -1.0, high * 1.001, math.nan, math.inf, "1", None, True):
         assert name in refused(server_optimizer={name: bad}).detail
 
@@ -190,7 +196,8 @@ def test_what_is_shown_is_complete_and_without_the_secret() -> None:
     shown = config.public()
     assert shown["authentication"]["secret"] == "(set)"
     assert "very secret" not in json.dumps(shown)
-    assert set(shown) == set(ProcessConfig.__struct_fields__) - {"outlier_factor"}
+    unused = {"outlier_factor", "pool_window_s", "max_weight", "late_first_s"}
+    assert set(shown) == set(ServerConfig.__struct_fields__) - unused
     assert (shown["max_diffs"], shown["server_optimizer"]["name"]) == (3, "sgd")
     # Without a secret, what is shown can be given again.
     for given_ in ({}, {"outlier_factor": None}, {"aggregation": {"name": "mean", "weights": "equal"}}):
@@ -215,6 +222,120 @@ def test_what_follows_from_it(fields: dict[str, Any], name: str, value: Any) -> 
     assert getattr(read(**fields), name) == value
 
 
+# -- fields without an effect ------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("fields", "field"),
+    [
+        ({"server_optimizer": {"name": "sgd", "momentum": 0.9}}, "server_optimizer.momentum"),
+        ({"server_optimizer": {"momentum": 0.5}}, "server_optimizer.momentum"),
+        ({"server_optimizer": {"name": "momentum", "tau": 0.1}}, "server_optimizer.tau"),
+        ({"server_optimizer": {"name": "adagrad", "beta2": 0.9}}, "server_optimizer.beta2"),
+        ({"aggregation": {"bound": 2.0}}, "aggregation.bound"),
+        ({"aggregation": {"weight_cap": 3.0}}, "aggregation.weight_cap"),
+        ({"aggregation": {"name": "mean", "radius": 1.0}}, "aggregation.radius"),
+        ({"aggregation": {"name": "mean", "weights": "equal", "weight_cap": 2.0}}, "aggregation.weight_cap"),
+        ({"pool_window_s": 1.0}, "pool_window_s"),
+        ({"max_weight": 10_000}, "max_weight"),
+        ({"clients_per_subject": 1}, "clients_per_subject"),
+        ({**NAMED, "clients_per_subject": 2}, "clients_per_subject"),
+        (
+            {"authentication": {"endpoint": "https://id.example/"}, "clients_per_subject": 2},
+            "clients_per_subject",
+        ),
+    ],
+)
+def test_a_field_without_an_effect_is_refused_also_with_its_default(fields: dict[str, Any], field: str) -> None:
+    error = refused(**fields)
+    assert (error.fields, "has no effect" in error.detail) == ({"field": field}, True)
+
+
+# -- several faults, near names ----------------------------------------------------------------------------------------
+
+
+def test_all_faults_are_told_at_once() -> None:
+    error = refused(num_cycles=-1, min_worker=3, server_optimizer={"name": "lamb", "lr": 1}, authentication={"aud": 5})
+    faults = {fault["field"]: fault["detail"] for fault in error.fields["faults"]}
+    assert list(faults) == [
+        "min_worker",
+        "num_cycles",
+        "authentication.aud",
+        "server_optimizer.lr",
+        "server_optimizer.name",
+    ]
+    assert all(f"\n- {text}" in error.detail for text in faults.values())
+    assert "did you mean 'min_workers'?" in faults["min_worker"]
+    assert "did you mean 'learning_rate'?" in faults["server_optimizer.lr"]
+    assert "sgd, momentum, adagrad, adam or yogi" in faults["server_optimizer.name"]
+    error = refused(min_workers=4, max_workers=2, min_diffs=9, max_diffs=8)
+    assert [fault["field"] for fault in error.fields["faults"]] == [
+        "min_workers",
+        "min_diffs",
+        "min_diffs",
+        "max_diffs",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("name", "meant"),
+    [
+        ("num_cycle", "num_cycles"),
+        ("rounds", "num_cycles"),
+        ("cycleLength", "cycle_length"),
+        ("Cycle-Length", "cycle_length"),
+        ("min_diff", "min_diffs"),
+        ("max_clients", "max_workers"),
+        ("optimizer", "server_optimizer"),
+        ("poolselection", "pool_selection"),
+    ],
+)
+def test_a_near_name_is_suggested(name: str, meant: str) -> None:
+    assert f"did you mean {meant!r}?" in refused(**{name: 1}).detail
+
+
+def test_a_name_that_is_near_no_other_gets_the_list() -> None:
+    detail = refused(zzz=1).detail
+    assert "did you mean" not in detail
+    assert all(name in detail for name in ServerConfig.__struct_fields__)
+
+
+# -- in Python ---------------------------------------------------------------------------------------------------------
+
+
+def test_the_class_checks_itself_and_writes_what_differs_from_the_defaults() -> None:
+    config = ServerConfig(cycle_length=60, max_diffs=3, aggregation=Aggregation(name="mean", bound=None))
+    assert config.written() == {
+        "cycle_length": 60.0,
+        "max_diffs": 3,
+        "aggregation": {"name": "mean", "bound": None},
+    }
+    assert read_server_config(config.written()) == config
+    nested = ServerConfig(cycle_length=None, authentication={"secret": "s" * 32})  # type: ignore[arg-type]
+    assert nested.authentication == Authentication(secret="s" * 32)
+    with pytest.raises(InvalidConfig, match="ServerConfig has no field 'min_worker'; did you mean 'min_workers'"):
+        ServerConfig(cycle_length=60, min_worker=3)  # type: ignore[call-arg]
+    with pytest.raises(InvalidConfig, match=r"Aggregation\.name is 'median'"):
+        Aggregation("median")  # type: ignore[arg-type]
+    with pytest.raises(InvalidConfig, match="cycle_length is required"):
+        ServerConfig()  # type: ignore[call-arg]
+
+
+def test_a_configuration_can_be_copied() -> None:
+    config = ServerConfig(cycle_length=60, server_optimizer={"name": "adam"})  # type: ignore[arg-type]
+    assert copy.deepcopy(config) == config
+    assert pickle.loads(pickle.dumps(config)) == config  # noqa: S301
+
+
+def test_the_blocks_of_the_page_on_cycle_settings_run() -> None:
+    text = (Path(__file__).parents[3] / "docs/how-to/cycle-settings.md").read_text()
+    blocks = re.findall(r"^```python\n(.*?)^```", text, re.MULTILINE | re.DOTALL)
+    assert blocks
+    names: dict[str, Any] = {}
+    for block in blocks:
+        exec(block, names)
+
+
 json_values = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=10),
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=10), inner, max_size=3),
@@ -222,53 +343,25 @@ json_values = st.recursive(
 )
 
 
-@given(st.dictionaries(st.sampled_from([*ProcessConfig.__struct_fields__, "other"]), json_values))
+@given(st.dictionaries(st.sampled_from([*ServerConfig.__struct_fields__, "other"]), json_values))
 def test_any_values_are_read_or_refused(fields: dict[str, Any]) -> None:
     try:
         config = read_server_config(fields)
     except InvalidConfig:
         return
-    assert read_server_config(config.public() | {"authentication": None}) is not None
-
-
-# -- client_config -----------------------------------------------------------------------------------------------------
-
-
-def test_name_and_version_are_read_and_the_rest_is_free() -> None:
-    assert read_client_config({"name": "digits", "version": "1.0", "lr": 0.1, "nested": {"a": [1, None]}}) == (
-        "digits",
-        "1.0",
-    )
-
-
-@pytest.mark.parametrize("field", ["name", "version"])
-@pytest.mark.parametrize("bad", [None, "", " ", 1, [], "x" * 201, "a\nb", "a\0b", "\ud800", "\u202e"])
-def test_a_name_or_version_that_is_none_is_refused(field: str, bad: Any) -> None:
-    raw = {"name": "digits", "version": "1.0", field: bad}
-    with pytest.raises(InvalidConfig, match=field):
-        read_client_config(raw)
-    del raw[field]
-    with pytest.raises(InvalidConfig, match=field):
-        read_client_config(raw)
-
-
-def test_too_much_client_config_is_refused() -> None:
-    raw = {"name": "digits", "version": "1.0", "notes": ""}
-    room = MAX_CLIENT_CONFIG_BYTES - len(json.dumps(raw, separators=(",", ":")))
-    read_client_config({**raw, "notes": "x" * room})
-    with pytest.raises(InvalidConfig, match="bytes"):
-        read_client_config({**raw, "notes": "x" * (room + 1)})
+    if config.authentication is None:
+        assert read_server_config(config.public()).public() == config.public()
 
 
 @pytest.mark.parametrize(
     ("fields", "rule"),
     [
         ({}, Aggregation()),
-        ({"aggregation": None}, Aggregation("centred_clipping", radius=1.0)),
-        ({"outlier_factor": 4.0}, Aggregation("mean", bound=4.0, weight_cap=None)),
-        ({"outlier_factor": None}, Aggregation("mean", bound=None, weight_cap=None)),
-        ({"aggregation": {"name": "mean"}}, Aggregation("mean", bound=2.0, weight_cap=3.0)),
-        (NAMED, Aggregation("mean", bound=4.0, weight_cap=None)),
+        ({"aggregation": None}, Aggregation(name="centred_clipping", radius=1.0)),
+        ({"outlier_factor": 4.0}, Aggregation(name="mean", bound=4.0, weight_cap=None)),
+        ({"outlier_factor": None}, Aggregation(name="mean", bound=None, weight_cap=None)),
+        ({"aggregation": {"name": "mean"}}, Aggregation(name="mean", bound=2.0, weight_cap=3.0)),
+        (NAMED, Aggregation(name="mean", bound=4.0, weight_cap=None)),
         ({**NAMED, "aggregation": {"radius": 2.0}}, Aggregation(radius=2.0)),
     ],
 )
@@ -280,9 +373,9 @@ def test_the_rule_follows_from_what_was_given(fields: dict[str, Any], rule: Aggr
     ("rule", "equal"),
     [
         (Aggregation(), True),
-        (Aggregation("mean"), False),
-        (Aggregation("mean", weights="equal"), True),
-        (Aggregation("mean", weights="examples"), False),
+        (Aggregation(name="mean"), False),
+        (Aggregation(name="mean", weights="equal"), True),
+        (Aggregation(name="mean", weights="examples"), False),
     ],
 )
 def test_who_has_equal_votes(rule: Aggregation, equal: bool) -> None:
@@ -300,3 +393,12 @@ def test_strangers_may_know_of_a_process_that_any_device_may_join():
         assert read_server_config({"cycle_length": 60, **more}).is_public is public
     with pytest.raises(InvalidConfig):
         read_server_config({"cycle_length": 60, "visibility": "private"})
+
+
+def test_the_annotations_of_a_class_are_read_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Msgspec evaluates them again at each call, which takes longer than all else."""
+    raw = {"num_cycles": 1, "cycle_length": 60, "server_optimizer": {"name": "sgd", "learning_rate": 0.5}}
+    first = read_server_config(raw)
+    monkeypatch.setattr("msgspec.structs.fields", None)
+    assert read_server_config(raw) == first
+    assert first.server_optimizer.written() == {"learning_rate": 0.5}

@@ -1,0 +1,157 @@
+"""Work that every app in a test repeats with the same outcome, done once for each process of the test run.
+
+The apps of the tests are otherwise as they are in production: only the time is saved. Processes that tests start do
+not use this module.
+"""
+
+from __future__ import annotations
+
+import functools
+import os
+from collections.abc import Callable, Iterator, Sequence
+from copy import copy
+from typing import Any
+
+import jinja2
+import sqlalchemy as sa
+from litestar import Litestar, Router
+from litestar._openapi.plugin import OpenAPIPlugin
+from litestar.datastructures import State
+from litestar.events import SimpleEventEmitter
+from litestar.openapi import OpenAPIConfig
+from litestar.plugins import PluginRegistry
+from litestar.routes import HTTPRoute
+from litestar.stores.registry import StoreRegistry
+
+from pygrid.features.accounts import passwords
+from pygrid.storage.sql import database, migrations
+from pygrid.ui.static import StaticFiles
+from pygrid.web import app
+
+PASSWORD_COST = {"TIME_COST": passwords.TIME_COST, "MEMORY_KIB": passwords.MEMORY_KIB}
+"""What a hash of a password costs in production."""
+
+_compile_template = jinja2.Environment.compile
+_prepare_sqlite = database._prepare_sqlite
+_upgrade = migrations._upgrade
+_new_app = app.MsgspecApp
+
+
+def share() -> None:
+    """Share this work among all apps of this process."""
+    app.MsgspecApp = _app  # type: ignore[assignment, misc]
+    StaticFiles.load = functools.cache(StaticFiles.load)  # type: ignore[method-assign]
+    jinja2.Environment.compile = _compiled  # type: ignore[method-assign, assignment]
+    migrations._upgrade = _upgraded
+    # No test cuts the power, which is all that these protect from. The disk is slow.
+    database._prepare_sqlite = _sqlite_without_waits
+    os.fsync = os.fdatasync = lambda _: None  # type: ignore[assignment]
+    passwords.TIME_COST, passwords.MEMORY_KIB = 1, 8 * passwords.PARALLELISM
+
+
+# Apps: reading the annotations of handlers and joining their routes takes most of the time in which one is built.
+
+
+_apps: dict[Any, Litestar] = {}
+
+
+def _app(
+    *, route_handlers: Sequence[Any], state: State, lifespan: list[Any], openapi_config: OpenAPIConfig, **options: Any
+) -> Litestar:
+    """An app with a state of its own; it shares its routes with the first app that has the same handlers."""
+    key = _handlers_of(route_handlers)
+    if key is None:
+        return _new_app(
+            route_handlers=route_handlers, state=state, lifespan=lifespan, openapi_config=openapi_config, **options
+        )
+    if key not in _apps:
+        _apps[key] = _new_app(route_handlers=route_handlers, openapi_config=openapi_config, **options)
+    made = copy(_apps[key])
+    made.state, made._lifespan_managers, made.openapi_config = state, lifespan, openapi_config
+    made.event_emitter, made.stores = SimpleEventEmitter([]), StoreRegistry()
+    document = copy(made.plugins.get(OpenAPIPlugin))
+    document.app, document._openapi_config = made, openapi_config
+    made.plugins = PluginRegistry([document, *(one for one in made.plugins if not isinstance(one, OpenAPIPlugin))])
+    made.asgi_router = copy(made.asgi_router)
+    made.asgi_router.app = made
+    made.asgi_handler = made._create_asgi_handler()
+    return made
+
+
+def _handlers_of(routes: Sequence[Any]) -> frozenset[Any] | None:
+    """Path, methods and function of each handler; None if a function is not a module's and so may belong to one app."""
+    found = set()
+    for one in routes:
+        for path, handler in _paths_of(one):
+            if "<locals>" in handler.fn.__qualname__:
+                return None
+            found.add((path, frozenset(getattr(handler, "http_methods", ())), handler.fn))
+    return frozenset(found)
+
+
+def _paths_of(one: Any) -> Iterator[tuple[str, Any]]:
+    """The handlers of a router, without those that Litestar adds to answer OPTIONS, or a handler by itself."""
+    if not isinstance(one, Router):
+        yield from ((path, one) for path in one.paths)
+        return
+    for route in one.routes:
+        for handler in route.route_handlers if isinstance(route, HTTPRoute) else [route.route_handler]:
+            if not handler.fn.__qualname__.startswith("HTTPRoute.create_options_handler."):
+                yield route.path, handler
+
+
+# Templates of the web console
+
+
+_codes: dict[Any, Any] = {}
+
+
+def _compiled(self: jinja2.Environment, source: Any, *args: Any, **more: Any) -> Any:
+    name, filename = (*args, None, None)[:2]
+    key = (source, name, filename, self.autoescape, self.trim_blocks, self.lstrip_blocks, tuple(self.filters))
+    if more or len(args) > 2 or not isinstance(source, str) or callable(self.autoescape):
+        return _compile_template(self, source, *args, **more)
+    if key not in _codes:
+        _codes[key] = _compile_template(self, source, *args)
+    return _codes[key]
+
+
+# Databases
+
+
+def _sqlite_without_waits(connection: Any, record: object) -> None:
+    _prepare_sqlite(connection, record)
+    connection.execute("PRAGMA synchronous=OFF")
+
+
+_made: dict[str, list[tuple[str, Any]]] = {}
+
+
+def _upgraded(connection: sa.Connection) -> None:
+    """Migrate an empty database by the statements of the first migration in this process; others as in production."""
+    kind = connection.dialect.name
+    if kind == "postgresql":
+        connection.execute(sa.text("SELECT pg_advisory_xact_lock(:key)"), {"key": migrations._LOCK})
+    if sa.inspect(connection).get_table_names():
+        _upgrade(connection)
+    elif kind in _made:
+        for statement, values in _made[kind]:
+            connection.exec_driver_sql(statement, values)
+    else:
+        _made[kind] = _statements_of(connection, _upgrade)
+
+
+def _statements_of(connection: sa.Connection, change: Callable[[sa.Connection], None]) -> list[tuple[str, Any]]:
+    """Make a change of an empty database; returns its statements and their values, without those that only read."""
+    made: list[tuple[str, Any]] = []
+
+    def note(_connection: Any, _cursor: Any, statement: str, values: Any, *_: Any) -> None:
+        if not statement.lstrip().upper().startswith(("SELECT", "PRAGMA")):
+            made.append((statement, values))
+
+    sa.event.listen(connection, "before_cursor_execute", note)
+    try:
+        change(connection)
+    finally:
+        sa.event.remove(connection, "before_cursor_execute", note)
+    return made

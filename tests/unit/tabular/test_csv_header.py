@@ -1,0 +1,138 @@
+"""The first line of a CSV file: names, or a record that must not become names.
+
+Should happen: usual tables are read without a question; where names are found, the owner can overrule it.
+Should not happen: a part of a record becomes a name, or stands in a refusal.
+"""
+
+from __future__ import annotations
+
+import io
+import string
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from pygrid.errors import InvalidInput, PygridError
+from pygrid.messages.datasets import CsvOptions
+from pygrid.tabular.csv_header import Header, read_header
+from support.thorough import examples
+
+
+def header_of(text: str, **options: Any) -> Header:
+    return read_header(io.BytesIO(text.encode()), CsvOptions(**options))
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "Miller,1961-04-02,C50.9\nJensen,1970-01-01,C61\nOkafor,1955-12-24,C34\n",
+        "Miller,34\nJensen,51\n",
+        "Miller,Anna\nJensen,Bob\n",
+        "Miller,female,breast\nJensen,male,lung\nOkafor,female,lung\n",
+        "Miller,,f\nJensen,51,m\n",
+        "Miller,?\nJensen,51\n",
+        "Miller,unknown\nJensen,lost\n",
+        "Miller;02.04.1961;70,5\nJensen;01.01.1970;81,2\n",
+        "Miller\t12:30\nJensen\t13:45\n",
+        "ann@a.org\nbob@b.org\n",
+        '"Miller, Anna"\n"Jensen, Bob"\n',
+        "A12,x y\nB13,z\n",
+        "true,Miller\nfalse,Jensen\n",
+        "Miller,3 Main St\nJensen,7 High St\n",
+    ],
+)
+@pytest.mark.parametrize("end", ["\n", "\r\n"])
+def test_a_record_is_refused_and_not_quoted(text: str, end: str) -> None:
+    with pytest.raises(InvalidInput) as refused:
+        header_of(text.replace("\n", end))
+    assert refused.value.code == "dataset_header_unclear"
+    told = str(refused.value.to_problem())
+    assert all(word not in told for word in ("Miller", "1961", "C50", "female", "ann@", "Anna", "A12", "Main"))
+    assert "header=False" in told
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "name,age\nann,30\nbob,41\n",
+        "age;height\n34;1,70\n51;1,82\n",
+        "day\tvalue\n2024-01-31\t1\n",
+        "name,sex\nann,f\nbob,m\n",
+        "icd,first_name\nC50.9,Ann\nC61,Bob\n",
+        "name,city\nAnn,Oslo\nBob,Rome\nEva,Bern\n",
+        "Na,K,Cl\n140,4.1,101\n138,3.9,\n",
+        "label," + ",".join(f"pixel{n}" for n in range(9)) + "\n" + "1," * 9 + "1\n",
+        "kind\n" + "alpha\nbeta\ngamma\n" * 10,
+    ],
+)
+def test_usual_names_are_found(text: str) -> None:
+    header = header_of(text)
+    assert header.names == text.split("\n")[0].replace(";", ",").replace("\t", ",").split(",")
+    assert header.num_lines == 1
+
+
+def test_the_owner_decides() -> None:
+    text = "Miller,Anna\nJensen,Bob\n"
+    assert header_of(text, header=True).names == ["Miller", "Anna"]
+    without = header_of(text, header=False)
+    assert (without.names, without.position) == (["column1", "column2"], 0)
+    named = header_of(text, names=("last", "first"))
+    assert (named.names, named.position) == (["last", "first"], 0)
+    assert header_of(text, names=("Miller", "Anna")).num_lines == 1, "these are the names of the file"
+    replaced = header_of("a,b\n1,2\n", names=("x", "y"))
+    assert (replaced.names, replaced.num_lines) == (["x", "y"], 1)
+    assert header_of(text, header=True, names=("last", "first")).num_lines == 1
+    with pytest.raises(InvalidInput, match="names has 3 names"):
+        header_of(text, names=("a", "b", "c"))
+    assert read_header(io.BytesIO(text.encode()), None, {"Anna"}).num_lines == 1, "the owner declared a column Anna"
+
+
+def test_columns_without_a_name() -> None:
+    counting = header_of(",age,sex\n0,34,f\n1,51,m\n2,47,f\n")
+    assert (counting.names, counting.dropped) == (["column1", "age", "sex"], {0})
+    assert "not stored" in counting.notes[0]
+    kept = header_of(",age,sex\n0,34,f\n1,51,m\n", index="id")
+    assert (kept.names, kept.dropped, kept.notes) == (["id", "age", "sex"], frozenset(), [])
+    again = header_of("Unnamed: 0,Unnamed: 0.1,age\n0,0,34\n1,1,51\n", header=True)
+    assert (again.names, again.dropped) == (["column1", "Unnamed: 0.1", "age"], {0})
+    other = header_of(",age\nx,34\ny,51\n")
+    assert (other.names, other.dropped) == (["column1", "age"], frozenset())
+    assert "stored as 'column1'" in other.notes[0]
+    trailing = header_of("age,sex,\n34,f,\n51,m,\n")
+    assert (trailing.names, trailing.dropped) == (["age", "sex", "column3"], {2})
+    with pytest.raises(InvalidInput, match="this file has none"):
+        header_of("age,sex\n34,f\n", index="id")
+
+
+@pytest.mark.parametrize(("sign", "word"), [(" ", "spaces"), (":", "colons"), ("~", "tildes")])
+def test_an_unusual_delimiter_is_named(sign: str, word: str) -> None:
+    text = "a,b\n1,2\n3,4\n".replace(",", sign)
+    with pytest.raises(InvalidInput, match=word) as refused:
+        header_of(text)
+    assert refused.value.code == "dataset_delimiter"
+    assert header_of(text, delimiter=sign).names == ["a", "b"]
+
+
+def test_a_decimal_comma_is_no_delimiter() -> None:
+    assert header_of("34;1,5;2,7\n35;1,6;2,8\n", header=False).delimiter == ";"
+    assert header_of("a\tb\n1,5\t2,5\n").delimiter == "\t"
+
+
+def test_lines_that_are_not_read() -> None:
+    text = "Export of 2024, made by Miller\n\nage,height\nyears,cm\n34,170\n51,182\n"
+    header = header_of(text, skip_lines=(1, 4))
+    assert (header.names, header.num_lines) == (["age", "height"], 3)
+
+
+WORDS = st.text(string.ascii_letters, min_size=1, max_size=12)
+
+
+@settings(max_examples=examples(200), deadline=None)
+@given(st.lists(st.tuples(WORDS, st.integers(10, 99), st.dates()), min_size=2, max_size=8))
+def test_no_record_with_a_number_becomes_names(rows: list[tuple[Any, ...]]) -> None:
+    text = "".join(f"{name},{number},{day}\n" for name, number, day in rows)
+    with pytest.raises(PygridError) as refused:
+        header_of(text)
+    assert refused.value.code == "dataset_header_unclear"

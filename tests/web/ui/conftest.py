@@ -1,0 +1,1 @@
+from support.training import owned_folder, site, site_people  # noqa: F401 - fixtures

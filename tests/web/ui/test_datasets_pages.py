@@ -1,0 +1,193 @@
+"""Datasets in the console: a file is staged, described and stored; budgets, edits, the end of a dataset.
+
+Should happen: nothing is stored before the owner has seen it; what is raised or deleted needs a recent password.
+Should not happen: somebody else sees a staged file or the exact figures of the data.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from typing import Any
+
+import httpx
+import pytest
+
+from pygrid.domain import build_domain
+from pygrid.settings import DomainSettings
+from support.console import Browser, Page
+from support.jobs import Site, running_site
+from support.web import PASSWORD, running
+
+CSV = b"age,town,mrn\n" + b"".join(b"%d,%s,m%03d\n" % (20 + n, (b"Bern", b"Chur")[n % 2], n) for n in range(30))
+
+
+@pytest.fixture
+async def site(settings: DomainSettings) -> AsyncIterator[Site]:
+    async with running_site(settings) as found:
+        yield found
+
+
+async def browser(site: Site, name: str = "owner") -> Browser:
+    return await Browser(site.web).sign_in(f"{name}@example.org")
+
+
+async def stage(who: Browser, data: bytes = CSV, name: str = "patients.csv") -> httpx.Response:
+    return await who.send_file("/admin/datasets/staged", data, name)
+
+
+def fields_of(page: Page) -> dict[str, str]:
+    """The columns of the editor, as a browser sends them."""
+    fields = {one["name"]: one.get("value", "") for one in page.find("input") if "name" in one}
+    return {name: value for name, value in fields.items() if not name.startswith("join_")}
+
+
+async def test_a_file_is_looked_at_described_and_stored(site: Site) -> None:
+    ann = await browser(site)
+    answer = await stage(ann)
+    assert answer.status_code == 303, answer.text
+    path = answer.headers["location"]
+    page = await ann.page(path)
+    assert "30 records, 3 columns" in page.text
+    assert "it tells records apart" in page.text
+    assert "made-up records that others see" in page.text
+    before = await site.owner.call("GET", "/data-centric/datasets")
+    assert before.json()["datasets"] == [], "nothing is stored before the owner says so"
+
+    fields = {**fields_of(page), "min_0": "0", "max_0": "30", "name": "patients", "visibility": "listed"}
+    del fields["use_2"]
+    refused = await ann.post(path, {**fields, "act": "store"})
+    assert refused.status_code == 400, "an age is above the declared maximum"
+    assert 'value="30"' in refused.text, "what was typed stays"
+    stored = await ann.post(path, {**fields, "max_0": "120", "act": "store"})
+    assert stored.status_code == 303, Page.read(stored).text
+    dataset = stored.headers["location"]
+    assert (await ann.get(path)).status_code == 404
+    columns = await ann.page(f"{dataset}?tab=columns")
+    assert "0 .. 120" in columns.text
+    assert "mrn" not in columns.text
+    for tab in ("about", "mock", "data", "versions", "budget", "requests", "nothing"):
+        await ann.page(f"{dataset}?tab={tab}")
+    assert "for you alone" in (await ann.page(f"{dataset}?tab=data")).text
+    bob = await browser(site, "scientist")
+    for private in ("for you alone", "Your data", "Delete"):
+        assert private not in (await bob.page(f"{dataset}?tab=data")).text
+    await _budget(site, ann, bob, dataset)
+    await _version(ann, dataset)
+    await _end(site, ann, bob, dataset)
+
+
+async def _budget(site: Site, ann: Browser, bob: Browser, dataset: str) -> None:
+    page = await ann.page(f"{dataset}?tab=budget")
+    assert [one["value"] for one in page.find("button", name="epsilon")] == ["1.0", "3.0", "8.0"]
+    hidden = {one["name"]: one["value"] for one in page.find("input", type="hidden")}
+    assert hidden["delta"] == "0.001"
+    assert (await bob.post(f"{dataset}/budget", {**hidden, "epsilon": "3"})).status_code == 403
+    for wrong in ({"epsilon": "-1"}, {"epsilon": "x"}, {"epsilon": "3", "delta": "0.5"}):
+        assert (await ann.post(f"{dataset}/budget", {**hidden, **wrong})).status_code == 400
+    assert (await ann.post(f"{dataset}/budget", {**hidden, "epsilon": "3.0"})).status_code == 303
+    assert "can become at most 95% sure" in (await ann.page(f"{dataset}?tab=budget")).text
+    number = int(dataset.rsplit("/", 1)[1])
+    assert (await site.owner.budget(number))["policy"]["epsilon_per_user"] == 3.0
+
+
+async def _version(ann: Browser, dataset: str) -> None:
+    path = (await stage(ann)).headers["location"]
+    fields = {**fields_of(await ann.page(path)), "target": dataset.rsplit("/", 1)[1], "note": "more"}
+    fields.pop("use_2")
+    answer = await ann.post(path, {**fields, "min_0": "0", "max_0": "120", "act": "store"})
+    assert answer.headers.get("location") == dataset, answer.text
+    assert "more" in (await ann.page(f"{dataset}?tab=versions")).text
+
+
+async def _end(site: Site, ann: Browser, bob: Browser, dataset: str) -> None:
+    edited = {"name": "patients", "description": "of a ward", "tags": "beds, age", "visibility": "private"}
+    assert (await bob.post(f"{dataset}/edit", edited)).status_code == 403
+    assert (await ann.post(f"{dataset}/edit", {**edited, "visibility": "all"})).status_code == 400
+    assert (await ann.post(f"{dataset}/edit", edited)).status_code == 303
+    assert "beds, age" in (await ann.page(dataset)).text
+    assert (await bob.get(dataset)).status_code == 404
+    assert (await ann.post(f"{dataset}/delete", {"name": "another"})).status_code == 400
+    assert (await ann.post(f"{dataset}/delete", {"name": "patients"})).status_code == 303
+    assert (await ann.get(dataset)).status_code == 404
+
+
+async def test_prepared_columns_say_how_they_are_computed(site: Site) -> None:
+    steps = [{"step": "clip", "low": 20, "high": 70}, {"step": "standardize"}]
+    prepare = [{"name": "age_std", "source": "age", "steps": steps}]
+    dataset = await site.owner.upload(prepare=prepare)
+    page = await (await browser(site)).page(f"/admin/datasets/{dataset}?tab=columns")
+    assert "age,clip=20..70,standardize" in page.text
+    assert page.text.count("the file") == 4
+
+
+async def test_a_staged_file_is_for_who_sent_it(site: Site) -> None:
+    ann, bob, officer = await browser(site), await browser(site, "scientist"), await browser(site, "officer")
+    path = (await stage(ann)).headers["location"]
+    assert (await officer.get(path)).status_code == 403
+    assert (await bob.get(path)).status_code == 403
+    assert (await stage(bob)).status_code == 403
+    assert (await ann.post(path, {"act": "perhaps"})).status_code == 400
+    assert (await ann.post(path, {"act": "discard"})).headers["location"] == "/admin/datasets/new"
+    assert (await ann.get(path)).status_code == 404
+    assert (await ann.get("/admin/datasets/staged/" + "0" * 32)).status_code == 404
+    assert (await ann.get("/admin/datasets/staged/..%2f..")).status_code == 404
+
+
+async def test_files_that_cannot_be_read_and_too_many_are_refused(site: Site) -> None:
+    ann = await browser(site)
+    path = (await stage(ann, b"\x00\x01\x02", "<b>x</b>.bin")).headers["location"]
+    page = Page.read(await ann.get(path))
+    assert not page.find("b"), "the name of a file is a text"
+    assert "Code" in page.text
+    assert (await ann.post("/admin/datasets/staged", {"config": "{}"})).status_code in (400, 415)
+    others = [await stage(ann) for _ in range(2)]
+    assert [one.status_code for one in others] == [303, 303]
+    assert (await stage(ann)).status_code == 429
+    assert "Not stored yet" in (await ann.page("/admin/datasets/new")).text
+    for one in (path, *(answer.headers["location"] for answer in others)):
+        await ann.post(one, {"act": "discard"})
+
+
+@pytest.mark.parametrize(
+    ("fields", "words"),
+    [
+        ({"min_0": "x"}, "not a number"),
+        ({"min_0": "nan"}, "finite"),
+        ({"dtype_0": "float128"}, "choose a type"),
+        ({"num_mock_records": "-3"}, "whole number"),
+        ({"visibility": "world"}, "who sees"),
+        ({"encoding": "ebcdic"}, "encoding"),
+        ({"name": ""}, "write a name"),
+    ],
+)
+def test_what_cannot_be_read_is_told(fields: dict[str, Any], words: str) -> None:
+    from pygrid.errors import InvalidInput
+    from pygrid.ui.upload_forms import read_upload
+
+    whole = {"name": "x", "col_0": "age", "use_0": "1", **fields}
+    with pytest.raises(InvalidInput, match=words):
+        read_upload(whole)
+
+
+def test_columns_that_are_counted_are_offered_as_one_array() -> None:
+    from pygrid.core.column_hints import find_series
+    from pygrid.messages.datasets import ColumnDeclaration
+    from pygrid.ui.upload_forms import read_columns
+
+    names = ["label", *(f"pixel{number}" for number in range(64)), "a1", "a2"]
+    assert find_series(names) == [("pixel", 64)]
+    declared, skip = read_columns({"join_pixel": "1"})
+    assert (declared, skip) == ((ColumnDeclaration("pixel", source=("pixel*",)),), ())
+
+
+async def test_a_new_domain_begins_with_a_sample(settings: DomainSettings) -> None:
+    async with running(build_domain(settings)) as web:
+        ann = Browser(web)
+        sent = {"email": "ann@example.org", "password": PASSWORD, "sample": "1"}
+        assert (await ann.post("/admin/setup", sent)).status_code == 303
+        page = await ann.page("/admin/")
+        assert "cells has no budget" in page.text
+        assert "Host a model" in page.text
+        assert "0 .. 60" in (await ann.page("/admin/datasets/1?tab=columns")).text
+        again = await ann.post("/admin/datasets/sample")
+        assert (again.status_code, "dataset_exists" in again.text) == (409, True)

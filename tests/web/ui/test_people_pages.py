@@ -1,0 +1,162 @@
+"""People in the console: invitations, roles, lost passwords, tokens, the audit log, settings, health.
+
+Should happen: an invited person makes an account by a link; a change that is hard to take back asks for the password
+again if the session is older than 15 minutes.
+Should not happen: a link that changes something by itself, or works twice; a secret on a page.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import httpx
+import pytest
+
+from pygrid.clock import ManualClock
+from pygrid.domain import build_domain
+from pygrid.settings import DomainSettings, load_settings
+from support.console import Browser, Page
+from support.jobs import Site, running_site
+from support.web import PASSWORD, People, running
+
+BOB = "bob@example.org"
+
+
+@pytest.fixture
+async def site(settings: DomainSettings) -> AsyncIterator[Site]:
+    async with running_site(settings) as found:
+        yield found
+
+
+async def browser(site: Site, name: str = "owner") -> Browser:
+    return await Browser(site.web).sign_in(f"{name}@example.org")
+
+
+def link_of(answer: httpx.Response, page: str) -> str:
+    """The path of a one-time link on a page."""
+    (path,) = re.findall(rf"http://[^/]+(/admin/{page}/[a-z0-9-]+)", answer.text)
+    return str(path)
+
+
+async def test_an_invited_person_makes_an_account_by_a_link(site: Site) -> None:
+    ann, bob = await browser(site), Browser(site.web)
+    assert (await ann.post("/admin/people/invite", {"email": "no address"})).status_code == 400
+    link = link_of(await ann.post("/admin/people/invite", {"email": BOB, "role": "1"}), "join")
+    assert BOB in (await ann.page("/admin/people")).text
+    assert link not in (await ann.get("/admin/people")).text, "the link is shown once"
+    await bob.page(link)
+    assert (await bob.post(link, {"password": "short"})).status_code == 400
+    assert (await bob.post(link, {"password": PASSWORD})).status_code == 303
+    assert "bob@example.org" in (await bob.page("/admin/me")).text
+    again = await Browser(site.web).post(link, {"password": PASSWORD})
+    assert (again.status_code, "code_not_valid" in again.text) == (403, True)
+    other = await ann.post("/admin/people/invite", {"email": "eve@example.org", "role": "1"})
+    page = Page.read(other)
+    (withdraw,) = [one["action"] for one in page.find("form") if one.get("action", "").endswith("/withdraw")]
+    assert (await ann.post(withdraw)).status_code == 303
+    assert (await Browser(site.web).post(link_of(other, "join"), {"password": PASSWORD})).status_code == 403
+
+
+async def test_a_person_gets_another_role_a_new_password_and_is_deleted(site: Site) -> None:
+    ann, bob = await browser(site), await browser(site, "stranger")
+    me = (await site.stranger.call("GET", "/users/me")).json()["user"]["id"]
+    path = f"/admin/people/{me}"
+    assert "stranger@example.org" in (await ann.page("/admin/people?text=STRANGER")).text
+    assert "owner@example.org (" in (await ann.page("/admin/people?text=stranger")).text.replace("( ", "(")
+    reset = link_of(await ann.post(f"{path}/reset"), "recover")
+    assert (await bob.get("/admin/me")).status_code == 200, "the old password stays until the link is used"
+    assert (await bob.post(reset, {"password": "another " + PASSWORD})).status_code == 303
+    assert (await ann.post(f"{path}/role", {"role": "2"})).status_code == 303
+    assert (await ann.post(f"{path}/role", {"role": "77"})).status_code == 404
+    assert (await ann.post(f"{path}/delete", {"email": "wrong"})).status_code == 400
+    assert (await ann.post(f"{path}/delete", {"email": "stranger@example.org"})).status_code == 303
+    assert (await ann.get(path)).status_code == 404
+    mine = (await site.owner.call("GET", "/users/me")).json()["user"]["id"]
+    last = await ann.post(f"/admin/people/{mine}/delete", {"email": "owner@example.org"})
+    assert (last.status_code, "last_owner" in last.text) == (403, True)
+
+
+async def test_roles_are_made_changed_and_deleted(site: Site) -> None:
+    ann = await browser(site)
+    made = {"act": "make", "name": "Steward", "may_can_upload_data": "1"}
+    assert (await ann.post("/admin/roles", made)).status_code == 303
+    page = await ann.page("/admin/roles")
+    (number,) = [
+        one["value"]
+        for one in page.find("input", name="role")
+        if f'value="{one["value"]}"' in page.html and one["value"] not in ("2", "3", "5")
+    ][-1:]
+    changed = {"act": "save", "role": number, "name": "Keeper", "may_can_host_models": "1"}
+    assert (await ann.post("/admin/roles", changed)).status_code == 303
+    assert "Keeper" in (await ann.page("/admin/roles")).text
+    assert (await ann.post("/admin/roles", {"act": "save", "role": "1", "name": "User"})).status_code == 403
+    assert (await ann.post("/admin/roles", {"act": "delete", "role": number, "name": "Keeper"})).status_code == 303
+
+
+async def test_tokens_and_sessions_are_the_own_ones(site: Site) -> None:
+    ann, bob = await browser(site), await browser(site, "scientist")
+    made = await ann.post("/admin/me/tokens", {"name": "script", "scope": "read", "days": "7"})
+    (token,) = re.findall(r"pgt_[\w-]{20,}", made.text)
+    assert token not in (await ann.get("/admin/me")).text
+    headers = {"Authorization": f"Bearer {token}"}
+    assert (await site.web.get("/data-centric/datasets", headers=headers)).status_code == 200
+    (revoke,) = re.findall(r"/admin/me/tokens/\d+/revoke", (await ann.page("/admin/me")).html)
+    assert (await bob.post(revoke)).status_code == 404
+    assert (await ann.post(revoke)).status_code == 303
+    assert (await site.web.get("/data-centric/datasets", headers=headers)).status_code == 401
+    other = await browser(site)
+    ends = re.findall(r"/admin/me/sessions/\w+/end", (await ann.page("/admin/me")).html)
+    assert len(ends) == 2, "the session of the API, and the other browser"
+    assert [(await bob.post(one)).status_code for one in ends] == [404, 404]
+    for one in ends:
+        assert (await ann.post(one)).status_code == 303
+    assert (await other.get("/admin/me")).status_code == 303
+    wrong = {"password": "wrong", "new_password": "another " + PASSWORD}
+    assert (await ann.post("/admin/me/password", wrong)).status_code == 401
+    assert (await ann.post("/admin/me/password", {**wrong, "password": PASSWORD})).status_code == 303
+    assert (await ann.get("/admin/me")).status_code == 200
+
+
+async def test_what_is_hard_to_take_back_needs_a_password_that_was_typed_recently(tmp_path: Path) -> None:
+    clock = ManualClock()
+    settings = load_settings({}, data_dir=tmp_path / "d")
+    async with running(build_domain(settings, clock=clock)) as web:
+        await People(web).owner()
+        ann = await Browser(web).sign_in("owner@example.org")
+        fields = {"name": "script", "scope": "read"}
+        clock.advance(14 * 60)
+        assert "pgt_" in (await ann.post("/admin/me/tokens", {**fields, "name": "first"})).text
+        clock.advance(2 * 60)
+        asked = await ann.post("/admin/me/tokens", fields)
+        assert (asked.status_code, "pgt_" in asked.text.replace('token="pgt_', "")) == (401, False)
+        page = Page.read(asked)
+        assert page.find("input", type="hidden", name="name", value="script"), "what was typed is sent again"
+        assert (await ann.post("/admin/me/tokens", {**fields, "confirm_password": "wrong"})).status_code == 401
+        before = ann.cookie
+        done = await ann.post("/admin/me/tokens", {**fields, "confirm_password": PASSWORD})
+        assert done.status_code == 200, done.text
+        assert ann.cookie != before, "a new session begins with the password"
+        old = Browser(web)
+        old.cookie = before
+        assert (await old.get("/admin/")).status_code == 303
+
+
+async def test_the_log_the_settings_and_the_health_of_an_app_are_shown(site: Site) -> None:
+    ann, bob = await browser(site), await browser(site, "scientist")
+    await site.owner.upload()
+    log = await ann.page("/admin/audit")
+    assert "owner@example.org stored dataset 1" in log.text
+    assert "stored dataset 1" not in (await ann.page("/admin/audit?action=user_logged_in")).text
+    assert (await ann.get("/admin/audit?action=x%25")).status_code == 400
+    assert "entries are unmodified" in (await ann.post("/admin/audit/verify")).text
+    settings = await ann.page("/admin/settings")
+    assert "PYGRID_REVIEW_GROUPS" in settings.text
+    secret = settings.html
+    assert "SECRET_KEY" in secret
+    assert not re.search(r"[0-9a-f]{64}", secret), "a secret is shown as set"
+    assert "The app is ready" in (await ann.page("/admin/health")).text
+    for path in ("/admin/audit", "/admin/settings", "/admin/health", "/admin/people", "/admin/roles"):
+        page = await bob.page(path, 403)
+        assert "lacks can_" in page.text or "needs a role" in page.text
