@@ -21,6 +21,7 @@ import shutil
 import signal
 import sys
 import time
+import webbrowser
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -66,6 +67,8 @@ class Options:
     seed: int
     output: Path
     keep_running: bool
+    open_console: bool = False
+    """Open the web console of the Domain, signed in as its Owner."""
     only: str | None = None
     """Of the three parts: ``devices``, ``records`` or ``network``; None: all."""
 
@@ -124,6 +127,11 @@ class Demo:
         if only in (None, "network"):
             self.console.print("\nNow with images that stay at three hospitals, which meet in a Network:\n")
             network_demo.run(self.processes, self.options.output / "grid", self.say, seed=self.options.seed)
+
+    @property
+    def console_address(self) -> str:
+        """The address of the web console of the Domain, or of the Network if there is no Domain."""
+        return f"{self.url or network_demo.find_url(self.options.output / 'grid')}/admin/"
 
     def say(self, text: str) -> None:
         """Show a line of the other parts as it is."""
@@ -255,9 +263,16 @@ class Demo:
         """Leave everything up, with what one needs to go on by hand, until Ctrl-C."""
         network_url = network_demo.find_url(self.options.output / "grid")
         told = []
+        if self.url and self.options.open_console:
+            with client.connect(self.url) as owner:
+                owner.login(OWNER, self.password)
+                link = owner.browser_link()
+            self.say(f"This link opens the web console as the Owner, once and within two minutes:\n  {link}")
+            webbrowser.open(link)
         if self.url:
             told += [
-                f"The Domain is still running at {self.url}; in another terminal:",
+                f"The Domain is still running at {self.url}; its web console is {self.url}/admin/.",
+                "In another terminal:",
                 f"  .venv/bin/pygrid login {self.url} --email {OWNER}      password: {self.password}",
                 "  .venv/bin/pygrid process list",
                 "  .venv/bin/pygrid model download digits --checkpoint 1 -o untrained.safetensors",
@@ -266,7 +281,8 @@ class Demo:
             ]
         if network_url:
             told += [
-                f"The Network is still running at {network_url}; in another terminal:",
+                f"The Network is still running at {network_url}; its web console is {network_url}/admin/.",
+                "In another terminal:",
                 f"  .venv/bin/pygrid domains list --network {network_url}",
                 f"  .venv/bin/pygrid search handwritten --network {network_url}",
             ]
@@ -340,7 +356,12 @@ def parse(arguments: list[str] | None = None) -> Options:
     parser.add_argument(
         "--keep-running", action="store_true", help="leave the apps running to look around, until Ctrl-C"
     )
+    parser.add_argument(
+        "--open", action="store_true", help="as --keep-running, and open the web console in a browser, signed in"
+    )
     options = parser.parse_args(arguments)
+    if options.open and options.only == "network":
+        parser.error("--open shows the console of the Domain, which --only network does not start")
     if not 1 <= options.devices <= 35:
         parser.error(
             "--devices must be from 1 to 35: there are 1,437 images to share, and each device gets at least 40"
@@ -350,7 +371,8 @@ def parse(arguments: list[str] | None = None) -> Options:
     if options.seed < 0:
         parser.error("--seed must be 0 or more")
     output = options.output.resolve()
-    return Options(options.devices, options.cycles, options.seed, output, options.keep_running, options.only)
+    is_kept = options.keep_running or options.open
+    return Options(options.devices, options.cycles, options.seed, output, is_kept, options.open, options.only)
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -369,6 +391,7 @@ def main(arguments: list[str] | None = None) -> int:
             if options.keep_running:
                 demo.keep_running()
                 return 0
+            demo.say(f"\nThe web console was at {demo.console_address}: --open keeps the apps running and opens it.")
     except (*FAILURES, ProcessFailed, PygridError, OSError) as error:
         print(f"the demo failed: {error}", file=sys.stderr)
         return 1

@@ -164,7 +164,7 @@ class NetworkDemo:
             tags=["handwriting"],
             visibility="public",
             progress=False,
-            columns={"image": "brightness, 0 to 1", "digit": "label 0..9"},
+            columns={"image": {"meaning": "brightness, 0 to 1"}, "digit": "label 0..9"},
         )
         dataset.policy(**POLICY)
 

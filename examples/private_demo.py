@@ -97,7 +97,10 @@ class PrivateDemo:
             tags=["oncology"],
             visibility="listed",
             progress=False,
-            columns={"measurements": "measurements of cell nuclei, as published", "malignant": "label 0..1"},
+            columns={
+                "measurements": {"meaning": "measurements of cell nuclei, as published"},
+                "malignant": "label 0..1",
+            },
         )
         policy = dataset.policy(**POLICY)
         self.say(
