@@ -19,6 +19,7 @@ from __future__ import annotations
 import argparse
 import asyncio
 import random
+import shutil
 import sys
 import tempfile
 import time
@@ -36,9 +37,17 @@ from pygrid.tensors import decode, encode
 from server_process import leave_nothing_behind, start_domain
 from vector_model import NAME, model_bytes, plan_bytes
 
-SERVER_CONFIG: dict[str, Any] = {"cycle_length": 3.0, "max_diffs": 6, "min_diffs": 1, "outlier_factor": None}
+SERVER_CONFIG: dict[str, Any] = {
+    "cycle_length": 3.0,
+    "max_diffs": 4,
+    "max_workers": 7,
+    "min_diffs": 1,
+    "grace_s": 0.02,
+    "late_first_s": 0.5,
+    "outlier_factor": None,
+}
+"""Cycles end at ``max_diffs`` with a short time of grace, so that some reports come in it, and some after it."""
 NUM_DEVICES = 8
-"""More than ``max_diffs``, so that some reports come after their cycle is closed."""
 MAX_UPTIME_S = 1.0
 """The server is killed at a moment drawn evenly from its first second."""
 GONE = 410
@@ -138,9 +147,18 @@ class Reporter:
 
 
 async def run(
-    folder: Path, *, num_kills: int, seed: int, size: int = 20_000, num_devices: int = NUM_DEVICES
+    folder: Path,
+    *,
+    num_kills: int,
+    seed: int,
+    size: int = 20_000,
+    num_devices: int = NUM_DEVICES,
+    loses_disk: bool = False,
 ) -> CrashResult:
     """Host a model of ``size`` coordinates, report and kill ``num_kills`` times, finish, and count.
+
+    Args:
+        loses_disk: the data folder is removed at each kill; the environment names a database and a bucket.
 
     Raises:
         RequestFailed: a device got an answer that the protocol does not allow here.
@@ -162,6 +180,8 @@ async def run(
             for _ in range(num_kills):
                 await asyncio.sleep(rng.uniform(0.0, MAX_UPTIME_S))
                 server.kill()
+                if loses_disk:
+                    shutil.rmtree(folder)
                 begin = time.perf_counter()
                 starting = asyncio.ensure_future(asyncio.to_thread(start_domain, folder, address[1]))
                 server = await asyncio.shield(starting)

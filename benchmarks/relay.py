@@ -21,10 +21,14 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+import httpcore
+
 from pygrid.errors import PygridError
-from pygrid.transport import HttpTransport, Request, Transport, open_transport
+from pygrid.transport import Request, Transport, open_transport
 from pygrid.transport.base import BytesBody
 from pygrid.transport.certificates import client_context
+from pygrid.transport.dialer import Dialer
+from pygrid.transport.http import MAX_CONNECTIONS, PooledTransport, PoolTarget
 from reports import Figure
 from server_process import ServerProcess, leave_nothing_behind
 
@@ -48,12 +52,19 @@ class Ways:
         url = "{}:{}".format(*network.address)
         self.open: dict[str, Open] = {
             "relay": lambda: open_transport(f"grid+http://{url}/hospital-a"),
-            "direct": lambda: HttpTransport("https://{}:{}".format(*domain.address), ssl_context=client_context()),
+            "direct": lambda: open_directly("{}:{}".format(*domain.address)),
         }
         self._network, self._domain = network, domain
 
     def cpu_s(self) -> dict[str, float]:
         return {"caller": time.process_time(), "Network": self._network.cpu_s, "Domain": self._domain.cpu_s}
+
+
+def open_directly(host: str) -> Transport:
+    """Connections to the Domain's own TLS that trust any certificate, as the relay's do before keys are compared."""
+    dialer, url = Dialer(), f"https://{host}"
+    pool = httpcore.ConnectionPool(client_context(), max_connections=MAX_CONNECTIONS, network_backend=dialer)
+    return PooledTransport(PoolTarget(url=url, origin=url, host=host, base_path="", proxy=""), pool, dialer.head)
 
 
 @contextlib.contextmanager

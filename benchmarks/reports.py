@@ -71,7 +71,8 @@ async def _hosted(address: Address, size: int, config: dict[str, Any], name: str
     return await host(address, token, name, model_bytes(size), plan_bytes(size), {"cycle_length": None, **config})
 
 
-async def _sign_up(address: Address) -> str:
+async def sign_up_owner(address: Address) -> str:
+    """The session token of a new Owner."""
     return await sign_up(address, "owner@example.org", "correct horse battery staple")
 
 
@@ -119,7 +120,7 @@ async def _admit(address: Address, process: Process, num: int) -> list[str]:
     return keys[:num]
 
 
-async def _load_domain(domain: ServerProcess, token: str, name: str, num_reports: int, num_connections: int) -> Load:
+async def load_domain(domain: ServerProcess, token: str, name: str, num_reports: int, num_connections: int) -> Load:
     """Report to a fresh process; its CPU counts until the checkpoint with all of them is there."""
     process = await _hosted(domain.address, SMALL, {"max_diffs": num_reports, "num_cycles": 1}, name, token)
     keys = await _admit(domain.address, process, num_reports)
@@ -141,7 +142,7 @@ async def measure_reports(folder: Path) -> list[Figure]:
     """CPU per durable 200 kB report, everything until its checkpoint included, and reports per second."""
     figures: list[Figure] = []
     with start_domain(folder / "domain") as domain, start_floor(folder / "floor") as floor:
-        token = await _sign_up(domain.address)
+        token = await sign_up_owner(domain.address)
         for label, num_reports, num_connections in (
             ("one device after the other", 300, 1),
             ("100 devices at once", 2000, 100),
@@ -149,7 +150,7 @@ async def measure_reports(folder: Path) -> list[Figure]:
             ours, bare = [], []
             for repeat in range(REPEATS):
                 ours.append(
-                    await _load_domain(domain, token, f"{num_connections}-{repeat}", num_reports, num_connections)
+                    await load_domain(domain, token, f"{num_connections}-{repeat}", num_reports, num_connections)
                 )
                 bare.append(await _load_floor(floor, num_reports, num_connections))
             cpu_ms, bare_cpu_ms = (statistics.median(load.cpu_s for load in loads) * 1000 for loads in (ours, bare))
@@ -171,7 +172,7 @@ async def measure_latency(folder: Path, num_devices: int = 20, num_cycles: int =
     """
     moments: list[float] = []
     with start_domain(folder / "domain") as domain:
-        token = await _sign_up(domain.address)
+        token = await sign_up_owner(domain.address)
         counts = {
             "min_workers": num_devices,
             "max_workers": num_devices,
@@ -222,7 +223,7 @@ async def measure_large(folder: Path, num_devices: int = 5, size: int = LARGE) -
     body = diff_bytes(size)
     ours, bare, disk_s = [], [], []
     with start_domain(folder / "domain") as domain, start_floor(folder / "floor") as floor:
-        token = await _sign_up(domain.address)
+        token = await sign_up_owner(domain.address)
         process = await _hosted(domain.address, size, {"max_diffs": num_devices, "num_cycles": REPEATS}, "large", token)
         devices = await open_devices(domain.address, process, num_devices)
         connections = [await Connection.open(floor.address) for _ in range(num_devices)]
@@ -275,7 +276,7 @@ async def measure_memory(folder: Path) -> list[Figure]:
     for num_devices in (5, 50):
         with start_domain(folder / f"domain-{num_devices}") as domain:
             idle_mb = domain.peak_bytes / MEGABYTE
-            token = await _sign_up(domain.address)
+            token = await sign_up_owner(domain.address)
             config = {"max_diffs": num_devices, "num_cycles": 1}
             process = await _hosted(domain.address, LARGE, config, "memory", token)
             hosted_mb = domain.peak_bytes / MEGABYTE

@@ -38,7 +38,7 @@ SIZES = (64, 100, 10)
 EPOCHS, BATCH, RATE, MOMENTUM = 5, 16, 0.2, 0.5
 MAX_WEIGHT = 10_000
 
-OLD = Aggregation("mean", bound=4.0, weight_cap=None)
+OLD = Aggregation(name="mean", bound=4.0, weight_cap=None)
 """The default of pygrid 0.1 without its faults in the median, which can only flatter it."""
 DEFAULT = Aggregation()
 

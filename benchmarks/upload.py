@@ -28,7 +28,7 @@ import numpy as np
 import psutil
 
 from pygrid.client import connect
-from pygrid.client.datasets import save_npz
+from pygrid.client.table_files import save_npz
 from pygrid.tensors import encode
 from server_process import ServerProcess, start_domain
 

@@ -6,6 +6,7 @@ files, which are in git.
 
 from __future__ import annotations
 
+import ast
 import asyncio
 import dataclasses
 import functools
@@ -15,6 +16,7 @@ import json
 import pkgutil
 import re
 import tempfile
+import textwrap
 import types
 import typing
 from collections.abc import Callable, Iterable, Mapping
@@ -24,10 +26,14 @@ from typing import Any, NamedTuple
 import msgspec
 import typer
 from litestar import Litestar
+from reference_examples import OPTIONS, PLACEHOLDERS, SETTINGS
 
-from pygrid import codes, messages
+from pygrid import codes, configuration, messages
 from pygrid.cli import app as pygrid_command
+from pygrid.configs import Config, default_of, describe_kind, field_types
+from pygrid.core.access import AppAccess
 from pygrid.domain import build_domain
+from pygrid.messages.accounts import PERMISSIONS
 from pygrid.network import build_network
 from pygrid.settings import DomainSettings, NetworkSettings, load_network_settings, load_settings
 
@@ -80,7 +86,9 @@ def settings_page() -> str:
         for panel in dict.fromkeys(field.metadata["panel"] for field in fields):
             of_panel = [field for field in fields if field.metadata["panel"] == panel]
             rows = [_setting_row(field) for field in of_panel]
-            parts.append(f"### {panel} ({command})\n\n" + _table(("variable", "flag", "default", "meaning"), rows))
+            parts.append(
+                f"### {panel} ({command})\n\n" + _table(("variable", "flag", "default", "example", "meaning"), rows)
+            )
         older = [field for field in fields if field.metadata["also"]]
         parts += [
             f"`{field.metadata['also']}` is an older name of `{field.metadata['env']}`; it counts if that is not set."
@@ -89,7 +97,7 @@ def settings_page() -> str:
     return "\n".join(parts) + "\n"
 
 
-def _setting_row(field: dataclasses.Field[Any]) -> tuple[str, str, str, str]:
+def _setting_row(field: dataclasses.Field[Any]) -> tuple[str, str, str, str, str]:
     flags = [flag for flag in (field.metadata["flag"], *field.metadata["more_flags"]) if flag]
     default = field.default
     shown = (
@@ -97,7 +105,79 @@ def _setting_row(field: dataclasses.Field[Any]) -> tuple[str, str, str, str]:
         if default in ("", None, dataclasses.MISSING)
         else f"`{int(default) if default in (True, False) else default}`"
     )
-    return f"`{field.metadata['env']}`", ", ".join(f"`{flag}`" for flag in flags), shown, field.metadata["help"]
+    variable = field.metadata["env"]
+    example = shown.strip("`") or SETTINGS[variable]
+    return f"`{variable}`", ", ".join(f"`{flag}`" for flag in flags), shown, f"`{example}`", field.metadata["help"]
+
+
+def configuration_page() -> str:
+    """Every field of the configurations of a process: what it takes, its default, an example and its meaning."""
+    parts = [
+        "# Configuration of a process",
+        "`domain.host(..., server_config=..., client_config=...)` takes the classes of this page, or mappings with the "
+        "same fields; `pygrid host` takes `-s field=value` and `-c field=value`, or JSON files.",
+        "The Domain checks them when a process is hosted, and reports all faults at once.",
+        "A field that has no effect with the others is refused.",
+        "[Choose the settings of cycles](../how-to/cycle-settings.md) explains which values fit.",
+    ]
+    for kind in configurations():
+        rows = [
+            (f"`{field.name}`", _limits(kind, field.name), _json(field), f"`{_example(kind, field.name)}`", meaning)
+            for field, meaning in zip(msgspec.structs.fields(kind), _meanings(kind), strict=True)
+        ]
+        words = _prose(inspect.cleandoc(kind.__doc__ or ""))
+        parts.append(f"\n## {kind.__name__}\n\n{words}\n")
+        parts.append(_table(("field", "takes", "default", "example", "meaning"), rows))
+    return "\n".join(parts) + "\n"
+
+
+def configurations() -> list[type[Config]]:
+    """The classes of the configuration of a process, as users write them."""
+    found = [getattr(configuration, name) for name in configuration.__all__]
+    kinds = [one for one in found if isinstance(one, type) and issubclass(one, Config)]
+    return sorted(kinds, key=lambda kind: (kind.__name__ not in ("ServerConfig", "ClientConfig"), kind.__name__))
+
+
+def _limits(kind: type[Config], name: str) -> str:
+    return describe_kind(*field_types(kind)[name])
+
+
+def _json(field: Any) -> str:
+    if field.required:
+        return "required"
+    default = default_of(field)
+    return "" if default is msgspec.UNSET else f"`{msgspec.json.encode(_plain(default)).decode()}`"
+
+
+def _plain(value: Any) -> Any:
+    return value.written() if isinstance(value, Config) else value
+
+
+def _example(kind: type[Config], name: str) -> str:
+    spec = field_types(kind)[name][1]
+    if spec is None:
+        raise ValueError(f"{kind.__name__}.{name} has no example")
+    return msgspec.json.encode(spec.example).decode()
+
+
+def _meanings(kind: type[Config]) -> list[str]:
+    """The text below each field in the source of a class."""
+    (tree,) = ast.parse(inspect.getsource(kind)).body
+    assert isinstance(tree, ast.ClassDef)
+    texts = {
+        node.target.id: after.value.value
+        for node, after in zip(tree.body, tree.body[1:], strict=False)
+        if isinstance(node, ast.AnnAssign) and isinstance(node.target, ast.Name)
+        if isinstance(after, ast.Expr) and isinstance(after.value, ast.Constant)
+    }
+    return [_prose(" ".join(str(texts[name]).split())) for name in kind.__struct_fields__]
+
+
+def _prose(text: str) -> str:
+    """A docstring as text of a page: its literals stay as they are, all other marks are escaped."""
+    parts = re.split(r"``(.+?)``|`(.+?)`", text)
+    code = (f"`{double or single}`" for double, single in zip(parts[1::3], parts[2::3], strict=True))
+    return "".join(plain + literal for plain, literal in zip(map(_escape, parts[::3]), [*code, ""], strict=True))
 
 
 def cli_page() -> str:
@@ -120,15 +200,20 @@ def cli_page() -> str:
 def _command_section(path: str, command: Any, *, deep: bool = True) -> list[str]:
     words = _escape(_first_paragraph(command.help or ""))
     parts = [f"\n## {path}\n\n{words}\n"]
-    rows = [_parameter_row(parameter) for parameter in command.params if not getattr(parameter, "hidden", False)]
+    context = command.context_class(command, info_name=path)
+    rows = [
+        _parameter_row(parameter, context) for parameter in command.params if not getattr(parameter, "hidden", False)
+    ]
     if rows:
-        parts.append(_table(("argument or option", "default", "meaning"), rows))
+        parts.append(_table(("argument or option", "default", "example", "meaning"), rows))
+    if example := inspect.cleandoc(command.help or "").partition("Example:")[2].strip("\n"):
+        parts.append("Example:\n\n" + textwrap.indent(textwrap.dedent(example).strip(), "    ") + "\n")
     for name, child in getattr(command, "commands", {}).items() if deep else ():
         parts += _command_section(f"{path} {name}", child)
     return parts
 
 
-def _parameter_row(parameter: Any) -> tuple[str, str, str]:
+def _parameter_row(parameter: Any, context: Any) -> tuple[str, str, str, str]:
     if parameter.param_type_name == "argument":
         name = f"`{(parameter.metavar or parameter.name).upper()}`"
     else:
@@ -139,7 +224,21 @@ def _parameter_row(parameter: Any) -> tuple[str, str, str]:
     is_shown = default not in (None, False, "", (), []) and not callable(default) and "_Unset" not in repr(default)
     meaning = _escape(" ".join(str(getattr(parameter, "help", "") or "").split()))
     variable = f" Variable: `{parameter.envvar}`." if parameter.envvar else ""
-    return name, f"`{getattr(default, 'value', default)}`" if is_shown else "", meaning + variable
+    shown = f"`{getattr(default, 'value', default)}`" if is_shown else ""
+    return name, shown, f"`{_parameter_example(parameter, context)}`", meaning + variable
+
+
+def _parameter_example(parameter: Any, context: Any) -> str:
+    """An option with a value, or the value of an argument. Raises KeyError: there is none for this placeholder."""
+    if parameter.param_type_name == "argument":
+        return PLACEHOLDERS[(parameter.metavar or parameter.name).upper()]
+    option = max(parameter.opts, key=len)
+    if parameter.is_flag or parameter.count:
+        return option
+    # ``-p, --port INTEGER RANGE``, or ``--level [info|error]``
+    written = re.sub(r"^(-[\w-]+(, | / )?)+\s*", "", parameter.get_help_record(context)[0])
+    choices = re.match(r"\[([^|\]]+)\|", written)
+    return f"{option} {OPTIONS.get(option) or (choices[1] if choices else PLACEHOLDERS[written])}"
 
 
 def _first_paragraph(text: str) -> str:
@@ -260,8 +359,22 @@ def _table(heads: tuple[str, ...], rows: Iterable[tuple[str, ...]]) -> str:
     return "\n".join("| " + " | ".join(line) + " |" for line in lines) + "\n"
 
 
+def roles_table(access: AppAccess) -> str:
+    """The permissions of an app, and which roles of a new one have each of them; ``docs/how-to/roles.md`` has it."""
+    rows = [
+        (
+            f"`{permission}`",
+            PERMISSIONS[permission],
+            *("yes" if permission in role.permissions else "" for role in access.roles),
+        )
+        for permission in access.permissions
+    ]
+    return _table(("permission", "allows to", *(role.name for role in access.roles)), rows)
+
+
 PAGES: Mapping[str, Callable[[], str]] = {
     "settings.md": settings_page,
+    "configuration.md": configuration_page,
     "cli.md": cli_page,
     "errors.md": errors_page,
     "metrics.md": metrics_page,
