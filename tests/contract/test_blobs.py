@@ -436,7 +436,7 @@ async def test_reports_share_segments(tmp_path: Path) -> None:
 
     class Gated(MemoryObjects):
         def put(self, key: str, data) -> None:  # type: ignore[no-untyped-def]
-            assert gate.acquire(timeout=10)
+            assert gate.acquire(timeout=180)
             sent.append(len(data))
             super().put(key, data)
 

@@ -71,7 +71,7 @@ def test_processes_that_write_at_once_have_a_serial_history(database: Database) 
         )
         for seed in range(NUM_PROCESSES)
     ]
-    told = [json.loads(process.communicate(timeout=120)[0]) for process in running]
+    told = [json.loads(process.communicate(timeout=300)[0]) for process in running]
     assert [process.returncode for process in running] == [0] * NUM_PROCESSES
     for follower in followers:
         follower.ended.set()
@@ -97,7 +97,8 @@ def test_processes_that_write_at_once_have_a_serial_history(database: Database) 
                 assert cycle.state is CycleState.OPEN or len(stored) == 4, "none came after it had closed"
         stored_ids = connection.execute(sa.select(reports.reports.c.id)).scalars().all()
         assert sorted(stored_ids) == sorted({number for one in told for number in one["accepted"]})
-        assert len(stored_ids) > 20, "cycles were completed while others reported"
+        completed = sa.select(sa.func.count()).where(rows.cycles.c.state == CycleState.COMPLETED.value)
+        assert connection.execute(completed).scalar_one() > 0, "cycles were completed while others reported"
 
     database.read_now(load)
 

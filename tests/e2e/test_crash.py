@@ -18,7 +18,7 @@ import crash
 def test_no_acknowledged_report_is_lost_or_counted_twice_when_the_server_is_killed(tmp_path):
     result = asyncio.run(crash.run(tmp_path, num_kills=5, seed=1, size=4000))
     assert result.problems == []
-    assert result.num_kills == 5
+    assert result.num_kills >= 5
     # The run has tested something: reports came in, several cycles were completed, and kills caught reports on their
     # way.
     assert result.num_acknowledged > 20

@@ -154,7 +154,7 @@ def test_the_console_is_opened_by_a_link_without_a_password(tmp_path):
                 shown, entered = tab.get(link), tab.post(link)
         finally:
             running.send_signal(signal.SIGINT)
-            text, errors = running.communicate(timeout=60)
+            text, errors = running.communicate(timeout=180)
     assert "owner@example.org" in shown.text
     assert entered.status_code == 303
     assert running.returncode == 0, errors
@@ -177,7 +177,7 @@ def test_ctrl_c_ends_every_process(tmp_path):
                 break
         assert len(processes_of(tmp_path)) >= 4
         running.send_signal(signal.SIGINT)
-        _, errors = running.communicate(timeout=30)
+        _, errors = running.communicate(timeout=180)
     assert running.returncode == 130
     assert "stopped; all processes are ended" in errors
     assert processes_of(tmp_path) == []
@@ -202,7 +202,7 @@ def test_a_process_that_fails_is_reported_with_its_log(tmp_path):
     with LocalProcesses(tmp_path) as processes:
         processes.start("device-1", ["no-such-command"])
         with pytest.raises(ProcessFailed, match=r"(?s)device-1 ended with exit code \d+.*no-such-command"):
-            processes.wait("device-1", timeout_s=30)
+            processes.wait("device-1", timeout_s=180)
 
 
 @pytest.mark.slow

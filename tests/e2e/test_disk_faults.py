@@ -86,7 +86,7 @@ def files_of(folder: Path) -> set[Path]:
 @pytest.mark.slow
 @pytest.mark.parametrize("max_bytes", [0, 16 * 1024], ids=["no file", "small files only"])
 def test_files_that_cannot_grow_are_told_and_the_domain_goes_on(tmp_path: Path, max_bytes: int) -> None:
-    with started(tmp_path) as domain, httpx.Client(timeout=60) as web:
+    with started(tmp_path) as domain, httpx.Client(timeout=180) as web:
         site = Site(web)
         site.sign_up(domain.wait_ready())
         site.log_in(domain.wait_ready())

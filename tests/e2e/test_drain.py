@@ -31,7 +31,7 @@ class Hammer(threading.Thread):
         try:
             while True:
                 try:
-                    connection = socket.create_connection(("127.0.0.1", self._port), timeout=30)
+                    connection = socket.create_connection(("127.0.0.1", self._port), timeout=180)
                 except ConnectionRefusedError:
                     return
                 with connection:
@@ -67,7 +67,7 @@ def test_requests_that_were_sent_before_the_stop_are_answered(tmp_path: Path) ->
             assert domain.process.poll() is None
         # Stopped for a moment, so that connections and requests pile up in the kernel.
         domain.process.send_signal(signal.SIGSTOP)
-        late = [socket.create_connection(("127.0.0.1", port), timeout=30) for _ in range(20)]
+        late = [socket.create_connection(("127.0.0.1", port), timeout=180) for _ in range(20)]
         for connection in late:
             connection.sendall(REQUEST)
         domain.process.send_signal(signal.SIGTERM)

@@ -111,7 +111,7 @@ class World:
             assert not doing.startswith("over"), f"the training was {doing}: too soon for this test"
             return doing.startswith(words)
 
-        eventually_blocking(is_there)
+        eventually_blocking(is_there, within_s=180)
 
     def doing(self, name: str, job_id: str) -> str:
         """What a job does, in words; empty while nobody tells, or once it has ended."""
@@ -170,7 +170,7 @@ def test_it_ends_with_every_diff_once_whoever_is_killed(victim: str, world: Worl
     world.signal("hub", signal.SIGCONT)
     # As from another notebook.
     run = eventually_blocking(lambda: _taken_up(world))
-    run.wait(timeout_s=240, progress=False)
+    run.wait(timeout_s=600, progress=False)
     process = run.process
     assert process.info().state == "finished"
     counted = Counter((one.cycle, one.client) for one in process.contributions())
@@ -180,7 +180,7 @@ def test_it_ends_with_every_diff_once_whoever_is_killed(victim: str, world: Worl
     assert [cycle.num_reports for cycle in cycles] == [sum(n == c.sequence for n, _ in counted) for c in cycles]
     assert all(cycle.state == "completed" for cycle in cycles)
     for name, job_id in {domain.name: domain.job_id for domain in run.domains}.items():
-        ended = world.owners[name].job(job_id).wait(timeout_s=60)
+        ended = world.owners[name].job(job_id).wait(timeout_s=180)
         assert ended.state in ("released", "failed"), ended
         world.apps[name].stop()
         parts, charged = ledger(world.folder, name)

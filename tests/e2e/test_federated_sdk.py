@@ -116,7 +116,7 @@ def decide(owner: DomainClient, decision: str) -> None:
 def test_all_agree_and_the_history_tells_who_did_what(world: World, tmp_path: Path) -> None:
     held_out = logistic_data(200, seed=99)
     run = world.train("points", evaluate=held_out, name="all", server_optimizer={"name": "adam", "learning_rate": 0.1})
-    assert run.wait(timeout_s=60, progress=False) is run
+    assert run.wait(timeout_s=180, progress=False) is run
     assert [(cycle.cycle, cycle.state) for cycle in run.history] == [(1, "completed"), (2, "completed")]
     for cycle in run.history:
         assert [(one.client, one.num_examples) for one in cycle.contributions] == list(
@@ -148,7 +148,7 @@ def test_who_refuses_or_cannot_pay_is_left_out_and_named(world: World) -> None:
     # Beyond the scientist's part of bob's budget: his Domain refuses it at once.
     run = world.train("some", min_domains=1)
     denying.join()
-    run.wait(timeout_s=60, progress=False)
+    run.wait(timeout_s=180, progress=False)
     states = {domain.name: domain.state for domain in run.domains}
     assert states["alice"] == "denied"
     assert states["bob"] == "refused"
@@ -177,7 +177,7 @@ def test_too_few_train_nothing_and_leave_nothing_behind(world: World) -> None:
 def test_who_does_not_decide_in_time_is_left_out(world: World) -> None:
     world.fresh("late", bob={"auto_approve": False})
     run = world.train("late", decide_within_s=6)
-    run.wait(timeout_s=60, progress=False)
+    run.wait(timeout_s=180, progress=False)
     bob = run.domains["bob"]
     assert (bob.state, bob.detail) == ("cancelled", "no decision in time")
     assert [len(cycle.contributions) for cycle in run.history] == [2, 2]
@@ -209,7 +209,7 @@ def test_another_notebook_goes_on_while_owners_of_exact_jobs_decide(
         decide(world.owners[name], "approve")
     resuming.join(60)
     (run,) = outcome
-    run.wait(timeout_s=60, progress=False)
+    run.wait(timeout_s=180, progress=False)
     assert [len(cycle.contributions) for cycle in run.history] == [3, 3]
     assert all(set(one.metrics) == {"loss", "accuracy"} for cycle in run.history for one in cycle.contributions)
 
@@ -261,7 +261,7 @@ def test_another_machine_goes_on_where_the_first_one_died_and_nobody_pays_twice(
         thread.join(60)
     (first,), (second,) = (outcome for _, outcome in both)
     assert first.process.id == second.process.id
-    first.wait(timeout_s=60, progress=False)
+    first.wait(timeout_s=180, progress=False)
     assert [[one.client for one in cycle.contributions] for cycle in first.history] == [list(NAMES)] * 2
     assert first.process.info().server_config["server_optimizer"]["name"] == "adam"
     for name, domain in domains.items():
@@ -271,7 +271,7 @@ def test_another_machine_goes_on_where_the_first_one_died_and_nobody_pays_twice(
         assert 0.5 < domain.datasets["died"].budget().yours < 1.0, "paid once"
     # And when all is over, it can still be looked at, from anywhere.
     later = resume_federated(hub, "died", domains=domains)
-    assert later.wait(timeout_s=10, progress=False).domains["bob"].num_reported == 2
+    assert later.wait(timeout_s=180, progress=False).domains["bob"].num_reported == 2
 
 
 @pytest.mark.slow
@@ -288,7 +288,7 @@ def test_whom_an_owner_denied_is_not_asked_again(world: World, monkeypatch: pyte
     decide(world.owners["alice"], "deny")
     run = resume_federated(world.hub, "denied", domains=world.science, progress=False)
     assert {domain.name: domain.state for domain in run.domains if domain.state != "running"}["alice"] == "denied"
-    run.wait(timeout_s=60, progress=False)
+    run.wait(timeout_s=180, progress=False)
     assert len([info for info in world.science["alice"].jobs(mine=True).infos if info.dataset_name == "denied"]) == 1
 
 
@@ -319,7 +319,7 @@ def test_an_owner_who_revokes_is_not_waited_for_and_too_few_end_it(world: World)
     for name in ("alice", "bob"):
         world.owners[name].job(run.domains[name].job_id).revoke()
     with pytest.raises(Conflict, match="1 Domains are left, and 2 are needed") as refused:
-        run.wait(timeout_s=60, progress=False)
+        run.wait(timeout_s=180, progress=False)
     assert "revoked" in str(refused.value)
     assert run.process.info().state == "finished"
     run.cancel()

@@ -95,13 +95,13 @@ def kill(domain: DomainProcess) -> None:
     children = psutil.Process(domain.process.pid).children(recursive=True)
     domain.process.kill()
     domain.process.wait()
-    _, alive = psutil.wait_procs(children, timeout=20)
+    _, alive = psutil.wait_procs(children, timeout=180)
     assert not alive, "a Worker goes on without its Domain"
 
 
 @pytest.mark.slow
 def test_debits_stand_and_releases_happen_once_whenever_the_domain_is_killed(tmp_path: Path) -> None:
-    with httpx.Client(timeout=60) as web:
+    with httpx.Client(timeout=180) as web:
         _kill_at_each_state(Site(web), tmp_path)
     data_dir = tmp_path / "pygrid-data"
     database = Database(f"sqlite:///{data_dir / 'domain.db'}")

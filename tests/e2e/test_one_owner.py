@@ -22,7 +22,7 @@ PYGRID = str(Path(sys.executable).with_name("pygrid"))
 
 def run(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
-        [PYGRID, *arguments], cwd=folder, env=_environment(), capture_output=True, text=True, timeout=60, check=False
+        [PYGRID, *arguments], cwd=folder, env=_environment(), capture_output=True, text=True, timeout=180, check=False
     )
 
 

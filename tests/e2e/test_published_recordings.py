@@ -39,7 +39,7 @@ def shape(one: Exchange) -> Any:
 async def test_a_recording_is_what_the_client_does(scheme: str, tmp_path: Path) -> None:
     folder = needs_node()
     recorder = Recorder(build_domain(load_settings({}, data_dir=tmp_path / "data", id="test")))
-    async with served(recorder) as port, httpx.AsyncClient(base_url=f"http://127.0.0.1:{port}", timeout=30) as web:  # type: ignore[arg-type]
+    async with served(recorder) as port, httpx.AsyncClient(base_url=f"http://127.0.0.1:{port}", timeout=60) as web:  # type: ignore[arg-type]
         owner = await People(web).owner()
         form = message(min_diffs=1, max_diffs=1, num_cycles=1)
         assert (await web.post("/model-centric/host-training", json=form, headers=owner)).status_code == 201

@@ -65,7 +65,7 @@ class Running:
             "PYGRID_TOKEN": self.site.owner["Authorization"].removeprefix("Bearer "),
         }
         command = [sys.executable, "-m", "pygrid", "worker", *arguments]
-        return subprocess.run(command, env=environment, check=True, capture_output=True, text=True, timeout=60).stdout
+        return subprocess.run(command, env=environment, check=True, capture_output=True, text=True, timeout=180).stdout
 
     def known(self) -> list[dict[str, Any]]:
         found: list[dict[str, Any]] = self.site.call("GET", f"{WORKERS}/authorized", self.site.owner)["workers"]
@@ -138,7 +138,7 @@ def started(folder: Path, port: int = 0) -> Iterator[tuple[subprocess.Popen[byte
 
 @pytest.fixture
 def running(tmp_path: Path) -> Iterator[Running]:
-    with started(tmp_path) as (process, address), httpx.Client(timeout=60) as web:
+    with started(tmp_path) as (process, address), httpx.Client(timeout=180) as web:
         yield Running(tmp_path, web, address, process)
 
 
@@ -196,7 +196,7 @@ def test_nothing_is_lost_or_run_twice_when_a_worker_is_killed(running: Running) 
         assert spent > 0
         process.kill()
         process.wait()
-        _, alive = psutil.wait_procs(children, timeout=20)
+        _, alive = psutil.wait_procs(children, timeout=180)
         assert not alive, "a job goes on without its Worker"
         job = running.finished(private)
         assert (job["state"], job["code"]) == ("failed", "job_failed")

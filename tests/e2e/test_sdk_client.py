@@ -95,7 +95,7 @@ def test_the_newest_version_is_found(owner: DomainClient) -> None:
 def test_a_training_from_the_owners_side(owner: DomainClient, flaky: Flaky, tmp_path: Path) -> None:
     hosted = host(owner, num_cycles=3)
     train(flaky)
-    info = hosted.wait(timeout_s=10)
+    info = hosted.wait(timeout_s=180)
     assert (info.state, info.num_checkpoints) == ("finished", 4)
     assert [cycle.sequence for cycle in hosted.cycles()] == [1, 2, 3]
     assert [cycle.sequence for cycle in hosted.cycles(after=2)] == [3]
@@ -112,9 +112,9 @@ def test_a_training_from_the_owners_side(owner: DomainClient, flaky: Flaky, tmp_
 def test_finishing_ends_the_training(owner: DomainClient, flaky: Flaky) -> None:
     hosted = host(owner, num_cycles=100)
     train(flaky, cycles=1)
-    hosted.wait(1, timeout_s=10)
+    hosted.wait(1, timeout_s=180)
     hosted.finish()
-    info = hosted.wait(timeout_s=10)
+    info = hosted.wait(timeout_s=180)
     assert (info.state, info.num_checkpoints) == ("finished", 2)
     train(flaky)  # a device is told so and ends
 

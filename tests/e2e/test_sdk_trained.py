@@ -90,7 +90,7 @@ def process(source: Any, transport: AsgiTransport) -> Process:
     )
     data = {"x": X, "y": X[:, -1].argmax(1)}
     participate("", "steps", data, transport=transport, cache=MemoryCache(), cycles=1, wait_s=2.0)
-    process.wait(timeout_s=60)
+    process.wait(timeout_s=180)
     return process
 
 

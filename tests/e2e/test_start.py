@@ -162,7 +162,7 @@ def test_what_an_operator_can_put_right_is_told_in_words(tmp_path: Path, argumen
 def _run(folder: Path, *arguments: str, env: dict[str, str] | None = None) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, "-m", "pygrid", "domain", *arguments]
     return subprocess.run(
-        command, cwd=folder, env=_environment() | (env or {}), capture_output=True, text=True, timeout=60, check=False
+        command, cwd=folder, env=_environment() | (env or {}), capture_output=True, text=True, timeout=180, check=False
     )
 
 
@@ -176,7 +176,7 @@ def test_help_comes_without_loading_a_server() -> None:
         "print('LOADED', [name for name in ('litestar', 'sqlalchemy', 'numpy', 'httpx', 'onnx') if name in "
         "sys.modules])\n"
     )
-    result = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=60, check=True)
+    result = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=180, check=True)
     assert "LOADED []" in result.stdout
     for command in ("domain", "login", "plan", "host", "process", "model", "edge"):
         assert f" {command} " in result.stdout
@@ -195,6 +195,6 @@ def test_an_idle_domain_holds_no_machine_learning_library(tmp_path: Path) -> Non
         "asyncio.run(main())\n"
     )
     result = subprocess.run(
-        [sys.executable, "-c", program], cwd=tmp_path, capture_output=True, text=True, timeout=60, check=True
+        [sys.executable, "-c", program], cwd=tmp_path, capture_output=True, text=True, timeout=180, check=True
     )
     assert result.stdout.strip() == "[]"

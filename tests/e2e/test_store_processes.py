@@ -48,7 +48,7 @@ def url(seaweedfs: str, postgres_url: str, monkeypatch: pytest.MonkeyPatch) -> s
 
 def pygrid(*arguments: str) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, "-m", "pygrid", *arguments]
-    return subprocess.run(command, capture_output=True, text=True, timeout=60, env=dict(os.environ))
+    return subprocess.run(command, capture_output=True, text=True, timeout=180, env=dict(os.environ))
 
 
 @pytest.mark.slow

@@ -75,7 +75,7 @@ def started(folder: Path, *arguments: str, env: dict[str, str] | None = None) ->
 
 
 def are_gone(processes: list[psutil.Process]) -> bool:
-    _, alive = psutil.wait_procs(processes, timeout=30)
+    _, alive = psutil.wait_procs(processes, timeout=180)
     return not alive
 
 

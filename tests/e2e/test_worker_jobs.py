@@ -222,7 +222,7 @@ async def test_a_fork_server_that_is_killed_is_replaced(driver: LocalDriver, fol
     result = await task
     assert result.failure is not None
     assert result.failure.kind == "lost"
-    await asyncio.to_thread(psutil.wait_procs, [process], timeout=5)
+    await asyncio.to_thread(psutil.wait_procs, [process], timeout=180)
     assert not process.is_running(), "a job ends with its parent"
     assert (await driver.run(job(folder))).failure is None
 
@@ -233,7 +233,7 @@ async def test_a_caller_that_goes_away_ends_the_job(driver: LocalDriver, folder:
     task.cancel()
     with pytest.raises(asyncio.CancelledError):
         await task
-    await asyncio.to_thread(psutil.wait_procs, [process], timeout=5)
+    await asyncio.to_thread(psutil.wait_procs, [process], timeout=180)
     assert not process.is_running()
     assert (await driver.run(job(folder))).failure is None
 
@@ -314,21 +314,21 @@ def test_nothing_outlives_a_domain_that_is_killed(folder: Path) -> None:
         processes = [psutil.Process(int(pid)) for pid in domain.stdout.readline().split()]
         assert len(processes) == 2
         domain.send_signal(signal.SIGKILL)
-    gone, alive = psutil.wait_procs(processes, timeout=5)
+    gone, alive = psutil.wait_procs(processes, timeout=180)
     assert (len(gone), alive) == (2, [])
     assert list(temporary.iterdir()) == []
 
 
 def test_the_doctor_says_what_holds() -> None:
     done = subprocess.run(
-        [sys.executable, "-m", "pygrid", "worker", "doctor"], capture_output=True, timeout=60, check=False
+        [sys.executable, "-m", "pygrid", "worker", "doctor"], capture_output=True, timeout=180, check=False
     )
     text = done.stdout.decode()
     assert "seccomp" in text
     assert "signal the parent" in text
     assert (done.returncode == 0) == ("can run here" in text)
     done = subprocess.run(
-        [sys.executable, "-m", "pygrid", "worker", "doctor", "--json"], capture_output=True, timeout=60, check=False
+        [sys.executable, "-m", "pygrid", "worker", "doctor", "--json"], capture_output=True, timeout=180, check=False
     )
     told = json.loads(done.stdout)
     assert told["sound"] == (done.returncode == 0)

@@ -83,7 +83,7 @@ def test_jobs_run_and_end_without_rights(folder: Path) -> None:
     private = msgspec.structs.replace(good, id="private", privacy=PrivacyTerms(1.0, 1.0, 2, 1e-5, SIZE))
     endless = msgspec.structs.replace(good, id="endless", epochs=10**7, limits=JobLimits(wall_s=0.5))
     specs = [msgspec.json.encode(spec).decode() for spec in (good, private, endless)]
-    done = subprocess.run([sys.executable, "-c", PROGRAM, *specs], capture_output=True, timeout=60, check=False)
+    done = subprocess.run([sys.executable, "-c", PROGRAM, *specs], capture_output=True, timeout=180, check=False)
     assert done.returncode == 0, done.stderr.decode()
     ready, *jobs = json.loads(done.stdout)
     assert ready["sound"]

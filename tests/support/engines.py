@@ -151,7 +151,7 @@ def engine_site(
         )
     try:
         port_of(process, port_file, (folder / "domain.log").read_text)
-        with httpx.Client(timeout=60) as web:
+        with httpx.Client(timeout=180) as web:
             yield EngineSite(folder, address, web)
     finally:
         process.terminate()

@@ -12,7 +12,7 @@ import time
 from collections.abc import Callable, Iterator
 from typing import Any
 
-WITHIN_S = 20.0
+WITHIN_S = 60.0
 MAX_PAUSE_S = 0.05
 
 

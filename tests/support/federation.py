@@ -122,7 +122,7 @@ class Hub:
 async def running_hub(folder: Path, secret: str | None = None, port: int = 0, **settings: Any) -> AsyncIterator[Hub]:
     """A coordinating Domain; with the secret of an earlier run, the same one again."""
     app = build_domain(load_settings({}, data_dir=folder, id="hub", **settings))
-    async with serving(app, port) as url, httpx.AsyncClient(base_url=url, timeout=60) as web:
+    async with serving(app, port) as url, httpx.AsyncClient(base_url=url, timeout=180) as web:
         people = People(web)
         owner = await (people.owner() if secret is None else people.log_in("owner@example.org"))
         yield Hub(app, url, Person(web, owner), secret or secrets.token_hex(32))

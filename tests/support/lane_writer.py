@@ -1,7 +1,7 @@
 """A process that writes random units in all lanes of a database: ``python -m support.lane_writer URL SEED NUM_UNITS``.
 
-It prints as JSON: ids of accepted reports, values of the counter that it incremented, and numbers of admitted clients
-and of audit entries.
+It writes more units than that while few reports were accepted. It prints as JSON: ids of accepted reports, values of
+the counter that it incremented, and numbers of admitted clients and of audit entries.
 """
 
 from __future__ import annotations
@@ -28,6 +28,7 @@ from pygrid.storage.report_batches import AcceptReports
 from pygrid.storage.sql.database import Database
 from support.cycle_rows import NOW, offer, request
 
+MIN_REPORTS, MAX_TURNS = 6, 20
 CONFIG = read_server_config({"cycle_length": None, "max_diffs": 4, "max_workers": 12})
 counters = sa.Table("counters", sa.MetaData(), sa.Column("value", sa.Integer, nullable=False))
 
@@ -44,7 +45,14 @@ class LaneUser:
         self.told: dict[str, Any] = {"accepted": [], "taken": [], "admitted": 0, "entries": 0, "refused": []}
 
     async def run(self, num_units: int) -> None:
-        """Run the units, eight at a time."""
+        """Run the units, eight at a time, and as many again until `MIN_REPORTS` were accepted."""
+        for turn in range(MAX_TURNS):
+            await self._run_units(range(turn * num_units, (turn + 1) * num_units))
+            if len(self.told["accepted"]) >= MIN_REPORTS:
+                return
+        raise AssertionError(f"{len(self.told['accepted'])} reports were accepted in {MAX_TURNS * num_units} units")
+
+    async def _run_units(self, numbers: range) -> None:
         busy = asyncio.Semaphore(8)
 
         async def one(number: int) -> None:
@@ -56,7 +64,7 @@ class LaneUser:
                     self.told["refused"].append(error.code)
                 await self._complete()
 
-        await asyncio.gather(*(one(number) for number in range(num_units)))
+        await asyncio.gather(*(one(number) for number in numbers))
 
     async def _report(self, _number: int) -> None:
         """Report for clients of all processes at once, so that a batch has several cycles."""

@@ -62,7 +62,7 @@ def sign_in_there(url: str, login: str) -> str:
         login: name of the person, and after a colon their groups, separated by commas.
     """
     name, _, groups = login.partition(":")
-    with httpx.Client(timeout=30) as browser:
+    with httpx.Client(timeout=180) as browser:
         browser.get(urljoin(url, f"/test-groups/{name}/{groups}")).raise_for_status()
         answer = browser.get(url)
         while answer.is_redirect and _is_there(url, answer):

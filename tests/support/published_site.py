@@ -135,7 +135,7 @@ class PublishedSite:
 @pytest.fixture
 async def site(tmp_path: Path) -> AsyncIterator[PublishedSite]:
     app = build_domain(load_settings({}, data_dir=tmp_path / "data", id="test"))
-    async with served(app) as port, httpx.AsyncClient(base_url=f"http://127.0.0.1:{port}", timeout=30) as web:
+    async with served(app) as port, httpx.AsyncClient(base_url=f"http://127.0.0.1:{port}", timeout=180) as web:
         yield PublishedSite(f"http://127.0.0.1:{port}", web, await People(web).owner())
 
 

@@ -72,7 +72,7 @@ def ray_cluster() -> Iterator[str]:
         children = psutil.Process(process.pid).children(recursive=True)
         process.terminate()
         process.wait(30)
-        _, alive = psutil.wait_procs(children, timeout=20)
+        _, alive = psutil.wait_procs(children, timeout=180)
         for child in alive:
             with contextlib.suppress(psutil.NoSuchProcess):
                 child.kill()

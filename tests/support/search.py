@@ -33,7 +33,7 @@ class Served:
     def __init__(self, app: Litestar, listening: socket.socket) -> None:
         self.app = app
         self.url = _url(listening)
-        self.web = httpx.AsyncClient(base_url=self.url, timeout=30)
+        self.web = httpx.AsyncClient(base_url=self.url, timeout=180)
         self._server = AppServer(app, 1, lambda: None)
         self._task = asyncio.create_task(self._server.serve(sockets=[listening]))
 

@@ -93,7 +93,8 @@ def _start_seaweedfs(program: Path, folder: Path) -> tuple[subprocess.Popen[byte
         *(str(program), "server", f"-dir={data}", "-ip=127.0.0.1"),
         *("-ip.bind=127.0.0.1", f"-master.port={master}", f"-volume.port={volume}", "-volume.max=20"),
         *("-filer", f"-filer.port={filer}", "-s3", f"-s3.port={s3}", f"-s3.config={folder / 's3.json'}"),
-        "-master.volumeSizeLimitMB=64",
+        # Its other services listen at fixed ports, which two servers at once cannot both have.
+        *("-s3.port.iceberg=0", "-s3.port.lance=0", "-master.volumeSizeLimitMB=64"),
     ]
     with (folder / "log").open("ab") as log:
         process = subprocess.Popen(command, stdout=log, stderr=log, start_new_session=True)

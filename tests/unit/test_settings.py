@@ -148,7 +148,7 @@ def test_a_data_folder_of_somebody_else_is_told() -> None:
         folder.chmod(0o555)
         Path(outer).chmod(0o755)
         done = subprocess.run(
-            [sys.executable, "-c", program, folder], capture_output=True, text=True, timeout=60, check=True
+            [sys.executable, "-c", program, folder], capture_output=True, text=True, timeout=180, check=True
         )
         user, code, told = done.stdout.split(" ", 2)
         assert code == "invalid_data_dir"

@@ -511,7 +511,7 @@ async def test_a_stream_of_messages_is_read_no_faster_than_the_app_takes_them(do
     frame = b"\x82\xfe" + (20_000).to_bytes(2) + b"\0\0\0\0" + b"a" * 20_000
     async with serving(domain, held_bytes_per_address=MEBIBYTE) as (server, port):
         server.config.loaded_app = take
-        with socket.create_connection(("127.0.0.1", port), timeout=60) as connection:
+        with socket.create_connection(("127.0.0.1", port), timeout=180) as connection:
             sending = asyncio.create_task(asyncio.to_thread(send, connection))
 
             def is_sent() -> bool:

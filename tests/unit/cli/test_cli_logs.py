@@ -37,11 +37,11 @@ def objects(text: str) -> list[dict[str, Any]]:
 
 def start(*arguments: str, **env: str) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, "-m", "pygrid", *arguments]
-    return subprocess.run(command, env={**os.environ, **env}, capture_output=True, text=True, timeout=60, check=False)
+    return subprocess.run(command, env={**os.environ, **env}, capture_output=True, text=True, timeout=180, check=False)
 
 
 def test_what_nobody_handles_is_an_object() -> None:
-    done = subprocess.run([sys.executable, "-c", FAULTS], capture_output=True, text=True, timeout=60, check=False)
+    done = subprocess.run([sys.executable, "-c", FAULTS], capture_output=True, text=True, timeout=180, check=False)
     assert (done.returncode, done.stdout) == (1, "")
     warning, phrase, thread, error = objects(done.stderr)
     assert "careful" in warning["event"]
@@ -73,7 +73,7 @@ def test_a_run_of_a_domain_is_all_objects(tmp_path: Path) -> None:
     ) as process:
         eventually_blocking(lambda: port_file.exists() or process.poll() is not None)
         process.send_signal(signal.SIGTERM)
-        printed = process.communicate(timeout=60)[0]
+        printed = process.communicate(timeout=180)[0]
     assert process.returncode == 0, printed
     (ready,) = [line for line in objects(printed) if line["event"] == "app ready"]
     assert ready["address"] == f"http://127.0.0.1:{port_file.read_text().strip()}"

@@ -63,7 +63,7 @@ def test_the_health_check_runs(app: str) -> None:
     assert python == "python"
     variables = {LISTENING[app].port_variables[0]: "1"}  # type: ignore[index]
     done = subprocess.run(
-        [sys.executable, *arguments], env=variables, capture_output=True, text=True, timeout=60, check=False
+        [sys.executable, *arguments], env=variables, capture_output=True, text=True, timeout=180, check=False
     )
     assert (done.returncode, done.stdout) == (1, "")
     assert "no answer on port 1" in done.stderr
@@ -85,7 +85,7 @@ def test_hadolint_finds_nothing(app: str) -> None:
     if program is None:
         pytest.skip("there is no hadolint for this system")
     done = subprocess.run(
-        [program, "-"], input=dockerfile(app), capture_output=True, text=True, timeout=60, check=False
+        [program, "-"], input=dockerfile(app), capture_output=True, text=True, timeout=180, check=False
     )
     assert (done.returncode, done.stdout) == (0, "")
 
@@ -140,5 +140,5 @@ def test_the_secrets_have_no_default() -> None:
 
 def test_the_command_that_makes_the_secrets_makes_good_ones() -> None:
     (command,) = re.findall(r"^#   (python3 -c .*) > \.env$", COMPOSE, re.MULTILINE)
-    done = subprocess.run(shlex.split(command), capture_output=True, text=True, timeout=60, check=True)
+    done = subprocess.run(shlex.split(command), capture_output=True, text=True, timeout=180, check=True)
     assert re.fullmatch(r"SECRET_KEY=[0-9a-f]{64}\nPYGRID_INVITATION=[0-9a-f]{64}\n", done.stdout)

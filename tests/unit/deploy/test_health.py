@@ -84,11 +84,11 @@ def test_the_command_of_the_images() -> None:
     with app_that_answers(200) as port:
         for status, asked in ((0, port), (1, 1)):
             environment = os.environ | {"GRID_NETWORK_PORT": str(asked), "GRID_NETWORK_HOST": "0.0.0.0"}
-            done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=60, check=False)
+            done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=180, check=False)
             assert done.returncode == status, done.stderr
     assert "no answer on port 1" in done.stderr
     program = (
         "import sys, pygrid.deploy.health; print([name for name in ('httpx', 'yaml', 'numpy') if name in sys.modules])"
     )
-    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=60, check=True)
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=180, check=True)
     assert done.stdout.strip() == "[]", "it is started every half minute, for as long as a container lives"

@@ -262,7 +262,7 @@ def command(client: NetworkClient, *words: str, answer: str | None = None) -> tu
         given = {"stdin": ends[1], "text": True}
     try:
         line = [sys.executable, "-m", "pygrid", "domains", *words]
-        done = subprocess.run(line, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, timeout=60, env=env, **given)
+        done = subprocess.run(line, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, timeout=180, env=env, **given)
     finally:
         for end in ends:
             os.close(end)
