@@ -12,8 +12,11 @@ from dataclasses import dataclass
 import sqlalchemy as sa
 
 from pygrid.privacy.ledger import Cap, ChargeState, Spending
+from pygrid.storage.accounts import key_of_email, users
 from pygrid.storage.budgets import Budget, budgets, grants, read_budget, read_cap
 from pygrid.storage.charges import charges
+from pygrid.storage.datasets import datasets
+from pygrid.storage.jobs import jobs
 
 _SPENT = (grants.c.spent_basic_epsilon, grants.c.spent_basic_delta)
 _counts = charges.c.state != ChargeState.REFUNDED.value
@@ -99,6 +102,19 @@ def list_shares(connection: sa.Connection, dataset_id: int, limit: int | None = 
         Share(row.user_id, read_cap(row), _spent(row), row.num_charges, row.is_default)
         for row in connection.execute(statement)
     ]
+
+
+def find_requester(connection: sa.Connection, holder_id: int, email: str) -> int | None:
+    """The id of the user with this e-mail, if it is the holder, or has a job or a grant on a dataset of the holder.
+
+    One statement in each case, so that the time of the answer does not depend on whether the e-mail has an account.
+    """
+    held = sa.select(datasets.c.id).where(datasets.c.created_by == holder_id)
+    has_asked = sa.exists().where(jobs.c.requested_by == users.c.id, jobs.c.dataset_id.in_(held))
+    has_grant = sa.exists().where(grants.c.user_id == users.c.id, grants.c.dataset_id.in_(held))
+    known = sa.or_(users.c.id == holder_id, has_asked, has_grant)
+    found = connection.execute(sa.select(users.c.id).where(users.c.email_key == key_of_email(email), known)).scalar()
+    return None if found is None else int(found)
 
 
 def list_charges(

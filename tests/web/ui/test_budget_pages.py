@@ -13,9 +13,10 @@ from typing import Any
 
 import pytest
 
+from pygrid.core.access import DOMAIN_PERMISSIONS
 from pygrid.settings import DomainSettings
 from support.console import Browser, Page
-from support.jobs import Site, running_site
+from support.jobs import Person, Site, running_site
 
 COUNT: dict[str, Any] = {"statistics": [{"kind": "count"}]}
 
@@ -131,6 +132,31 @@ async def test_a_person_is_given_a_share_of_their_own(site: Site) -> None:
     assert (await site.stranger.call("GET", f"/data-centric/datasets/{dataset}/budget")).json()["your_cap"] == 1.0
     log = (await ann.page("/admin/audit?action=budget_granted")).text
     assert "scientist" in log or "share" in log
+
+
+async def test_a_share_does_not_tell_who_has_an_account(site: Site) -> None:
+    """A person who uploads data and may not see accounts gets one answer for an account and for none."""
+    flags = dict.fromkeys((str(one) for one in DOMAIN_PERMISSIONS), False) | {"can_upload_data": True}
+    role = await site.owner.call("POST", "/roles", json={"name": "Uploader", **flags})
+    headers = await site.people.with_role(role.json()["role"]["id"], site.owner.headers, "uploader@example.org")
+    uploader = Person(site.web, headers)
+    dataset = await uploader.upload()
+    await uploader.set_policy(dataset)
+    eve, path = await browser(site, "uploader"), f"/admin/budgets/{dataset}/grants"
+    answers = []
+    for email in ("scientist@example.org", "uninvited@example.org"):
+        answer = await eve.post(path, {"email": email, "epsilon": "2"})
+        answers.append((answer.status_code, Page.read(answer).text.replace(email, "...")))
+    assert answers[0] == answers[1]
+    assert answers[0][0] == 404
+    assert "nobody with a request on your datasets has the e-mail" in answers[0][1]
+    # Another person's dataset is no way to see somebody either.
+    await site.scientist.submit(await site.owner.upload(), "statistics", **COUNT)
+    assert (await eve.post(path, {"email": "scientist@example.org", "epsilon": "2"})).status_code == 404
+    await spend(site, dataset)
+    assert (await eve.post(path, {"email": "Scientist@example.org", "epsilon": "2"})).status_code == 303
+    assert (await site.scientist.budget(dataset))["your_cap"] == 2.0
+    assert (await eve.post(path, {"email": "uploader@example.org", "epsilon": "1"})).status_code == 303
 
 
 async def test_without_a_budget_the_page_says_so(site: Site) -> None:

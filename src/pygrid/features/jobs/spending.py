@@ -10,7 +10,7 @@ import sqlalchemy as sa
 
 from pygrid import codes
 from pygrid.clock import Clock
-from pygrid.core.access import Principal, require
+from pygrid.core.access import DOMAIN_ACCESS, Principal, require
 from pygrid.core.datasets import Holding, can_see, check_manage, dataset_not_found
 from pygrid.core.jobs import NOBODY, sees_all
 from pygrid.errors import InvalidConfig, NotFound
@@ -154,7 +154,8 @@ class SpendingService:
         """Set the share of one person. What the person has spent stays spent.
 
         Raises:
-            NotFound: ``dataset_not_found``, ``policy_not_found``; ``user_not_found``: nobody has this e-mail.
+            NotFound: ``dataset_not_found``, ``policy_not_found``; ``user_not_found``: the caller sees nobody with this
+                e-mail. The error is the same with and without an account.
             Forbidden: ``not_permitted``, ``not_your_dataset``.
             InvalidConfig: ``invalid_policy``: the share is more than the budget. InvalidInput: it is out of range.
         """
@@ -171,15 +172,30 @@ class SpendingService:
                     code=codes.INVALID_POLICY,
                     field="epsilon",
                 )
-            user_id = find_user_id(connection, email)
-            if user_id is None:
-                raise NotFound(
-                    f"nobody here has the e-mail {email[:80]!r}: invite the person first", code=codes.USER_NOT_FOUND
-                )
+            user_id = _find_seen(connection, principal, email)
             now = self._clock.now()
             budgets.put_grant(connection, dataset_id, user_id, epsilon, actor=principal.user_id, now=now)
 
         await self._writes.write(transaction)
+
+
+def _find_seen(connection: sa.Connection, principal: Principal, email: str) -> int:
+    """Return the id of a person whose account the caller may know of.
+
+    An upload of data needs no permission to see accounts, so it must not become a way to find out who has one.
+
+    Raises:
+        NotFound: ``user_not_found``.
+    """
+    if principal.may(DOMAIN_ACCESS.see_users):
+        user_id, advice = find_user_id(connection, email), "invite the person first"
+    else:
+        user_id = spending.find_requester(connection, principal.user_id, email)
+        advice = f"after a first request, the person can get a share; {DOMAIN_ACCESS.see_users} allows it before"
+    if user_id is None:
+        whom = "here" if principal.may(DOMAIN_ACCESS.see_users) else "with a request on your datasets"
+        raise NotFound(f"nobody {whom} has the e-mail {email[:80]!r}: {advice}", code=codes.USER_NOT_FOUND)
+    return user_id
 
 
 def _people(connection: sa.Connection, dataset_id: int) -> list[PersonSpending]:
