@@ -1,7 +1,7 @@
 """Several processes write to one PostgreSQL at once, each in all of its lanes; and transactions that conflict.
 
 Should happen: the history is serial; a transaction that conflicts is run again, a bounded number of times.
-Should not happen: a deadlock; a follower that skips an event; a report in a cycle that had closed; a lost entry of the
+Should not happen: a follower that skips an event; a report in a cycle that had closed; a lost entry of the
 audit log.
 """
 

@@ -11,6 +11,7 @@ import json
 import random
 import sys
 import tempfile
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -111,13 +112,10 @@ class LaneUser:
 
     async def _complete(self) -> None:
         """Complete what is closing, as any process may, and begin the next cycle."""
-
-        def unit(connection: sa.Connection) -> None:
-            for cycle in rows.list_unfinished_cycles(connection):
-                if cycle.state is CycleState.CLOSING:
-                    self._end(connection, cycle)
-
-        await self._database.write(unit)
+        found = await self._database.read(rows.list_unfinished_cycles)
+        for cycle in found:
+            if cycle.state is CycleState.CLOSING:
+                await self._database.write(partial(self._end, cycle=cycle))
 
     @staticmethod
     def _end(connection: sa.Connection, cycle: Cycle) -> None:

@@ -11,8 +11,8 @@ caller gets its own answer after the commit, so what `Database.write` returned i
 changes are undone, and its caller gets the error. Then the other units of the transaction run a second time, each in a
 savepoint, so a unit may change only the database.
 
-PostgreSQL ends a transaction that conflicts with another one. Then the lane runs it again, up to `MAX_RETRIES` times.
-So a unit reads and decides as if no other writer existed.
+PostgreSQL ends a transaction that conflicts with another one. Then the lane runs each unit in a transaction of its own,
+again up to `MAX_RETRIES` times. So a unit reads and decides as if no other writer existed.
 
 Every transaction takes locks by this order: audit_head, budgets, jobs, offers, processes, cycles by id, the rest. An
 assignment or a report changes only under the lock of its cycle, a cycle and an event only under that of their process.
@@ -198,33 +198,41 @@ class LaneWriter:
             self._connection.close()
 
     def _commit(self, batch: list[Unit]) -> None:
-        """Run a batch in one transaction and answer each caller. Only this method commits."""
+        """Run a batch in one transaction and answer each caller. Only this method and `_commit_alone` commit."""
         try:
             _append_bytes(batch)
-            outcomes = self._run_until_serial(batch)
+            outcomes = self._run(batch)
         except Exception as error:
-            logger.exception("commit failed", extra={"num_units": len(batch)})
-            if isinstance(error, _CommitLost):
-                self._on_unknown()
-            refusal = failures.outcome_unknown() if isinstance(error, _CommitLost) else failures.explain(error)
-            if refusal is None:
-                refusal = Unavailable(
-                    "the database could not store this; nothing was changed", code=codes.STORAGE_FAILED
-                )
-            refusal.__cause__ = error
-            outcomes = [(None, refusal) for _ in batch]
+            if failures.is_conflict(error):
+                # The order of the locks is right for each unit, and may be wrong for several together.
+                for step in WriteStep.of(batch):
+                    self._commit_alone(step.units)
+                return
+            outcomes = self._refuse(batch, error)
         _answer([(unit.waiter, *outcome) for unit, outcome in zip(batch, outcomes, strict=True)])
 
-    def _run_until_serial(self, batch: list[Unit]) -> list[Outcome]:
-        """Run the transaction again while it conflicts with others. Raises the last conflict."""
-        for attempt in range(MAX_RETRIES + 1):
+    def _commit_alone(self, units: list[Unit]) -> None:
+        """As `_commit`, for the units of one step after a conflict: again while the transaction conflicts."""
+        for attempt in range(MAX_RETRIES):
+            time.sleep(random.uniform(0, min(MAX_RETRY_S, FIRST_RETRY_S * 2.0**attempt)))
             try:
-                return self._run(batch)
+                outcomes = self._run(units)
+                break
             except Exception as error:
-                if not failures.is_conflict(error) or attempt == MAX_RETRIES:
-                    raise
-                time.sleep(random.uniform(0, min(MAX_RETRY_S, FIRST_RETRY_S * 2.0**attempt)))
-        raise AssertionError
+                if not failures.is_conflict(error) or attempt == MAX_RETRIES - 1:
+                    outcomes = self._refuse(units, error)
+                    break
+        _answer([(unit.waiter, *outcome) for unit, outcome in zip(units, outcomes, strict=True)])
+
+    def _refuse(self, units: list[Unit], error: Exception) -> list[Outcome]:
+        logger.error("commit failed", exc_info=error, extra={"num_units": len(units)})
+        if isinstance(error, _CommitLost):
+            self._on_unknown()
+        refusal = failures.outcome_unknown() if isinstance(error, _CommitLost) else failures.explain(error)
+        if refusal is None:
+            refusal = Unavailable("the database could not store this; nothing was changed", code=codes.STORAGE_FAILED)
+        refusal.__cause__ = error
+        return [(None, refusal) for _ in units]
 
     def _run(self, batch: list[Unit]) -> list[Outcome]:
         try:
