@@ -115,7 +115,7 @@ class DomainContext(AppContext):
             runner=TaskRunner(metrics),
             database=database,
             store=store,
-            writes=AuditedWrites(database, settings.data_dir / HEAD_FILE, head_store),
+            writes=AuditedWrites(database, settings.data_dir / HEAD_FILE, head_store, store.signals),
             answers=AnswerStore(database, clock),
             connectors=connectors,
             folder_lock=folder_lock,

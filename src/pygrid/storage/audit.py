@@ -24,6 +24,7 @@ import sqlalchemy as sa
 from pygrid import codes
 from pygrid.durable import write_atomically
 from pygrid.errors import InvalidInput, Unavailable
+from pygrid.storage.signals import Signals, audit_topic, budgets_topic, people_topic
 from pygrid.storage.sql.database import Database
 from pygrid.storage.sql.lanes import Lane
 from pygrid.storage.sql.metadata import metadata
@@ -55,6 +56,17 @@ START = "0" * 64
 HEAD_FILE = "audit-head.json"
 """Name of the file in the data folder that repeats the head."""
 _PAGE = 1000
+_APPENDED = "appended_actions"
+"""Key in the information of a connection: the actions that were appended since `AuditedWrites` emptied it."""
+_TOPICS = {
+    "budget": budgets_topic,
+    "email": people_topic,
+    "invitation": people_topic,
+    "policy": budgets_topic,
+    "role": people_topic,
+    "user": people_topic,
+}
+"""The topic of actions, by their first word."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,6 +126,7 @@ def append(
     head = Head(number, _link(before.hash, entry))
     connection.execute(audit_entries.insert().values(number=number, entry=entry, hash=head.hash))
     connection.execute(audit_head.update().values(asdict(head)))
+    connection.info.setdefault(_APPENDED, set()).add(action)
     return head
 
 
@@ -275,9 +288,17 @@ class AuditedWrites:
     Args:
         head_file: file for the head of the log, which reveals that an old copy of the database was put back.
         head_store: where the head is, too, because the file can be lost with its disk.
+        signals: notified of what the entries are about, after the commit.
     """
 
-    def __init__(self, database: Database, head_file: Path, head_store: HeadStore | None = None) -> None:
+    def __init__(
+        self,
+        database: Database,
+        head_file: Path,
+        head_store: HeadStore | None = None,
+        signals: Signals | None = None,
+    ) -> None:
+        self._signals = signals
         self._head_store = head_store
         self._also = "" if head_store is None else " and audit/head.json from the store"
         self._database = database
@@ -323,11 +344,13 @@ class AuditedWrites:
         If the head cannot be exported, this is logged, because ``fn`` is committed. The next head replaces it.
         """
 
-        def transaction(connection: sa.Connection) -> T:
+        def transaction(connection: sa.Connection) -> tuple[T, set[str]]:
             lock(connection)
-            return fn(connection)
+            connection.info.pop(_APPENDED, None)
+            return fn(connection), connection.info.pop(_APPENDED, set())
 
-        answer = await self._database.write(transaction, Lane.AUDITED)
+        answer, appended = await self._database.write(transaction, Lane.AUDITED)
+        self._notify(appended)
         if self.is_rolled_back:
             return answer
         async with self._exporting:
@@ -337,6 +360,13 @@ class AuditedWrites:
             except (InvalidInput, Unavailable, OSError):
                 logger.exception("audit head not exported", extra={"number": head.number})
         return answer
+
+    def _notify(self, actions: set[str]) -> None:
+        if self._signals is None or not actions:
+            return
+        words = {action.partition("_")[0] for action in actions}
+        for topic in {audit_topic(), *(topic() for word, topic in _TOPICS.items() if word in words)}:
+            self._signals.notify(topic)
 
     def _export(self, head: Head) -> None:
         export_head(head, self._head_file)

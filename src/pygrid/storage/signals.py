@@ -36,6 +36,26 @@ def queue_topic() -> str:
     return "queue"
 
 
+def audit_topic() -> str:
+    """Notified at every new entry of the audit log."""
+    return "audit"
+
+
+def people_topic() -> str:
+    """Notified at every change of an account, an invitation or a role, and at every log-in."""
+    return "people"
+
+
+def datasets_topic() -> str:
+    """Notified when any dataset is stored, changed or deleted."""
+    return "datasets"
+
+
+def budgets_topic() -> str:
+    """Notified when any budget is opened, changed or spent."""
+    return "budgets"
+
+
 class Signals(Protocol):
     """Topics that can be waited for."""
 

@@ -19,7 +19,7 @@ from litestar.params import FromQuery
 from litestar.response import Stream
 
 from pygrid import codes
-from pygrid.core.access import Principal
+from pygrid.core.access import Permission, Principal
 from pygrid.errors import Forbidden, InvalidInput, NotFound
 from pygrid.features.cycles.progress import ProgressService
 from pygrid.features.datasets.service import DatasetsService
@@ -27,9 +27,13 @@ from pygrid.features.jobs.service import JobsService
 from pygrid.features.processes.service import ProcessesService
 from pygrid.storage.signals import (
     Signals,
+    audit_topic,
+    budgets_topic,
     cycle_topic,
+    datasets_topic,
     event_topic,
     job_topic,
+    people_topic,
     processes_topic,
     progress_topic,
     queue_topic,
@@ -37,6 +41,8 @@ from pygrid.storage.signals import (
 from pygrid.storage.store import Store
 from pygrid.ui.access import find_cookie, signed_in
 from pygrid.ui.feed import SharedReads
+from pygrid.ui.pages.people import SEE_PEOPLE
+from pygrid.ui.pages.supervision import SEE_AUDIT
 from pygrid.ui.training import encode_live
 from pygrid.web.auth import find_authenticator
 from pygrid.web.requests import AppRequest
@@ -58,6 +64,18 @@ class Topic:
     data_signals: tuple[str, ...] = ()
     """Signals after which `load` returns new data."""
     load: Callable[[], Awaitable[bytes]] | None = None
+
+
+_LISTS: dict[str, tuple[tuple[Permission, ...], tuple[str, ...]]] = {
+    "audit": (SEE_AUDIT, (audit_topic(),)),
+    "datasets": ((), (datasets_topic(),)),
+    "people": (SEE_PEOPLE, (people_topic(),)),
+    "processes": ((), (processes_topic(),)),
+    "queue": ((), (queue_topic(),)),
+}
+"""The topics of lists: one of the permissions that they need, and their signals."""
+_BUDGETS = (Permission.TRIAGE_REQUESTS, Permission.UPLOAD_DATA)
+"""One of them is needed to follow what others spend: other people see their own share alone."""
 
 
 @get("/live", guards=[signed_in()])
@@ -120,8 +138,12 @@ async def _find_topic(state: State, principal: Principal, name: str) -> Topic | 
             return Topic((queue_topic(),))
     except (NotFound, Forbidden):
         return None
-    signal = {"queue": queue_topic(), "processes": processes_topic()}.get(name)
-    return None if signal is None else Topic((signal,))
+    permissions, signals = _LISTS.get(name, ((), ()))
+    if permissions and not any(map(principal.may, permissions)):
+        return None
+    if name == "datasets" and any(map(principal.may, _BUDGETS)):
+        signals += (budgets_topic(),)
+    return Topic(signals) if signals else None
 
 
 async def _training(state: State, principal: Principal, process_id: int) -> Topic:

@@ -81,7 +81,11 @@ async def test_a_price_says_how_many_such_jobs_fit(site: Site) -> None:
     page = await bob.page(path)
     (fitting,) = re.findall(r"(\d+) such jobs fit in your share", page.text)
     assert "in the budget" not in page.text
-    assert re.search(r"\d+ such jobs fit in the budget", (await ann.page(path)).text)
+    owned = (await ann.page(path)).text
+    assert re.search(r"\d+ such jobs fit in the budget", owned)
+    assert "A person has a share of 1, of which it takes" in owned
+    assert f"{fitting} such jobs fit in a share of which nothing is spent" in owned
+    assert "your share" not in owned
     for _ in range(int(fitting)):
         await spend(site, dataset)
     assert "0 such jobs fit in your share" in (await bob.page(path)).text
@@ -127,7 +131,9 @@ async def test_a_person_is_given_a_share_of_their_own(site: Site) -> None:
     assert (await ann.post(path, sent)).status_code == 303
     budget = (await site.scientist.call("GET", f"/data-centric/datasets/{dataset}/budget")).json()
     assert budget["your_cap"] == 3.0
-    assert "a share of their own" in (await ann.page(f"/admin/budgets/{dataset}")).text
+    page = await ann.page(f"/admin/budgets/{dataset}")
+    assert "a share of their own" in page.text
+    assert len([link for link in page.find("a") if link["href"].startswith("/admin/people/")]) == 1
     await spend(site, dataset, epsilon=2.5)
     assert (await site.stranger.call("GET", f"/data-centric/datasets/{dataset}/budget")).json()["your_cap"] == 1.0
     log = (await ann.page("/admin/audit?action=budget_granted")).text

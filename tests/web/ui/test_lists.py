@@ -9,13 +9,20 @@ from __future__ import annotations
 import csv
 import io
 from collections.abc import AsyncIterator
+from pathlib import Path
 from typing import Any
 
 import pytest
 import sqlalchemy as sa
 
+from pygrid import codes
+from pygrid.clock import SystemClock
+from pygrid.errors import Conflict
 from pygrid.settings import DomainSettings
+from pygrid.storage import audit
+from pygrid.storage.audit import AuditedWrites
 from pygrid.storage.jobs import jobs
+from pygrid.storage.signals import LocalSignals, people_topic
 from pygrid.storage.store import Store
 from pygrid.web.services import service
 from support.console import Browser, Page
@@ -119,3 +126,50 @@ async def test_lists_follow_what_happens(site: Site) -> None:
     assert hosted.status_code in (200, 201), hosted.text
     await eventually(lambda: "processes" in [one["topic"] for one in events_of(stream, "changed")])
     assert (await ann.page("/admin/processes")).find("section", **{"data-topic": "processes"})
+
+
+async def test_lists_of_people_datasets_and_entries_follow_what_happens(site: Site) -> None:
+    ann, bob = await browser(site, "owner"), await browser(site, "scientist")
+    topics = "/admin/live?topics=audit,datasets,people"
+    hers = Stream(site.app, topics, {"cookie": ann.cookie})
+    his = Stream(site.app, topics, {"cookie": bob.cookie})
+    await eventually(lambda: b"open" in hers.received and b"open" in his.received)
+
+    def seen(stream: Stream) -> list[str]:
+        return [one["topic"] for one in events_of(stream, "changed")]
+
+    assert (await ann.post("/admin/people/invite", {"email": "new@example.org", "role": "1"})).status_code == 200
+    await eventually(lambda: {"people", "audit"} <= set(seen(hers)))
+    assert "datasets" not in seen(hers)
+    dataset = await site.owner.upload()
+    await eventually(lambda: "datasets" in seen(hers))
+    await eventually(lambda: "datasets" in seen(his))
+    before = len(seen(his))
+    await site.owner.set_policy(dataset)
+    await eventually(lambda: seen(hers).count("datasets") == 2)
+    edited = {"name": "points", "description": "new", "visibility": "listed"}
+    assert (await ann.post(f"/admin/datasets/{dataset}/edit", edited)).status_code == 303
+    await eventually(lambda: len(seen(his)) > before)
+    assert seen(his).count("datasets") == 2, "the budget of another is not shown to him"
+    assert set(seen(his)) == {"datasets"}, "he may see neither people nor the log"
+    # A page that a form has made fetches its parts where the list is.
+    page = Page.read(await ann.post("/admin/audit/verify"))
+    (rows,) = page.find("section", **{"data-topic": "audit"})
+    assert rows["data-source"] == "/admin/audit"
+    people = (await ann.page("/admin/people")).find("section", **{"data-topic": "people"})
+    assert [(one["data-part"], "data-source" in one) for one in people] == [("invitations", False), ("rows", False)]
+
+
+async def test_a_write_that_is_undone_notifies_nobody(site: Site, tmp_path: Path) -> None:
+    database, signals = service(site.app.state, Store).database, LocalSignals()
+    writes = AuditedWrites(database, tmp_path / "head.json", signals=signals)
+    woken = signals.next(people_topic())
+
+    def fail(connection: sa.Connection) -> None:
+        audit.append(connection, "user_invited", {}, actor=None, now=SystemClock().now())
+        raise Conflict("no", code=codes.CONFLICT)
+
+    with pytest.raises(Conflict):
+        await writes.write(fail)
+    await writes.write(lambda _connection: None)
+    assert not woken.done()

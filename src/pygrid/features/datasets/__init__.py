@@ -16,6 +16,7 @@ def build(clock: Clock, store: Store, writes: AuditedWrites, settings: DomainSet
     """Build the feature."""
     # Not at the top: the child process that converts files imports this package, and needs none of them.
     from pygrid.core.datasets import DatasetLimits
+    from pygrid.features.datasets.changes import DatasetChanges
     from pygrid.features.datasets.previews import PreviewsService
     from pygrid.features.datasets.routes import router
     from pygrid.features.datasets.service import DatasetsService
@@ -29,7 +30,9 @@ def build(clock: Clock, store: Store, writes: AuditedWrites, settings: DomainSet
         max_columns=settings.max_columns,
         min_free_mb=settings.min_free_mb,
     )
-    datasets = DatasetsService(store.database, store.columns, clock, limits, store.public, writes)
+    datasets = DatasetsService(
+        store.database, store.columns, clock, limits, DatasetChanges(store.public, store.signals), writes
+    )
     staging = StagingService(StagedFiles(settings.data_dir / "staged"), datasets, clock)
 
     async def recover() -> None:

@@ -36,6 +36,7 @@ from pygrid.core.job_terms import unit_of
 from pygrid.core.preconditions import ANY, Precondition
 from pygrid.core.preparation import changed_preparations, preparations_in
 from pygrid.errors import Conflict, NotFound, PayloadTooLarge, PreconditionFailed
+from pygrid.features.datasets.changes import DatasetChanges
 from pygrid.features.datasets.completion import complete_schema
 from pygrid.features.datasets.intake import OnDisconnect, Receiver, StoredTable, UploadDraft, UploadedFiles, never
 from pygrid.features.datasets.records import as_safetensors, first_records
@@ -57,7 +58,6 @@ from pygrid.storage.columns import ColumnFiles, hash_content
 from pygrid.storage.content import confirm_content
 from pygrid.storage.datasets import DatasetRow, DatasetVersion
 from pygrid.storage.idempotency import once
-from pygrid.storage.public_content import PublicContent
 from pygrid.storage.sql.database import Database
 
 logger = logging.getLogger(__name__)
@@ -83,11 +83,11 @@ class DatasetsService:
         files: ColumnFiles,
         clock: Clock,
         limits: DatasetLimits,
-        public: PublicContent,
+        changes: DatasetChanges,
         writes: AuditedWrites,
     ) -> None:
         self.limits = limits
-        self._public = public
+        self._changes = changes
         self._writes = writes
         self._database = database
         self._files = files
@@ -184,7 +184,7 @@ class DatasetsService:
                 return info
 
             info = await self._writes.write(once(transaction))
-        await self._notify_change(info.visibility)
+        await self._changes.notify(info.visibility)
         logger.info("dataset uploaded", extra={"dataset_id": info.id, "size_bytes": info.size_bytes})
         return info
 
@@ -317,17 +317,12 @@ class DatasetsService:
             return info
 
         info = await self._writes.write(once(transaction))
-        await self._notify_change(info.visibility)
+        await self._changes.notify(info.visibility)
         logger.info("dataset version added", extra={"dataset_id": info.id, "version": info.version})
         return info
 
     def _append(self, connection: sa.Connection, action: str, data: dict[str, Any], principal: Principal) -> None:
         audit.append(connection, action, data, actor=principal.user_id, now=self._clock.now())
-
-    async def _notify_change(self, *visibilities: Visibility) -> None:
-        """Notify of a change to a dataset that has, or had, one of these visibilities."""
-        if "public" in visibilities:
-            await self._public.changed()
 
     def _check_quota(self, connection: sa.Connection, num_bytes: int) -> None:
         stored = rows.stored_bytes(connection)
@@ -441,7 +436,7 @@ class DatasetsService:
             return dataset.visibility, self._describe(connection, principal, rows.get_dataset(connection, dataset_id))
 
         before, info = await self._writes.write(transaction)
-        await self._notify_change(before, info.visibility)
+        await self._changes.notify(before, info.visibility)
         return info
 
     async def delete(self, principal: Principal, dataset_id: int, precondition: Precondition = ANY) -> None:
@@ -459,7 +454,7 @@ class DatasetsService:
             return dataset.visibility, folders
 
         visibility, folders = await self._writes.write(transaction)
-        await self._notify_change(visibility)
+        await self._changes.notify(visibility)
         for folder in folders:
             await asyncio.to_thread(self._files.drop, folder)
         logger.info("dataset deleted", extra={"dataset_id": dataset_id})

@@ -21,10 +21,21 @@ from pygrid.messages.jobs import JobCost, JobRequest
 from pygrid.privacy import ledger
 from pygrid.privacy.ledger import Cap, Cost
 from pygrid.storage import datasets as rows
+from pygrid.storage.budgets import Budget, find_budget
 from pygrid.storage.sql.database import Database
 
 MAX_QUOTES = 30
 """Quotes of one account in a minute."""
+
+
+@dataclass(frozen=True, slots=True)
+class UsualShare:
+    """What a job would take of the share of a person without a grant of their own."""
+
+    cap: float
+    price: float
+    num_fitting: int
+    """How many such jobs fit if nothing of the share is spent."""
 
 
 @dataclass(frozen=True)
@@ -40,6 +51,8 @@ class Quote:
     """How many such jobs fit into the caller's share now; None: not private."""
     num_in_budget: int | None = None
     """How many fit into the whole budget; None for a caller who may not see it."""
+    usual_share: UsualShare | None = None
+    """None for a caller who may not see the whole budget."""
 
 
 class QuotesService:
@@ -60,16 +73,17 @@ class QuotesService:
         check_request(request)
         self._attempts.record(Bound(f"quote {principal.user_id}", MAX_QUOTES))
 
-        def load(connection: sa.Connection) -> tuple[Schema, Account | None, bool]:
+        def load(connection: sa.Connection) -> tuple[Schema, Account | None, Budget | None]:
             dataset = rows.get_dataset(connection, request.dataset)
             if not can_see(principal, dataset.holding):
                 raise dataset_not_found(request.dataset)
             version = rows.get_version(connection, dataset.id, request.version)
             account = None if request.privacy is None else get_account(connection, dataset.id, principal.user_id)
             is_all_seen = sees_all(principal, NOBODY, dataset.holding)
-            return rows.get_schema(connection, version.id), account, is_all_seen
+            whole = find_budget(connection, dataset.id) if is_all_seen else None
+            return rows.get_schema(connection, version.id), account, whole
 
-        schema, account, is_all_seen = await self._database.read(load)
+        schema, account, whole = await self._database.read(load)
         statistics = read_statistics(request, schema) if request.kind == "statistics" else ()
         caps, unit = ((), None) if account is None else (account.caps, account.unit)
         terms = await asyncio.to_thread(make_terms, request, schema, caps, unit)
@@ -79,11 +93,18 @@ class QuotesService:
         margins = [expected_margin(one, len(statistics), terms, num_units) for one in statistics]
         own = ledger.cost_of(job_terms.events_of(terms))
         return Quote(
-            describe_price(terms, account, sees_all=is_all_seen, is_own_share=True),
+            describe_price(terms, account, sees_all=whole is not None, is_own_share=True),
             margins,
             _num_fitting(account.spent_by_user, own, account.user_cap),
-            _num_fitting(account.spent, own, account.cap) if is_all_seen else None,
+            None if whole is None else _num_fitting(account.spent, own, account.cap),
+            None if whole is None else _usual_share(own, whole.user_cap),
         )
+
+
+def _usual_share(each: Cost, cap: Cap | None) -> UsualShare | None:
+    if cap is None:
+        return None
+    return UsualShare(cap.epsilon, ledger.epsilon_spent(each, cap), _num_fitting(ledger.cost_of(()), each, cap) or 0)
 
 
 def _num_fitting(spent: Cost, each: Cost, cap: Cap | None) -> int | None:

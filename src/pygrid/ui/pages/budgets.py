@@ -26,6 +26,7 @@ from pygrid.ui.confirmation import confirm_password
 from pygrid.ui.console import console_of, see_other
 from pygrid.ui.forms import MAX_FORM_BYTES, PathId, read_fields
 from pygrid.ui.pages.paging import PAGE_ROWS, Paging, find_cursor, make_paging
+from pygrid.ui.pages.people import SEE_PEOPLE
 from pygrid.ui.render import show_number
 from pygrid.web.requests import AppRequest
 from pygrid.web.services import service
@@ -88,6 +89,8 @@ class BudgetView:
     grant: Mapping[str, str]
     """What was typed to grant a share."""
     may_change: bool
+    sees_people: bool
+    """Whether the caller may open the pages of people."""
     paging: Paging
     python: str
 
@@ -188,6 +191,7 @@ async def _page(
         fields=fields,
         grant=sent or {},
         may_change=info.mine,
+        sees_people=any(map(principal.may, SEE_PEOPLE)),
         paging=make_paging(request, jobs[-1].id if len(history.jobs) > PAGE_ROWS else None),
         python=f'dataset = domain.datasets["{info.name}"]\ndataset.budget()',
     )
@@ -198,7 +202,7 @@ async def _page(
 async def _simulate(
     request: AppRequest, state: State, info: DatasetInfo, policy: PolicyInfo, fields: Mapping[str, str]
 ) -> SimulationView:
-    if not fields:
+    if not fields.get("epsilon"):
         return SimulationView("", [])
     try:
         wanted = read_simulation(fields, info.id, policy)
@@ -241,7 +245,13 @@ def say_quote(wanted: JobRequest, quote: Quote) -> list[str]:
             f"It takes {show_number(cost.price)} of the budget: spent {show_number(cost.spent_before)} becomes "
             f"{show_number(cost.spent_after)} of {show_number(cost.cap)}. {_more(quote.num_in_budget)} in the budget."
         )
-    if cost.your_price is not None:
+    if quote.usual_share is not None:
+        usual = quote.usual_share
+        words.append(
+            f"A person has a share of {show_number(usual.cap)}, of which it takes {show_number(usual.price)}. "
+            f"{_more(usual.num_fitting)} in a share of which nothing is spent."
+        )
+    elif cost.your_price is not None:
         words.append(
             f"It takes {show_number(cost.your_price)} of a share of {show_number(cost.your_cap)}, of which "
             f"{show_number(cost.yours_before)} are spent. {_more(quote.num_in_share)} in your share."

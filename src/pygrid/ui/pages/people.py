@@ -26,7 +26,9 @@ from pygrid.ui.tables import answer_rows, find_format
 from pygrid.web.requests import AppRequest
 from pygrid.web.services import service
 
-_SEES = signed_in(Permission.TRIAGE_REQUESTS, Permission.CREATE_USERS)
+SEE_PEOPLE = (Permission.TRIAGE_REQUESTS, Permission.CREATE_USERS)
+"""One of them is needed to open the pages of people."""
+_SEES = signed_in(*SEE_PEOPLE)
 _CHANGES = signed_in(Permission.CREATE_USERS)
 _ROLES = signed_in(Permission.TRIAGE_REQUESTS, Permission.EDIT_SETTINGS)
 

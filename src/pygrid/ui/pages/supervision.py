@@ -28,7 +28,9 @@ from pygrid.web.health import Readiness
 from pygrid.web.requests import AppRequest
 from pygrid.web.services import service
 
-_AUDIT = signed_in(Permission.TRIAGE_REQUESTS, Permission.EDIT_SETTINGS)
+SEE_AUDIT = (Permission.TRIAGE_REQUESTS, Permission.EDIT_SETTINGS)
+"""One of them is needed to open the audit log."""
+_AUDIT = signed_in(*SEE_AUDIT)
 _SETTINGS = signed_in(Permission.EDIT_SETTINGS)
 
 

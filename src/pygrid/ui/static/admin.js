@@ -31,7 +31,8 @@
         offer(part);
         continue;
       }
-      const url = new URL(location.href);
+      const source = part.dataset.source; // the page of the list, if a form has made this page
+      const url = new URL(source || location.href, location.href);
       url.searchParams.set("part", part.dataset.part);
       let answer;
       try {
@@ -45,6 +46,7 @@
       const open = new Map([...part.querySelectorAll("details[id]")].map((one) => [one.id, one.open]));
       await window.htmx.swap({ target: part, text, swap: "outerMorph" });
       const now = parts().find((one) => one.dataset.part === part.dataset.part);
+      if (now && source) now.dataset.source = source;
       for (const one of now ? now.querySelectorAll("details[id]") : []) if (open.has(one.id)) one.open = open.get(one.id);
       draw();
       countdown();
@@ -60,7 +62,7 @@
     line.dataset.offer = "";
     line.className = "flag busy";
     const link = document.createElement("a");
-    link.href = location.href;
+    link.href = part.dataset.source || location.href;
     link.textContent = "Show it from its beginning";
     line.append("This list changed while you were reading. ", link);
     part.prepend(line);
@@ -282,12 +284,13 @@
     }
   }
 
-  let row = -1;
+  let reached = null; // the link of a list that had the focus last
   let awaitsSection = false;
   document.addEventListener("keydown", (event) => {
     if (event.ctrlKey || event.metaKey || event.altKey) return;
     if (event.target.closest("input, textarea, select, [contenteditable]")) return;
-    const links = [...document.querySelectorAll("[data-list] tbody a")].filter((link) => link.closest("td") === link.closest("tr").firstElementChild);
+    const cells = [...document.querySelectorAll("[data-list] tbody tr")].map((line) => line.cells[0]);
+    const links = cells.map((cell) => cell && cell.querySelector("a")).filter(Boolean);
     if (awaitsSection) {
       awaitsSection = false;
       const entry = document.querySelector(`[data-key="${CSS.escape(event.key)}"]`);
@@ -297,8 +300,11 @@
     } else if (event.key === "g") {
       awaitsSection = true;
     } else if ((event.key === "j" || event.key === "k") && links.length) {
-      row = Math.min(links.length - 1, Math.max(0, row + (event.key === "j" ? 1 : -1)));
-      links[row].focus();
+      const focused = document.activeElement.closest("tr");
+      let at = links.findIndex((link) => focused && focused.contains(link));
+      if (at < 0) at = links.indexOf(reached);
+      reached = links[Math.min(links.length - 1, Math.max(0, at + (event.key === "j" ? 1 : -1)))];
+      reached.focus();
     }
   });
 
