@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 from litestar import Litestar
 
@@ -61,6 +62,9 @@ from pygrid.web.idempotency import Claims
 from pygrid.web.identity import identity_routes
 from pygrid.web.sites import Site
 
+if TYPE_CHECKING:
+    from pygrid.storage.shared_signals import SharedSignals
+
 
 @dataclass(frozen=True)
 class DomainTimings:
@@ -83,6 +87,8 @@ class DomainContext(AppContext):
     answers: AnswerStore
     connectors: Connectors
     folder_lock: FolderLock
+    signals: SharedSignals | None
+    """Signals of all replicas; None: there is one process."""
 
     @classmethod
     def open(
@@ -99,7 +105,8 @@ class DomainContext(AppContext):
             database = Database(settings.database_url)
             undo.callback(database.close)
             connectors, metrics = Connectors(), Metrics()
-            store, head_store = _open_store(settings, database, PublicContent(connectors.tell_change), clock)
+            public = PublicContent(connectors.tell_change)
+            store, head_store, signals = _open_store(settings, database, public, clock, metrics)
             undo.callback(store.close)
             identity = Identity.load_or_make(settings.data_dir / IDENTITY_FILE)
             if settings.has_store:
@@ -119,20 +126,25 @@ class DomainContext(AppContext):
             answers=AnswerStore(database, clock),
             connectors=connectors,
             folder_lock=folder_lock,
+            signals=signals,
         )
 
 
 def _open_store(
-    settings: DomainSettings, database: Database, public: PublicContent, clock: Clock
-) -> tuple[Store, HeadStore | None]:
+    settings: DomainSettings, database: Database, public: PublicContent, clock: Clock, metrics: Metrics
+) -> tuple[Store, HeadStore | None, SharedSignals | None]:
+    """The store, and in a bucket also the place of the audit log's head, and the signals of all replicas."""
     if not settings.has_store:
-        return Store.open(database, settings.data_dir, public, settings.num_replicas), None
+        return Store.open(database, settings.data_dir, public, settings.num_replicas), None, None
     # Domains with their files in the data folder do not load this.
     from pygrid.storage.blobs.audit_object import HeadObject
     from pygrid.storage.blobs.remote_store import RemoteStore
+    from pygrid.storage.shared_signals import SharedSignals
 
     remote = RemoteStore.open(settings, database, clock)
-    return Store.open_remote(database, settings.data_dir, public, remote), HeadObject(remote.objects)
+    signals = SharedSignals(database, settings.database_direct_url or settings.database_url, metrics.registry)
+    store = Store.open_remote(database, settings.data_dir, public, remote, signals)
+    return store, HeadObject(remote.objects), signals
 
 
 def build_domain(
@@ -236,7 +248,10 @@ def _store_feature(context: DomainContext) -> Feature:
         store.close()
 
     tasks = () if store.remote is None else store.remote.tasks()
-    return Feature(services=(store,), tasks=(BackgroundTask("wake-waiting", wake_waiting), *tasks), close=close)
+    signaling = () if context.signals is None else context.signals.tasks()
+    return Feature(
+        services=(store,), tasks=(BackgroundTask("wake-waiting", wake_waiting), *tasks, *signaling), close=close
+    )
 
 
 def _network_features(context: DomainContext) -> tuple[Feature, Feature]:

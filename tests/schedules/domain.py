@@ -244,7 +244,7 @@ class Server:
         executor = InlineExecutor(loop)
         sums = CycleSums(self.store.diffs, lambda _process_id: None)
         quotas = DeviceQuotas(DeviceLimits(), loop, "secret")
-        completion = Completion(self.store, sums, loop)
+        completion = Completion(self.store, sums, loop, loop.time)
         self.scheduler = CycleScheduler(self.store, completion, loop, executor, METRICS, COUNTS)
         admissions = Admissions(self.store, self.scheduler, loop, Stopping(), quotas)
         self.cycles = CyclesService(self.store, admissions, sums, self.scheduler, loop, executor, COUNTS, quotas)

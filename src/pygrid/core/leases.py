@@ -43,11 +43,16 @@ class FencedLease:
 FREE = FencedLease()
 
 
+def end_of_lease(now: dt.datetime) -> dt.datetime:
+    """The end of a lease that is claimed or renewed at ``now``."""
+    return now + _LEASE
+
+
 def claim(lease: FencedLease, holder: str, now: dt.datetime) -> FencedLease | None:
     """The lease with a new holder and the next fence; None while it is valid for a holder."""
     if lease.until is not None and now < lease.until:
         return None
-    return FencedLease(holder, lease.fence + 1, now + _LEASE)
+    return FencedLease(holder, lease.fence + 1, end_of_lease(now))
 
 
 def is_held(lease: FencedLease, holder: str, fence: int) -> bool:
@@ -60,7 +65,7 @@ def is_held(lease: FencedLease, holder: str, fence: int) -> bool:
 
 def renew(lease: FencedLease, holder: str, fence: int, now: dt.datetime) -> FencedLease | None:
     """The lease, valid from now on again; None if it was lost."""
-    return FencedLease(holder, fence, now + _LEASE) if is_held(lease, holder, fence) else None
+    return FencedLease(holder, fence, end_of_lease(now)) if is_held(lease, holder, fence) else None
 
 
 def release(lease: FencedLease, holder: str, fence: int) -> FencedLease | None:

@@ -243,6 +243,8 @@ def _check_store(settings: DomainSettings) -> None:
         raise _wrong_store(f"PYGRID_STORE is {settings.store[:80]!r}: use s3://BUCKET or s3://BUCKET/PREFIX")
     if not settings.database_url.startswith(("postgresql://", "postgres://")):
         raise _wrong_store("PYGRID_STORE needs a PostgreSQL database: set DATABASE_URL to postgresql://...")
+    if settings.database_direct_url and not settings.database_direct_url.startswith(("postgresql://", "postgres://")):
+        raise _wrong_store("PYGRID_DATABASE_DIRECT_URL must begin with postgresql://")
     if not settings.secret_key:
         raise _wrong_store("PYGRID_STORE needs SECRET_KEY: a key in the data folder would be lost with its disk")
     parts = urlsplit(settings.s3_endpoint)

@@ -83,6 +83,13 @@ class AppSettings:
         metavar="URL",
         help="postgresql://USER:PASSWORD@HOST/NAME or sqlite:///PATH; default: SQLite in the data folder.",
     )
+    database_direct_url: str = setting(
+        "",
+        env="PYGRID_DATABASE_DIRECT_URL",
+        panel="Storage",
+        metavar="URL",
+        help="Address of PostgreSQL past a connection pooler, for signals; default: DATABASE_URL.",
+    )
     open_signup: bool = setting(
         None,
         env="PYGRID_OPEN_SIGNUP",
@@ -198,6 +205,13 @@ class AppSettings:
         panel="Basics",
         min=0,
         help="Seconds that open requests have to end when the app stops.",
+    )
+    drain_s: int = setting(
+        0,
+        env="PYGRID_DRAIN_S",
+        panel="Basics",
+        min=0,
+        help="Seconds for which the app goes on serving after SIGTERM, while /readyz answers 503.",
     )
     max_connections: int = setting(
         4096,

@@ -13,9 +13,6 @@ from pygrid.core.cycles import Cycle, CycleState, Due
 from pygrid.storage import cycles as rows
 from pygrid.storage import processes, reports
 
-LEASE_S = 600.0
-"""Seconds of the lease under which a cycle is completed."""
-
 
 def begin_cycle(
     connection: sa.Connection, process_id: int, config: ServerConfig, sequence: int, checkpoint: int, now: dt.datetime
@@ -87,8 +84,7 @@ def restart_cycle(
     if cycle.state is CycleState.OPEN:
         reports.expire_assignments(connection, cycle.id)
     restarted = rules.restart(cycle, config, checkpoint, now)
-    lease_until = now + dt.timedelta(seconds=LEASE_S) if cycle.state is CycleState.CLOSING else None
-    rows.update_cycle(connection, restarted, lease_until=lease_until)
+    rows.update_cycle(connection, restarted, leased_at=now if cycle.state is CycleState.CLOSING else None)
     data = {"checkpoint": checkpoint, "of": of}
     rows.put_event(connection, cycle.process_id, cycle.sequence, "checkpoint_restored", now, data)
     return restarted
@@ -106,7 +102,7 @@ def close_cycle(connection: sa.Connection, cycle: Cycle, now: dt.datetime) -> Cy
 
 def store_closing(connection: sa.Connection, cycle: Cycle, now: dt.datetime) -> None:
     """Store a cycle that has become ``closing``, with its event; this instance holds its lease."""
-    rows.update_cycle(connection, cycle, lease_until=now + dt.timedelta(seconds=LEASE_S))
+    rows.update_cycle(connection, cycle, leased_at=now)
     rows.put_event(
         connection, cycle.process_id, cycle.sequence, "cycle_closing", now, {"num_reports": cycle.num_reports}
     )

@@ -15,7 +15,10 @@ from typing import Any
 
 import sqlalchemy as sa
 
+from pygrid.core import leases
 from pygrid.core.cycles import Cycle, CycleState
+from pygrid.core.leases import FencedLease
+from pygrid.storage.leases import lease_time
 from pygrid.storage.processes import processes
 from pygrid.storage.sql.database import instance_of
 from pygrid.storage.sql.metadata import UtcDateTime, metadata
@@ -187,12 +190,13 @@ def list_unfinished_cycles(connection: sa.Connection) -> list[Cycle]:
     return [read_cycle(row) for row in connection.execute(statement)]
 
 
-def update_cycle(connection: sa.Connection, cycle: Cycle, lease_until: dt.datetime | None = None) -> None:
+def update_cycle(connection: sa.Connection, cycle: Cycle, *, leased_at: dt.datetime | None = None) -> None:
     """Store the fields that transitions change.
 
     Args:
-        lease_until: end of the lease of this instance for the completion; None: nobody holds it after this.
+        leased_at: when this instance has claimed the lease for the completion; None: nobody holds it after this.
     """
+    until = None if leased_at is None else leases.end_of_lease(lease_time(connection, leased_at))
     connection.execute(
         cycles.update()
         .where(cycles.c.id == cycle.id)
@@ -207,8 +211,8 @@ def update_cycle(connection: sa.Connection, cycle: Cycle, lease_until: dt.dateti
             num_late=cycle.num_late,
             completed_at=cycle.completed_at,
             lease_fence=cycle.lease_fence,
-            lease_holder=None if lease_until is None else instance_of(connection),
-            lease_until=lease_until,
+            lease_holder=None if until is None else instance_of(connection),
+            lease_until=until,
         )
     )
 
@@ -238,30 +242,48 @@ def find_radius(connection: sa.Connection, process_id: int) -> float | None:
     return connection.execute(statement).scalar()
 
 
-def acquire_lease(connection: sa.Connection, cycle_id: int, now: dt.datetime, until: dt.datetime) -> int | None:
-    """Acquire the lease for the completion of a closing cycle; None while another instance holds it.
-
-    Returns:
-        The fence of the lease. An instance that holds it already, since it closed the cycle, keeps its fence.
-    """
+def _lock_lease(connection: sa.Connection, cycle_id: int) -> FencedLease | None:
+    """Lock a cycle; returns its lease, or None if it is not closing."""
     row = connection.execute(
         sa.select(cycles.c.state, cycles.c.lease_holder, cycles.c.lease_fence, cycles.c.lease_until)
         .where(cycles.c.id == cycle_id)
         .with_for_update()
     ).one()
-    is_held = row.lease_until is not None and row.lease_until > now
-    is_own = row.lease_holder == instance_of(connection)
-    if row.state != CycleState.CLOSING.value or (is_held and not is_own):
+    if row.state != CycleState.CLOSING.value:
         return None
-    fence: int = row.lease_fence if is_held else row.lease_fence + 1
-    values = {"lease_holder": instance_of(connection), "lease_fence": fence, "lease_until": until}
+    return FencedLease(row.lease_holder, row.lease_fence, row.lease_until)
+
+
+def _put_lease(connection: sa.Connection, cycle_id: int, lease: FencedLease) -> None:
+    values = {"lease_holder": lease.holder, "lease_fence": lease.fence, "lease_until": lease.until}
     connection.execute(cycles.update().where(cycles.c.id == cycle_id).values(values))
-    return fence
 
 
-def _holds(connection: sa.Connection, cycle_id: int, fence: int) -> sa.ColumnElement[bool]:
-    held = (cycles.c.lease_holder == instance_of(connection)) & (cycles.c.lease_fence == fence)
-    return (cycles.c.id == cycle_id) & (cycles.c.state == CycleState.CLOSING.value) & held
+def acquire_lease(connection: sa.Connection, cycle_id: int, now: dt.datetime) -> int | None:
+    """Acquire the lease for the completion of a closing cycle; None while another instance holds it.
+
+    Returns:
+        The fence of the lease. An instance that holds it already, since it closed the cycle, keeps its fence.
+    """
+    lease, instance = _lock_lease(connection, cycle_id), instance_of(connection)
+    if lease is None:
+        return None
+    at = lease_time(connection, now)
+    taken = leases.renew(lease, instance, lease.fence, at) or leases.claim(lease, instance, at)
+    if taken is not None:
+        _put_lease(connection, cycle_id, taken)
+    return None if taken is None else taken.fence
+
+
+def renew_lease(connection: sa.Connection, cycle_id: int, fence: int, now: dt.datetime) -> bool:
+    """Extend this instance's lease; returns False if it was lost."""
+    lease = _lock_lease(connection, cycle_id)
+    if lease is None:
+        return False
+    renewed = leases.renew(lease, instance_of(connection), fence, lease_time(connection, now))
+    if renewed is not None:
+        _put_lease(connection, cycle_id, renewed)
+    return renewed is not None
 
 
 def is_leased(connection: sa.Connection, cycle_id: int, fence: int) -> bool:
@@ -269,21 +291,22 @@ def is_leased(connection: sa.Connection, cycle_id: int, fence: int) -> bool:
 
     A lease that is over is still held until another instance acquires it, under the next fence.
     """
-    statement = sa.select(cycles.c.id).where(_holds(connection, cycle_id, fence)).with_for_update()
-    return connection.execute(statement).first() is not None
+    lease = _lock_lease(connection, cycle_id)
+    return lease is not None and leases.is_held(lease, instance_of(connection), fence)
 
 
 def release_lease(connection: sa.Connection, cycle_id: int, fence: int) -> None:
     """Release this instance's lease, so that the next attempt need not wait for its end."""
-    connection.execute(cycles.update().where(_holds(connection, cycle_id, fence)).values(_FREE))
+    lease = _lock_lease(connection, cycle_id)
+    released = None if lease is None else leases.release(lease, instance_of(connection), fence)
+    if released is not None:
+        _put_lease(connection, cycle_id, released)
 
 
 def release_all_leases(connection: sa.Connection) -> None:
     """Release the leases of a Domain that crashed. Call it at start, when no other process uses the database."""
-    connection.execute(cycles.update().where(cycles.c.state == CycleState.CLOSING.value).values(_FREE))
-
-
-_FREE = {"lease_holder": None, "lease_until": None}
+    free = {"lease_holder": None, "lease_until": None}
+    connection.execute(cycles.update().where(cycles.c.state == CycleState.CLOSING.value).values(free))
 
 
 # -- clients and assignments -------------------------------------------------------------------------------------------

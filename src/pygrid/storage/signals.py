@@ -56,6 +56,10 @@ def budgets_topic() -> str:
     return "budgets"
 
 
+ELSEWHERE = "elsewhere"
+"""Topic that is woken when another process has changed a cycle, and regularly in case that a signal was lost."""
+
+
 class Signals(Protocol):
     """Topics that can be waited for."""
 
@@ -64,11 +68,15 @@ class Signals(Protocol):
         ...
 
     def notify(self, topic: str) -> None:
-        """Wake everybody who waits for this topic."""
+        """Wake everybody who waits for this topic, in all processes."""
+        ...
+
+    def wake(self, topic: str) -> None:
+        """Wake everybody in this process who waits for this topic."""
         ...
 
     def notify_all(self) -> None:
-        """Wake everybody, because the app stops."""
+        """Wake everybody in this process, for example because the app stops."""
         ...
 
 
@@ -85,13 +93,16 @@ class LocalSignals:
         return future
 
     def notify(self, topic: str) -> None:
+        self.wake(topic)
+
+    def wake(self, topic: str) -> None:
         future = self._waiting.pop(topic, None)
         if future is not None and not future.done():
             future.set_result(None)
 
     def notify_all(self) -> None:
         for topic in list(self._waiting):
-            self.notify(topic)
+            self.wake(topic)
 
 
 async def wait_for_any(signals: list[asyncio.Future[None]], timeout_s: float) -> None:
@@ -113,3 +124,10 @@ def notify_process(signals: Signals, process_id: int) -> None:
     signals.notify(cycle_topic(process_id))
     signals.notify(event_topic(process_id))
     signals.notify(processes_topic())
+
+
+def wake_process(signals: Signals, process_id: int) -> None:
+    """`notify_process` in this process alone, about a change that another process has made."""
+    signals.wake(cycle_topic(process_id))
+    signals.wake(event_topic(process_id))
+    signals.wake(processes_topic())

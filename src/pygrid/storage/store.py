@@ -66,7 +66,9 @@ class Store:
         )
 
     @classmethod
-    def open_remote(cls, database: Database, folder: Path, public: PublicContent, remote: RemoteStore) -> Store:
+    def open_remote(
+        cls, database: Database, folder: Path, public: PublicContent, remote: RemoteStore, signals: Signals
+    ) -> Store:
         """Open the store of a Domain whose files are in a bucket; ``folder`` only has what can be lost."""
         blobs = remote.blobs("blobs")
         return cls(
@@ -74,7 +76,7 @@ class Store:
             blobs=blobs,
             diffs=remote.diffs(),
             processes=HostedProcesses(database, blobs),
-            signals=LocalSignals(),
+            signals=signals,
             columns=remote.columns(),
             served=remote.blobs("served"),
             drafts=remote.blobs("drafts"),

@@ -7,11 +7,12 @@ cache, and a blob that no row names is only a file.
 from __future__ import annotations
 
 import contextlib
-import datetime as dt
 import io
 import logging
 import math
 import os
+import time
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import partial
 
@@ -27,6 +28,7 @@ from pygrid.aggregation.rules import CENTRE, MIN_ROBUST, History, Weighed, weigh
 from pygrid.clock import Clock
 from pygrid.core import cycles as rules
 from pygrid.core.cycles import Cycle, CycleState
+from pygrid.core.leases import may_continue
 from pygrid.core.processes import HostedProcess
 from pygrid.features.cycles.accumulator import CycleSums, vote_of
 from pygrid.features.cycles.averaging import average_by_plan
@@ -35,7 +37,7 @@ from pygrid.storage import processes
 from pygrid.storage import reports as report_rows
 from pygrid.storage.blobs.checked import DamagedReportError
 from pygrid.storage.blobs.protocol import Blobs, BlobWriter
-from pygrid.storage.cycle_transitions import LEASE_S, begin_cycle
+from pygrid.storage.cycle_transitions import begin_cycle
 from pygrid.storage.cycles import CycleTotals
 from pygrid.storage.reports import Report
 from pygrid.storage.sql.lanes import Lane
@@ -66,12 +68,31 @@ class _LeaseLostError(Exception):
 
 
 class Completion:
-    """Completes cycles, one at a time."""
+    """Completes cycles, one at a time.
 
-    def __init__(self, store: Store, sums: CycleSums, clock: Clock) -> None:
+    Args:
+        elapsed_s: the monotonic clock of this machine.
+    """
+
+    def __init__(
+        self, store: Store, sums: CycleSums, clock: Clock, elapsed_s: Callable[[], float] = time.monotonic
+    ) -> None:
         self._store = store
         self._sums = sums
         self._clock = clock
+        self._elapsed_s = elapsed_s
+        self._held: tuple[int, int] | None = None
+        """The cycle that is being completed, and the fence of its lease."""
+        self._granted_s = 0.0
+        """When the lease was asked for, or its last renewal that was granted."""
+
+    async def renew(self) -> None:
+        """Extend the lease of the completion that runs. Raises Unavailable: the database does not answer."""
+        if self._held is None:
+            return
+        (cycle_id, fence), now, sent_s = self._held, self._clock.now(), self._elapsed_s()
+        if await self._store.database.write(lambda connection: rows.renew_lease(connection, cycle_id, fence, now)):
+            self._granted_s = sent_s
 
     def complete(self, cycle_id: int, fence: int | None) -> Completed | None:
         """Complete a cycle, ``closing -> completed``; None if it is not closing.
@@ -84,8 +105,10 @@ class Completion:
             LeaseHeldError: another instance completes the cycle.
         """
         while True:
+            self._granted_s = self._elapsed_s()
             if fence is None and (fence := self._acquire(cycle_id)) is None:
                 return None
+            self._held = cycle_id, fence
             try:
                 return self._complete(cycle_id, fence)
             except _LeaseLostError:
@@ -94,15 +117,16 @@ class Completion:
             except BaseException:
                 self._store.database.write_now(partial(rows.release_lease, cycle_id=cycle_id, fence=fence))
                 raise
+            finally:
+                self._held = None
 
     def _acquire(self, cycle_id: int) -> int | None:
         """Acquire the lease and return its fence; None if the cycle is not closing. Raises LeaseHeldError."""
         now = self._clock.now()
-        until = now + dt.timedelta(seconds=LEASE_S)
 
         def transaction(connection: sa.Connection) -> tuple[CycleState, int | None]:
             cycle = rows.get_cycle(connection, cycle_id)
-            return cycle.state, rows.acquire_lease(connection, cycle_id, now, until)
+            return cycle.state, rows.acquire_lease(connection, cycle_id, now)
 
         state, fence = self._store.database.write_now(transaction)
         if fence is None and state is CycleState.CLOSING:
@@ -202,6 +226,8 @@ class Completion:
             header_bytes = process.model.header_bytes
             target.write(os.pread(source.fileno(), header_bytes, 0))
             for start in range(0, total, BLOCK):
+                if not may_continue(self._granted_s, self._elapsed_s()):
+                    raise _LeaseLostError
                 count = min(BLOCK, total - start)
                 model = _read_values(source.fileno(), header_bytes, start, count)
                 state = {

@@ -13,6 +13,8 @@ from pygrid.clock import Clock
 from pygrid.configuration import read_server_config
 from pygrid.core import cycles as rules
 from pygrid.core.cycles import Cycle, CycleState, Due
+from pygrid.core.leases import RENEW_S
+from pygrid.errors import PygridError
 from pygrid.features.cycles.completion import Completed, Completion, LeaseHeldError
 from pygrid.features.cycles.cycle_metrics import CycleCounts
 from pygrid.metrics import Metrics
@@ -172,7 +174,7 @@ class CycleScheduler:
         began = loop.time()
         fence = self._fences.pop(cycle_id, None)
         try:
-            completed = await loop.run_in_executor(self._executor, self._completion.complete, cycle_id, fence)
+            completed = await self._complete_renewing(cycle_id, fence)
         except LeaseHeldError:
             self._closing[cycle_id] = self._clock.now() + dt.timedelta(seconds=LOOK_S)
             return
@@ -191,6 +193,19 @@ class CycleScheduler:
             self._announce(completed)
             if completed.next_cycle is None:
                 await self._store.public.changed()
+
+    async def _complete_renewing(self, cycle_id: int, fence: int | None) -> Completed | None:
+        """Complete a cycle in the thread, and renew its lease meanwhile. Raises as `Completion.complete`."""
+        completing = asyncio.get_running_loop().run_in_executor(
+            self._executor, self._completion.complete, cycle_id, fence
+        )
+        while not (await asyncio.wait([completing], timeout=RENEW_S))[0]:
+            try:
+                await self._completion.renew()
+            except PygridError:
+                # Without renewals, the completion ends by itself.
+                logger.warning("lease of a cycle not renewed", extra={"cycle_id": cycle_id})
+        return completing.result()
 
     def _retry_at(self, cycle_id: int, task: str) -> dt.datetime:
         """Count and log the error that is being handled, and return when to retry; other cycles go on."""
