@@ -27,6 +27,8 @@ class Stopping:
 
     def __init__(self) -> None:
         self._event = asyncio.Event()
+        self.is_draining = False
+        """Whether the app will stop soon: it goes on serving, and is not ready for new clients."""
 
     def set(self) -> None:
         """Begin to stop. Call it in the event loop's thread."""

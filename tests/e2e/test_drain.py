@@ -11,8 +11,11 @@ import socket
 import threading
 from pathlib import Path
 
+import httpx
 import pytest
 from test_start import started
+
+from support.eventually import eventually_blocking
 
 REQUEST = b"GET /healthz HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n"
 
@@ -83,3 +86,17 @@ def test_requests_that_were_sent_before_the_stop_are_answered(tmp_path: Path) ->
             hammer.join(30)
         assert [hammer.trouble for hammer in hammers if hammer.trouble] == []
         assert domain.process.wait(60) == 0
+
+
+@pytest.mark.slow
+def test_a_domain_that_drains_is_not_ready_and_still_serves(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PYGRID_DRAIN_S", "600")
+    with started(tmp_path) as domain:
+        address = domain.wait_ready()
+        assert httpx.get(f"{address}/readyz").status_code == 200
+        domain.process.send_signal(signal.SIGTERM)
+        eventually_blocking(lambda: httpx.get(f"{address}/readyz").status_code == 503)
+        assert httpx.get(f"{address}/readyz").json()["code"] == "shutting_down"
+        assert httpx.get(f"{address}/healthz").status_code == 200, "it still serves"
+        domain.process.send_signal(signal.SIGTERM)
+        assert domain.process.wait(120) == 0, "a second signal ends it at once"

@@ -174,7 +174,8 @@ def serve(
         # All that is loaded now stays, so the garbage collector need not scan it again.
         gc.freeze()
 
-    AppServer(app, settings.shutdown_s, announce, ConnectionLimits.of(settings)).run(sockets=[listening])
+    limits = ConnectionLimits.of(settings)
+    AppServer(app, settings.shutdown_s, announce, limits, drain_s=settings.drain_s).run(sockets=[listening])
 
 
 def _log_start(settings: AppSettings, address: str) -> None:

@@ -74,7 +74,7 @@ def healthz() -> Health:
 @get("/readyz", responses=describe_problems(503))
 async def readyz(state: State) -> Health:
     """Check the database, the disk and the background tasks; 503 names what fails."""
-    if state.stopping.is_set():
+    if state.stopping.is_set() or state.stopping.is_draining:
         raise Unavailable("the app is stopping", code=codes.SHUTTING_DOWN)
     await service(state, Readiness).check()
     if failing := state.tasks.failing:

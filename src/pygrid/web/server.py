@@ -39,10 +39,17 @@ class AppServer(uvicorn.Server):
     Args:
         shutdown_s: seconds that requests get to end after the signal to stop.
         ready: called once the app has started and connections are accepted.
+        drain_s: seconds for which the app goes on serving after the signal to stop; it is not ready from then on.
     """
 
     def __init__(
-        self, app: Litestar, shutdown_s: int, ready: Callable[[], None], limits: ConnectionLimits | None = None
+        self,
+        app: Litestar,
+        shutdown_s: int,
+        ready: Callable[[], None],
+        limits: ConnectionLimits | None = None,
+        *,
+        drain_s: int = 0,
     ) -> None:
         limits = limits or ConnectionLimits()
         self.open_connections = Connections(limits, time.monotonic)
@@ -73,6 +80,7 @@ class AppServer(uvicorn.Server):
         self.server_state = self._draining = DrainingState()
         self._app = app
         self._ready = ready
+        self._drain_s = drain_s
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         await super().startup(sockets)
@@ -82,6 +90,10 @@ class AppServer(uvicorn.Server):
             self._ready()
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        loop = asyncio.get_running_loop()
+        until = loop.time() + self._drain_s
+        while loop.time() < until and not self.force_exit:  # noqa: ASYNC110 - a signal handler sets no event
+            await asyncio.sleep(IDLE_GRACE_S)
         self._app.state.stopping.set()
         await self._drain(sockets or [])
         await super().shutdown(sockets)
@@ -130,5 +142,6 @@ class AppServer(uvicorn.Server):
         # Unlike with uvicorn, the process does not end by the signal: it stops as requested, and exits with 0.
         self.force_exit = self.should_exit
         self.should_exit = True
+        self._app.state.stopping.is_draining = True
         # uvicorn polls `should_exit`; requests that are answered before it does end their connections too.
         self._draining.is_draining = True
