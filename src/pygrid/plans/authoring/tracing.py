@@ -197,6 +197,7 @@ def _states_of_other_randomness() -> dict[str, Any]:
 def _trace(program: Program, symbol_name: str) -> Trace:
     sizes = _WatchedSizes()
     fakes = FakeTensorMode(shape_env=sizes, allow_non_fake_inputs=True)
+    fakes.cache_enabled = False  # where sizes are symbols, a result from the cache takes longer than a new one
     source = ConstantSource(symbol_name)
     symbol = sizes.create_symbol(BATCH_HINT, source, dynamic_dim=DimDynamic.DYNAMIC, constraint_dim=None)
     batch = sizes.create_symintnode(symbol, hint=BATCH_HINT, source=source)
