@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
 import httpx
@@ -12,7 +12,20 @@ from litestar import Litestar
 from pygrid.clock import ManualClock
 from pygrid.domain import build_domain
 from pygrid.settings import DomainSettings, load_settings
+from support import warm_processes
 from support.web import People, running
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _no_process_left() -> Iterator[None]:
+    yield
+    warm_processes.end_all()
+
+
+@pytest.fixture(autouse=True)
+def _kept_fork_servers() -> Iterator[None]:
+    with warm_processes.kept_fork_servers():
+        yield
 
 
 @pytest.fixture
