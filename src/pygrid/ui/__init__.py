@@ -6,6 +6,7 @@ without scripts can use every page; with scripts, pages follow what happens.
 
 from __future__ import annotations
 
+from functools import cache
 from typing import Any, Literal
 
 from litestar import Router
@@ -55,6 +56,12 @@ def build(kind: Literal["domain", "network"], name: str, identity: str) -> Featu
         identity: key of the app, from which the name of its cookie is made.
     """
     console = Console.open(kind, name, identity)
+    services = (console, console.files, SharedReads(), workers.SandboxExamination())
+    return Feature(services=services, routes=(_router(kind),))
+
+
+@cache
+def _router(kind: Literal["domain", "network"]) -> Router:
     pages = [
         *sign_in.routes(),
         *single_sign_on.routes(),
@@ -65,9 +72,7 @@ def build(kind: Literal["domain", "network"], name: str, identity: str) -> Featu
     ]
     pages += [*supervision.routes(), *live_routes(kind), *static_routes(), unknown_page]
     pages += _domain_pages() if kind == "domain" else [*domains.routes(), *network_search.routes()]
-    router = Router(PREFIX, route_handlers=pages, include_in_schema=False, exception_handlers=PAGE_EXCEPTION_HANDLERS)
-    services = (console, console.files, SharedReads(), workers.SandboxExamination())
-    return Feature(services=services, routes=(router,))
+    return Router(PREFIX, route_handlers=pages, include_in_schema=False, exception_handlers=PAGE_EXCEPTION_HANDLERS)
 
 
 def _domain_pages() -> list[Any]:

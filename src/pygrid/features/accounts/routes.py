@@ -8,6 +8,7 @@ before the permission, which the service checks.
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import cache
 from typing import Annotated, Any
 
 import msgspec
@@ -331,6 +332,7 @@ def _expect_user(request: AppRequest, if_match: str | None) -> Callable[[User], 
     return lambda user: Precondition(if_match).check(present(request).user(user))
 
 
+@cache
 def account_routes(*, with_groups: bool = True) -> list[Any]:
     """Return the routes; they need the service `AccountService`, which is also the app's authenticator."""
     on_error = exception_handlers(Area.ACCOUNTS)
