@@ -300,6 +300,7 @@ OIDC_ANSWER_INVALID = Code(
 OIDC_EMAIL_UNVERIFIED = Code("oidc_email_unverified", 403, "The sign-in provider has not checked the e-mail.")
 OIDC_EXTRA_MISSING = Code("oidc_extra_missing", 400, "A sign-in provider needs the extra oidc to be installed.")
 OIDC_NOT_CONFIGURED = Code("oidc_not_configured", 404, "The app has no sign-in provider.")
+OIDC_NOT_CONNECTED = Code("oidc_not_connected", 404, "No person at a sign-in provider is connected with the account.")
 OIDC_NO_ACCOUNT = Code("oidc_no_account", 403, "The person has no account here, and no role for a new one.")
 OIDC_REFUSED = Code("oidc_refused", 403, "The sign-in provider did not sign the person in.")
 OIDC_STATE_INVALID = Code("oidc_state_invalid", 403, "The sign-in began in another browser, took too long, or is over.")

@@ -192,6 +192,69 @@ async def test_an_owner_is_connected_by_the_password_alone(web: httpx.AsyncClien
     assert _actions(app).count("user_connected") == 1
 
 
+# Disconnecting
+
+
+async def _owner_tab(web: httpx.AsyncClient) -> Tab:
+    tab = Tab(web)
+    assert (await tab.post("/admin/login", {"email": "owner@example.org", "password": PASSWORD})).status_code == 303
+    return tab
+
+
+async def test_an_administrator_disconnects_an_account(web: httpx.AsyncClient, app: Litestar) -> None:
+    await _invite(web, "bob@example.org")
+    bob, owner = Tab(web), await _owner_tab(web)
+    await bob.sign_in("bob")
+    assert "connected with" in Page.read(await bob.get("/admin/me")).text
+    # Nobody knows a password of this account, so bob would lose it.
+    problem(await bob.post("/admin/me/disconnect", {"password": PASSWORD}), 401, "invalid_credentials")
+    assert await bob.email() == "bob"
+    assert (await bob.post("/admin/people/1/disconnect", {"act": "disconnect"})).status_code == 403
+    assert "Connected with" in Page.read(await owner.get("/admin/people/2")).text
+    assert (await owner.post("/admin/people/2/disconnect", {"act": "disconnect"})).headers[
+        "location"
+    ] == "/admin/people/2"
+    assert await bob.email() == "", "the session has ended"
+    assert "Connected with" not in Page.read(await owner.get("/admin/people/2")).text
+    problem(await owner.post("/admin/people/2/disconnect", {"act": "disconnect"}), 404, "oidc_not_connected")
+    entry = service(app.state, Database).read_now(list_entries)[-1]
+    assert (entry.action, entry.actor, entry.data["user_id"]) == ("user_disconnected", 1, 2)
+    assert set(entry.data) == {"user_id", "issuer", "subject"}
+    assert "disconnected account 2 from its sign-in provider" in Page.read(await owner.get("/admin/audit")).text
+    assert (await bob.sign_in("bob")).status_code == 303
+    assert await bob.email() == "bob"
+
+
+async def test_a_person_disconnects_their_account_by_its_password(web: httpx.AsyncClient, app: Litestar) -> None:
+    tab = Tab(web)
+    (secret,) = (found["value"] for found in Page.read(await tab.sign_in("owner")).find("input", name="secret"))
+    assert (await tab.post("/admin/oidc/confirm", {"secret": secret, "password": PASSWORD})).status_code == 303
+    other = await _owner_tab(web)
+    # A session alone is not enough, and the page of other people is not for the own account.
+    problem(await tab.post("/admin/me/disconnect", {"password": "wrong"}), 401, "invalid_credentials")
+    problem(await tab.post("/admin/people/1/disconnect", {"act": "disconnect"}), 403, "not_permitted")
+    assert _actions(app).count("user_disconnected") == 0
+    assert (await tab.post("/admin/me/disconnect", {"password": PASSWORD})).headers["location"] == "/admin/me"
+    assert await tab.email() == "owner"
+    assert await other.email() == "", "the other sessions have ended"
+    problem(await tab.post("/admin/me/disconnect", {"password": PASSWORD}), 404, "oidc_not_connected")
+    assert "has power over other accounts" in Page.read(await Tab(web).sign_in("owner")).text
+
+
+async def test_an_account_above_the_own_role_stays_connected(web: httpx.AsyncClient, app: Litestar) -> None:
+    tab, people = Tab(web), People(web)
+    (secret,) = (found["value"] for found in Page.read(await tab.sign_in("owner")).find("input", name="secret"))
+    await tab.post("/admin/oidc/confirm", {"secret": secret, "password": PASSWORD})
+    made = {"email": "admin@example.org", "password": PASSWORD, "role": 3}
+    answer = await web.post("/users", json=made, headers=await people.log_in("owner@example.org"))
+    assert answer.status_code == 200, answer.text
+    admin = Tab(web)
+    await admin.post("/admin/login", {"email": "admin@example.org", "password": PASSWORD})
+    assert "Connected with" not in Page.read(await admin.get("/admin/people/1")).text
+    problem(await admin.post("/admin/people/1/disconnect", {"act": "disconnect"}), 403, "not_permitted")
+    assert await tab.email() == "owner"
+
+
 # Attacks
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime as dt
+from dataclasses import dataclass
 
 import sqlalchemy as sa
 
@@ -18,6 +19,15 @@ provided_identities = sa.Table(
 )
 
 
+@dataclass(frozen=True, slots=True)
+class ConnectedIdentity:
+    """A person at a provider who is connected with an account."""
+
+    issuer: str
+    subject: str
+    created_at: dt.datetime
+
+
 def find_provided_user(connection: sa.Connection, issuer: str, subject: str) -> int | None:
     """The id of the account of this person."""
     own = (provided_identities.c.issuer == issuer, provided_identities.c.subject == subject)
@@ -30,3 +40,15 @@ def put_provided_identity(connection: sa.Connection, issuer: str, subject: str, 
     connection.execute(sa.delete(provided_identities).where(*own))
     values = {"issuer": issuer, "subject": subject, "user_id": user_id, "created_at": now}
     connection.execute(sa.insert(provided_identities).values(values))
+
+
+def list_provided_identities(connection: sa.Connection, user_id: int) -> list[ConnectedIdentity]:
+    """The persons at providers who are connected with an account, by issuer."""
+    columns = (provided_identities.c[name] for name in ("issuer", "subject", "created_at"))
+    found = sa.select(*columns).where(provided_identities.c.user_id == user_id).order_by(provided_identities.c.issuer)
+    return [ConnectedIdentity(*row) for row in connection.execute(found)]
+
+
+def delete_provided_identities(connection: sa.Connection, user_id: int) -> None:
+    """Disconnect an account from all persons at providers."""
+    connection.execute(sa.delete(provided_identities).where(provided_identities.c.user_id == user_id))

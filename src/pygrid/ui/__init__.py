@@ -26,12 +26,14 @@ from pygrid.ui.pages import (
     domains,
     entry,
     hosting,
+    invitations,
     jobs,
     models,
     network_search,
     networks,
     people,
     processes,
+    relay,
     requests,
     results,
     search,
@@ -71,8 +73,12 @@ def _router(kind: Literal["domain", "network"]) -> Router:
         *people.routes(),
     ]
     pages += [*supervision.routes(), *live_routes(kind), *static_routes(), unknown_page]
-    pages += _domain_pages() if kind == "domain" else [*domains.routes(), *network_search.routes()]
+    pages += _domain_pages() if kind == "domain" else _network_pages()
     return Router(PREFIX, route_handlers=pages, include_in_schema=False, exception_handlers=PAGE_EXCEPTION_HANDLERS)
+
+
+def _network_pages() -> list[Any]:
+    return [route for module in (domains, invitations, relay, network_search) for route in module.routes()]
 
 
 def _domain_pages() -> list[Any]:

@@ -53,6 +53,7 @@ ACTIONS = {
     "token_made": "made an API token",
     "token_revoked": "revoked an API token",
     "user_connected": "connected account {user_id} with a sign-in provider",
+    "user_disconnected": "disconnected account {user_id} from its sign-in provider",
     "user_deleted": "deleted account {user_id}",
     "user_invited": "invited a person with the role {role}",
     "user_logged_in": "signed in",

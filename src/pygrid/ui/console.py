@@ -70,6 +70,8 @@ _DOMAIN_MENU = (
 _NETWORK_MENU = (
     MenuEntry("/admin/", "Dashboard", "d"),
     MenuEntry("/admin/domains", "Domains", "o", (Permission.MANAGE_NODES,)),
+    MenuEntry("/admin/invitations", "Invitations", "i", (Permission.MANAGE_NODES,)),
+    MenuEntry("/admin/relay", "Relay", "y", (Permission.MANAGE_NODES,)),
     MenuEntry("/admin/search", "Search", "f"),
     MenuEntry("/admin/people", "People", "e", (Permission.CREATE_USERS,)),
     MenuEntry("/admin/roles", "Roles", "r", (Permission.EDIT_SETTINGS,)),

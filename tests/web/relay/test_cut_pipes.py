@@ -49,3 +49,18 @@ async def test_a_cut_to_come_is_meant_for_those_that_are_there() -> None:
                 await leaving.wait()
                 await outgoing.wait()
             assert not later.is_set()
+
+
+async def test_carried_bytes_and_callers_are_counted_for_each_domain() -> None:
+    pipes, messages = Pipes(RelayLimits(), Stopping(), Metrics()), iter([b"12345", b"678", None])
+
+    async def receive() -> dict[str, Any]:
+        data = next(messages)
+        return {"type": "websocket.disconnect"} if data is None else {"type": "websocket.receive", "bytes": data}
+
+    with pipes.place("alice", "user 1") as cut, pipes.place("bob", "user 1"):
+        assert pipes.list_callers("alice") == [("user 1", 1)]
+        async with asyncio.timeout(60):
+            await pipes.splice("alice", End(receive, silent().send), silent(), cut)
+    assert (pipes.carried_bytes("alice"), pipes.carried_bytes("bob")) == (8, 0)
+    assert pipes.list_callers("alice") == []

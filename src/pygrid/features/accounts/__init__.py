@@ -10,6 +10,7 @@ from pygrid.core.access import DOMAIN_ACCESS, AppAccess, Permission
 from pygrid.core.oidc import ProviderConfig, RoleMapping
 from pygrid.errors import InvalidConfig
 from pygrid.features.accounts.browser_login import BrowserLogins
+from pygrid.features.accounts.oidc.connections import ProviderConnections
 from pygrid.features.accounts.oidc.service import OidcService
 from pygrid.features.accounts.people import PeopleService
 from pygrid.features.accounts.routes import account_routes
@@ -67,6 +68,7 @@ def build(
             SessionsService(database, app.clock, accounts),
             PeopleService(database, accounts),
             provider,
+            ProviderConnections(database, writes, app.clock, accounts),
             BrowserLogins(database, writes, app.clock, accounts),
         ),
         routes=tuple(account_routes(with_groups=Permission.CREATE_GROUPS in access.permissions)),

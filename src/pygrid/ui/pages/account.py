@@ -12,6 +12,7 @@ from litestar.datastructures import State
 from pygrid import codes
 from pygrid.core.access import Credential
 from pygrid.errors import InvalidInput, PygridError
+from pygrid.features.accounts.oidc.connections import ProviderConnections
 from pygrid.features.accounts.service import AccountService
 from pygrid.features.accounts.sessions import SessionsService
 from pygrid.messages.accounts import PERMISSIONS
@@ -58,6 +59,8 @@ class AccountView:
     permissions: list[tuple[str, str]]
     sessions: list[SessionLine]
     tokens: list[TokenLine]
+    providers: list[tuple[str, dt.datetime]]
+    """Issuers of the connected providers, and since when."""
     new_token: str
     python: str
 
@@ -97,6 +100,10 @@ async def _account(
             TokenLine(one.id, one.name, one.scope, one.created_at, one.expires_at, one.last_used_at)
             for one in await accounts.list_api_tokens(principal)
         ],
+        [
+            (one.issuer, one.created_at)
+            for one in await service(state, ProviderConnections).list_identities(principal, principal.user_id)
+        ],
         new_token,
         f'domain = pygrid.client.connect("{request.url.scheme}://{request.url.netloc}", token="pgt_...")',
     )
@@ -116,6 +123,20 @@ async def change_password(request: AppRequest, state: State) -> Response[bytes]:
         await accounts.log_in(user.email, fields.get("password", ""), address)
         await accounts.change_password(principal, principal.user_id, fields.get("new_password", ""))
         session = await accounts.log_in(user.email, fields.get("new_password", ""), address)
+    except PygridError as error:
+        return await _account(request, state, error)
+    return see_other("/admin/me", [session_cookie(request, session.token)])
+
+
+@post("/me/disconnect", guards=[signed_in()], request_max_body_size=MAX_FORM_BYTES)
+async def disconnect_account(request: AppRequest, state: State) -> Response[bytes]:
+    """Disconnect the caller's account from the sign-in provider, after a check of the password."""
+    check_confidential(request)
+    fields = await read_fields(request)
+    try:
+        session = await service(state, ProviderConnections).disconnect_own(
+            request.user, fields.get("password", ""), client_address(request)
+        )
     except PygridError as error:
         return await _account(request, state, error)
     return see_other("/admin/me", [session_cookie(request, session.token)])
@@ -216,6 +237,7 @@ def routes() -> list[Any]:
     return [
         account_page,
         change_password,
+        disconnect_account,
         end_session,
         make_token,
         revoke_token,

@@ -13,6 +13,7 @@ from litestar.params import FromQuery
 from pygrid import codes
 from pygrid.core.access import OWNER, USER, Permission
 from pygrid.errors import InvalidInput, PygridError
+from pygrid.features.accounts.oidc.connections import ProviderConnections
 from pygrid.features.accounts.people import PeopleService
 from pygrid.features.accounts.service import AccountService
 from pygrid.messages.accounts import PERMISSIONS
@@ -86,6 +87,8 @@ class PersonView:
     permissions: list[tuple[str, str]]
     roles: list[tuple[int, str]]
     new: NewCode | None
+    providers: list[tuple[str, dt.datetime]]
+    """Issuers of the connected providers, and since when; empty for a caller who may not change the account."""
     may_change: bool
     is_me: bool
 
@@ -193,6 +196,9 @@ async def _person(
 ) -> Response[bytes]:
     user = await service(state, AccountService).get_user(request.user, user_id)
     is_above = not user.role.permissions <= request.user.role.permissions
+    may_change = request.user.may(Permission.CREATE_USERS) and not is_above
+    connections = service(state, ProviderConnections)
+    providers = await connections.list_identities(request.user, user_id) if may_change else []
     view = PersonView(
         None if error is None else error.to_problem(),
         user.id,
@@ -204,7 +210,8 @@ async def _person(
         _permissions(user),
         await _given_roles(request, state),
         new,
-        request.user.may(Permission.CREATE_USERS) and not is_above,
+        [(one.issuer, one.created_at) for one in providers],
+        may_change,
         user.id == request.user.user_id,
     )
     status = 200 if error is None else error.status
@@ -240,6 +247,21 @@ async def make_reset(request: AppRequest, state: State, user_id: PathId) -> Resp
         return await _person(request, state, user_id, error)
     new = NewCode("New password", _link(request, "recover", code), user.email, expires_at)
     return await _person(request, state, user_id, new=new)
+
+
+@post("/people/{user_id:int}/disconnect", guards=[_CHANGES], request_max_body_size=MAX_FORM_BYTES)
+async def disconnect_person(request: AppRequest, state: State, user_id: PathId) -> Response[bytes]:
+    """Disconnect an account from the sign-in provider."""
+    fields = await read_fields(request)
+    try:
+        user = await service(state, AccountService).get_user(request.user, user_id)
+        step = await confirm_password(request, state, fields, f"disconnect {user.email} from the sign-in provider")
+        if step.page is not None:
+            return step.page
+        await service(state, ProviderConnections).disconnect(request.user, user_id)
+    except PygridError as error:
+        return await _person(request, state, user_id, error)
+    return see_other(f"/admin/people/{user_id}", step.cookies)
 
 
 @post("/people/{user_id:int}/delete", guards=[_CHANGES], request_max_body_size=MAX_FORM_BYTES)
@@ -324,6 +346,7 @@ def routes() -> list[Any]:
         person_page,
         change_role,
         make_reset,
+        disconnect_person,
         delete_person,
         roles_page,
         change_roles,

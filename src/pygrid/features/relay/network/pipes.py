@@ -9,7 +9,7 @@ import secrets
 from collections import Counter
 from collections.abc import Awaitable, Callable, Iterator
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, TypeVar
 
 from prometheus_client import Counter as CounterFamily
 from prometheus_client import Gauge
@@ -27,6 +27,7 @@ TOKEN_BYTES = 32
 RETRY_S = 1.0
 _CHECK_S = 1.0
 
+K = TypeVar("K")
 Receive = Callable[[], Awaitable[Any]]
 Send = Callable[[Any], Awaitable[None]]
 
@@ -67,12 +68,24 @@ class Pipes:
         self._disconnected: dict[str, set[asyncio.Event]] = {}
         self._by_domain: Counter[str] = Counter()
         self._by_caller: Counter[str] = Counter()
+        self._by_ends: Counter[tuple[str, str]] = Counter()
+        """Pipes by the name of the Domain and the key of the caller."""
+        self._carried: Counter[str] = Counter()
         self._open = Gauge("pygrid_relay_pipes", "Pipes that are open or being opened.", registry=metrics.registry)
         self._bytes = CounterFamily("pygrid_relay_bytes", "Bytes carried through pipes.", registry=metrics.registry)
 
     def count(self, domain: str) -> int:
         """Return the number of pipes of a Domain."""
         return self._by_domain[domain]
+
+    def list_callers(self, domain: str) -> list[tuple[str, int]]:
+        """Return the keys of the callers of a Domain with their numbers of pipes, most pipes first."""
+        found = [(caller, count) for (name, caller), count in self._by_ends.items() if name == domain]
+        return sorted(found, key=lambda one: (-one[1], one[0]))
+
+    def carried_bytes(self, domain: str) -> int:
+        """Return the bytes that were carried to and from a Domain since the start of the app."""
+        return self._carried[domain]
 
     @contextlib.contextmanager
     def place(
@@ -97,6 +110,7 @@ class Pipes:
             raise too_many(f"you have {self._by_caller[caller]} open connections, the most that are allowed")
         self._by_domain[domain] += 1
         self._by_caller[caller] += 1
+        self._by_ends[domain, caller] += 1
         self._open.inc()
         disconnected = asyncio.Event()
         ends = {name_key(name) for name in (domain, caller_domain) if name is not None}
@@ -112,6 +126,7 @@ class Pipes:
             self._open.dec()
             _take_one(self._by_domain, domain)
             _take_one(self._by_caller, caller)
+            _take_one(self._by_ends, (domain, caller))
 
     async def order(self, request: Callable[[str], Awaitable[object]], domain: str) -> End:
         """Request a new pipe and return the Domain's end of it. Set its ``released`` when it is not needed anymore.
@@ -181,7 +196,7 @@ class Pipes:
             name: name of the Domain.
             disconnected: the event of `place`.
         """
-        seen = _Seen(self._bytes)
+        seen = _Seen(self._bytes, self._carried, name)
         loops = [
             asyncio.create_task(_carry(caller.receive, domain.send, seen)),
             asyncio.create_task(_carry(domain.receive, caller.send, seen)),
@@ -207,13 +222,16 @@ class Pipes:
 
 
 class _Seen:
-    def __init__(self, counted: CounterFamily) -> None:
+    def __init__(self, counted: CounterFamily, carried: Counter[str], domain: str) -> None:
         self.num_messages = 0
         self._counted = counted
+        self._carried = carried
+        self._domain = domain
 
     def add(self, num_bytes: int) -> None:
         self.num_messages += 1
         self._counted.inc(num_bytes)
+        self._carried[self._domain] += num_bytes
 
 
 async def _carry(receive: Receive, send: Send, seen: _Seen) -> None:
@@ -238,7 +256,7 @@ def too_many(detail: str) -> TooManyRequests:
     return TooManyRequests(detail, code=TOO_MANY_PIPES, retry_after_s=RETRY_S)
 
 
-def _take_one(counts: Counter[str], key: str) -> None:
+def _take_one(counts: Counter[K], key: K) -> None:
     counts[key] -= 1
     if counts[key] <= 0:
         del counts[key]

@@ -77,6 +77,7 @@ async def _answer(socket: AnySocket, work: Callable[[], Awaitable[None]]) -> Non
             raise Forbidden("browsers may not connect here", code=codes.BROWSERS_NOT_LET_IN)
         await work()
     except PygridError as error:
+        service(socket.app.state, Relay).refusals[error.code] += 1
         await _refuse(socket, error)
         return
     except (WebSocketDisconnect, OSError):  # one end closed, and the other is closed below

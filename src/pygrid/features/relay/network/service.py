@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
 from pygrid.clock import Clock
-from pygrid.core.access import Authenticator
+from pygrid.core.access import Authenticator, Permission, Principal, require
 from pygrid.core.addresses import network_of
 from pygrid.errors import InvalidCredentials, PygridError, Unauthenticated
-from pygrid.features.relay.network.pipes import End, Pipes, too_many, unreachable
+from pygrid.features.relay.network.pipes import End, Pipes, RelayLimits, too_many, unreachable
 from pygrid.messages.relay import INVALID_TICKET, LOGIN_NEEDED, SESSION_OVER, TOO_MANY_PIPES
 from pygrid.transport.identity import IdentityKey
 from pygrid.transport.tickets import PREFIX, check_ticket, read_ticket
@@ -59,6 +60,32 @@ class RelayCaller:
     """Whether the caller has a valid session or ticket."""
 
 
+@dataclass(frozen=True, slots=True)
+class DomainPipes:
+    """The use of the relay by the callers of one Domain."""
+
+    domain: str
+    num_pipes: int
+    carried_bytes: int
+    """To and from the Domain since the start of the app."""
+    callers: tuple[tuple[str, int], ...]
+    """Keys of callers with their numbers of pipes, most pipes first; at most `MAX_CALLERS`."""
+
+
+@dataclass(frozen=True, slots=True)
+class RelayUsage:
+    """The use of a relay, without any content."""
+
+    domains: tuple[DomainPipes, ...]
+    refusals: Mapping[str, int]
+    """Refused connections since the start of the app, by code."""
+    limits: RelayLimits
+    is_open: bool
+
+
+MAX_CALLERS = 20
+
+
 class Relay:
     """Carries connections to the Network's Domains.
 
@@ -83,6 +110,20 @@ class Relay:
         self._own = own
         self._clock = clock
         self._is_open = is_open
+        self.refusals: Counter[str] = Counter()
+        """Refused connections of callers and Domains, by code."""
+
+    def usage(self, principal: Principal, domains: Sequence[str]) -> RelayUsage:
+        """Return what these Domains use of the relay. Raises Forbidden: ``not_permitted``."""
+        require(principal, Permission.MANAGE_NODES)
+        pipes = self.pipes
+        used = (
+            DomainPipes(
+                name, pipes.count(name), pipes.carried_bytes(name), tuple(pipes.list_callers(name)[:MAX_CALLERS])
+            )
+            for name in domains
+        )
+        return RelayUsage(tuple(used), dict(self.refusals), pipes.limits, self._is_open)
 
     async def name_caller(self, bearer: str | None, address: str, target: str) -> RelayCaller:
         """Authenticate a caller that connects to the Domain ``target``.
