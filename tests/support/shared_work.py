@@ -6,8 +6,11 @@ not use this module.
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import os
+import sqlite3
+import threading
 from collections.abc import Callable, Iterator, Sequence
 from copy import copy
 from typing import Any
@@ -34,6 +37,7 @@ PASSWORD_COST = {"TIME_COST": passwords.TIME_COST, "MEMORY_KIB": passwords.MEMOR
 _compile_template = jinja2.Environment.compile
 _prepare_sqlite = database._prepare_sqlite
 _upgrade = migrations._upgrade
+_present_revision = migrations._present_revision
 _new_app = app.MsgspecApp
 
 
@@ -43,6 +47,7 @@ def share() -> None:
     StaticFiles.load = functools.cache(StaticFiles.load)  # type: ignore[method-assign]
     jinja2.Environment.compile = _compiled  # type: ignore[method-assign, assignment]
     migrations._upgrade = _upgraded
+    migrations._present_revision = _copied_revision
     # No test cuts the power, which is all that these protect from. The disk is slow.
     database._prepare_sqlite = _sqlite_without_waits
     os.fsync = os.fdatasync = lambda _: None  # type: ignore[assignment]
@@ -125,6 +130,29 @@ def _sqlite_without_waits(connection: Any, record: object) -> None:
 
 
 _made: dict[str, list[tuple[str, Any]]] = {}
+_copying = threading.Lock()
+
+
+def _copied_revision(connection: sa.Connection) -> str | None:
+    """The revision of a database; an empty file of SQLite becomes a copy of the first that this process migrated."""
+    path = connection.engine.url.database
+    if connection.dialect.name == "sqlite" and "sqlite" in _made and path and path != ":memory:":
+        # What is wrong with a file is found below, as in production.
+        with contextlib.suppress(sqlite3.Error), _copying, contextlib.closing(sqlite3.connect(path)) as file:
+            if file.execute("SELECT count(*) FROM sqlite_master").fetchone() == (0,):
+                file.execute("PRAGMA synchronous=OFF")
+                _migrated().backup(file)
+    return _present_revision(connection)
+
+
+@functools.cache
+def _migrated() -> sqlite3.Connection:
+    """A migrated database in memory."""
+    made = sqlite3.connect(":memory:", check_same_thread=False)
+    for statement, values in _made["sqlite"]:
+        made.execute(statement, values)
+    made.commit()
+    return made
 
 
 def _upgraded(connection: sa.Connection) -> None:
