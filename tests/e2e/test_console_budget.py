@@ -15,7 +15,7 @@ from playwright.sync_api import Browser, expect
 
 import pygrid.client
 from pygrid.client.statistics import count
-from support.browser import Person, open_chromium
+from support.browser import Person, open_chromium, shoot
 from support.console_app import ANN, App, owner, sign_in
 from support.eventually import eventually_blocking
 from support.web import PASSWORD
@@ -133,5 +133,7 @@ def test_the_page_of_a_budget_can_be_used_by_everybody(chromium: Browser, app: A
     for path in (f"{PAGE}?kind=statistics&epsilon=0.5", "/admin/budgets", "/admin/ask/1?tab=model"):
         ann.page.goto(path)
         ann.check_access(path)
+        if path.startswith(PAGE) and options["color_scheme"] == "light":
+            shoot(ann, "spending")
         assert ann.page.evaluate("document.documentElement.scrollWidth <= innerWidth"), path
     ann.close()
