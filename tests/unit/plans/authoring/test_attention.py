@@ -84,15 +84,12 @@ def _quiet():
 
 
 @pytest.mark.parametrize(
-    ("mask", "padding"),
-    [("none", "bool"), ("bool", "float"), ("float", "bool")],
+    ("mask", "padding", "batch_first"),
+    [("bool", "float", True), ("float", "bool", False)],
 )
-def test_an_encoder_with_masks(mask: str, padding: str) -> None:
-    pygrid.plan(data=TOKENS)(classify).build(Encoder(mask, padding), private=True)
-
-
-def test_an_encoder_with_the_batch_second() -> None:
-    pygrid.plan(data=TOKENS)(classify).build(Encoder("float", "bool", batch_first=False))
+def test_an_encoder_with_masks(mask: str, padding: str, batch_first: bool) -> None:
+    """The last test of this file has a mask of padding alone."""
+    pygrid.plan(data=TOKENS)(classify).build(Encoder(mask, padding, batch_first=batch_first), private=True)
 
 
 def test_an_encoder_and_a_decoder() -> None:
@@ -107,7 +104,8 @@ def test_attention_by_itself(need_weights: bool) -> None:
 def test_a_sequence_of_padding_alone() -> None:
     """Torch's attention gives such a row zeros; a softmax of masked scores alone would be NaN."""
     model = Encoder("none", "bool")
-    runner, params = Runner(pygrid.plan(data=TOKENS)(classify).build(model)), initial_params(model)
+    runner = Runner(pygrid.plan(data=TOKENS)(classify).build(model, private=True))
+    params = initial_params(model)
     x, y = np.zeros((3, 6), np.int64), np.array([0, 1, 2])
     x[1, :3] = 5
     trained = runner.train(params, {"x": x, "y": y}, batch_size=3)
