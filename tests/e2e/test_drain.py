@@ -89,9 +89,8 @@ def test_requests_that_were_sent_before_the_stop_are_answered(tmp_path: Path) ->
 
 
 @pytest.mark.slow
-def test_a_domain_that_drains_is_not_ready_and_still_serves(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("PYGRID_DRAIN_S", "600")
-    with started(tmp_path) as domain:
+def test_a_domain_that_drains_is_not_ready_and_still_serves(tmp_path: Path) -> None:
+    with started(tmp_path, env={"PYGRID_DRAIN_S": "600"}) as domain:
         address = domain.wait_ready()
         assert httpx.get(f"{address}/readyz").status_code == 200
         domain.process.send_signal(signal.SIGTERM)
