@@ -270,6 +270,7 @@ MODEL_OUTPUT = Code("model_output", 400, "The model returned an output of an une
 NAME_TAKEN = Code("name_taken", 409, "Another Domain has this name on the Network.")
 NETWORK_LOGIN_NEEDED = Code("network_login_needed", 401, "The Network relays only for callers with an account.")
 NETWORK_SESSION_OVER = Code("network_session_over", 401, "The session at the Network is invalid or has ended.")
+NOT_LEADER = Code("not_leader", 503, "Only the leader of the replicas serves this; try again in a moment.")
 NO_ANSWER = Code("no_answer", 408, "The peer did not answer within the time limit.")
 NO_ASSIGNMENT = Code("no_assignment", 409, "The client has no open assignment; request a cycle first.")
 NO_BUDGET = Code("no_budget", 409, "The dataset has no open privacy budget.")

@@ -40,12 +40,12 @@ from pygrid.lifecycle import AppContext, BackgroundTask, Feature, Stopping, Task
 from pygrid.messages.jobs import FederationRequest
 from pygrid.metrics import Metrics
 from pygrid.settings import DomainSettings, read_networks, with_secret
-from pygrid.storage.app_state import IDENTITY, keep_file
+from pygrid.storage.app_state import IDENTITY, keep_file, restore_file
 from pygrid.storage.audit import HEAD_FILE, AuditedWrites, HeadStore
 from pygrid.storage.idempotency import AnswerStore
 from pygrid.storage.installation import check_folder
 from pygrid.storage.job_files import JobFiles
-from pygrid.storage.ownership import FolderLock
+from pygrid.storage.ownership import DatabaseLock, FolderLock
 from pygrid.storage.public_content import PublicContent
 from pygrid.storage.sql.database import Database
 from pygrid.storage.start import database_feature, start_record
@@ -60,6 +60,7 @@ from pygrid.web.blobs import DraftBlobs, ProcessBlobs, ServedModelBlobs, StateBl
 from pygrid.web.health import Readiness
 from pygrid.web.idempotency import Claims
 from pygrid.web.identity import identity_routes
+from pygrid.web.leadership import LeaderGate, Leadership
 from pygrid.web.sites import Site
 
 if TYPE_CHECKING:
@@ -110,7 +111,10 @@ class DomainContext(AppContext):
             undo.callback(store.close)
             identity = Identity.load_or_make(settings.data_dir / IDENTITY_FILE)
             if settings.has_store:
+                # Of two replicas that start for the first time, one has stored its identity; both use that one.
                 keep_file(database, settings.secret_key, IDENTITY, settings.data_dir / IDENTITY_FILE)
+                restore_file(database, settings.secret_key, IDENTITY, settings.data_dir / IDENTITY_FILE)
+                identity = Identity.load_or_make(settings.data_dir / IDENTITY_FILE)
             undo.pop_all()
         return cls(
             clock=clock,
@@ -177,11 +181,15 @@ def build_domain(
     engines = build_engines(
         settings.pools, settings.address, leases, context.database, context.clock, context.timings.engines
     )
-    features = [
-        database_feature(settings, context.database, context.answers, context.folder_lock, DEFAULT_ROLES),
-        _store_feature(context),
+    leader_lock = DatabaseLock(context.database) if settings.has_store else None
+    files = _store_feature(context)
+    features: list[Feature] = [
+        _database_feature(context, leader_lock),
+        files,
+        _garbage_feature(context),
         people,
         training,
+        training.upkeep,
         hosting,
         datasets.build(context.clock, store, writes, settings),
         *_jobs_features(context, leased, engines.pools, wake_jobs, training.scheduler.watch),
@@ -193,14 +201,16 @@ def build_domain(
         _web_feature(context),
         start_record(context, settings, writes),
     ]
-    return build_app(
+    leadership = None if leader_lock is None else Leadership(leader_lock, context.runner)
+    app = build_app(
         title=f"Domain {settings.id}",
         description="Hosts models and data; devices and data scientists train on them.",
         context=context,
-        features=features,
+        features=features if leadership is None else _divide(features, leadership, (training, files)),
         authenticator=people.service,
         site=Site(settings.host_names, settings.address),
     )
+    return app if leadership is None else _gated(app, leadership, context)
 
 
 def _console_feature(context: DomainContext) -> tuple[Feature, ...]:
@@ -247,11 +257,29 @@ def _store_feature(context: DomainContext) -> Feature:
     async def close() -> None:
         store.close()
 
-    tasks = () if store.remote is None else store.remote.tasks()
     signaling = () if context.signals is None else context.signals.tasks()
-    return Feature(
-        services=(store,), tasks=(BackgroundTask("wake-waiting", wake_waiting), *tasks, *signaling), close=close
-    )
+    return Feature(services=(store,), tasks=(BackgroundTask("wake-waiting", wake_waiting), *signaling), close=close)
+
+
+def _database_feature(context: DomainContext, leader_lock: DatabaseLock | None) -> Feature:
+    locks = context.folder_lock, DEFAULT_ROLES
+    return database_feature(context.settings, context.database, context.answers, *locks, leader_lock=leader_lock)
+
+
+def _gated(app: Litestar, leadership: Leadership, context: DomainContext) -> Litestar:
+    app.asgi_handler = LeaderGate(app.asgi_handler, leadership, context.stopping)
+    return app
+
+
+def _divide(features: Sequence[Feature], leadership: Leadership, everywhere: Sequence[Feature]) -> list[Feature]:
+    """The features of a replica; those that are not ``everywhere`` begin when it leads."""
+    at_all = {id(one) for one in everywhere}
+    return [*(one if id(one) in at_all else leadership.led(one) for one in features), leadership.feature()]
+
+
+def _garbage_feature(context: DomainContext) -> Feature:
+    remote = context.store.remote
+    return Feature(tasks=() if remote is None else remote.tasks())
 
 
 def _network_features(context: DomainContext) -> tuple[Feature, Feature]:

@@ -133,6 +133,10 @@ class TaskRunner:
             await asyncio.gather(*self._running, return_exceptions=True)
             self._running = []
 
+    def add(self, tasks: Sequence[BackgroundTask]) -> None:
+        """Run further tasks until the end of `running`."""
+        self._running += [asyncio.create_task(self._supervise(task), name=task.name) for task in tasks]
+
     async def _supervise(self, task: BackgroundTask) -> None:
         delay_s = MIN_RESTART_S
         loop = asyncio.get_running_loop()

@@ -67,18 +67,22 @@ def database_feature(
     answers: AnswerStore,
     folder_lock: FolderLock,
     roles: Sequence[Role],
+    *,
+    leader_lock: DatabaseLock | None = None,
 ) -> Feature:
     """The database of an app: migrated and locked at the start, closed at the end, with both locks.
 
     Args:
         roles: of a new app.
+        leader_lock: the lock of the database, if the app has replicas; `pygrid.web.leadership` takes and keeps it.
     """
-    lock = DatabaseLock(database)
+    lock = leader_lock or DatabaseLock(database)
 
     async def start() -> None:
         if not settings.has_store:
             await asyncio.to_thread(prepare_files, settings, database)
-        await asyncio.to_thread(lock.acquire)
+        if leader_lock is None:
+            await asyncio.to_thread(lock.acquire)
         await database.write(lambda connection: seed_roles(connection, roles))
 
     async def close() -> None:
@@ -89,7 +93,7 @@ def database_feature(
     return Feature(
         services=(settings, database, answers),
         tasks=(
-            BackgroundTask("keep-database-lock", lock.keep),
+            *(() if leader_lock is not None else (BackgroundTask("keep-database-lock", lock.keep),)),
             BackgroundTask.every(ANSWER_SWEEP_S, "remove-expired-answers", answers.remove_expired),
         ),
         start=start,

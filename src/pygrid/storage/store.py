@@ -43,6 +43,11 @@ class Store:
     remote: RemoteStore | None = None
     """The bucket that has the files; None: they are in the data folder."""
 
+    @property
+    def is_shared(self) -> bool:
+        """Whether other replicas can use the same database and files."""
+        return self.remote is not None
+
     @classmethod
     def open(cls, database: Database, folder: Path, public: PublicContent, copies: int = 1) -> Store:
         """Open the store of a Domain, with its files in ``folder``.

@@ -33,6 +33,8 @@ class CyclesFeature(Feature):
     clients: ClientRegistry
     cycles: CyclesService
     published: PublishedDevices
+    upkeep: Feature
+    """What only one process does."""
 
 
 def build(app: AppContext, store: Store, settings: DomainSettings) -> CyclesFeature:
@@ -65,9 +67,10 @@ def build(app: AppContext, store: Store, settings: DomainSettings) -> CyclesFeat
         open_paths=DEVICE_PATHS,
         tasks=(
             BackgroundTask("run-cycles", scheduler.run),
-            BackgroundTask.every(CLIENT_SWEEP_S, "remove-unused-clients", clients.remove_unused),
+            *((BackgroundTask("follow-cycles", scheduler.follow),) if store.is_shared else ()),
         ),
         start=scheduler.recover,
+        upkeep=Feature(tasks=(BackgroundTask.every(CLIENT_SWEEP_S, "remove-unused-clients", clients.remove_unused),)),
         close=close,
     )
 

@@ -40,6 +40,11 @@ class CycleSum:
         self._diffs = diffs
         self._aggregator = aggregator
 
+    @property
+    def process_id(self) -> int:
+        """The process of the cycle."""
+        return self._process.id
+
     def fold(self, report: Report, limit: float, data: bytes | None = None) -> None:
         """Add a report unless it is in the sum.
 
@@ -126,6 +131,13 @@ class CycleSums:
         self._completed[process_id] = cycle_id
         self._limits[process_id] = limit
         self._sums.pop(cycle_id, None)
+
+    def drop_before(self, process_id: int, cycle_id: int) -> None:
+        """Drop the sums of a process's cycles before ``cycle_id``, which other replicas have completed."""
+        self._completed[process_id] = max(self._completed.get(process_id, 0), cycle_id - 1)
+        for number in [number for number, kept in self._sums.items() if kept.process_id == process_id]:
+            if number < cycle_id:
+                del self._sums[number]
 
     def _limit(self, process_id: int) -> float:
         limit = self._limits.get(process_id)

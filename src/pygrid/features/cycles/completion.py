@@ -78,7 +78,7 @@ class Completion:
         self, store: Store, sums: CycleSums, clock: Clock, elapsed_s: Callable[[], float] = time.monotonic
     ) -> None:
         self._store = store
-        self._sums = sums
+        self.sums = sums
         self._clock = clock
         self._elapsed_s = elapsed_s
         self._held: tuple[int, int] | None = None
@@ -170,7 +170,7 @@ class Completion:
         ]
         outcome = _Outcome(new_checkpoint, weighed, reports, counted, damaged)
         completed = database.write_now(lambda connection: self._store_result(connection, process, cycle, outcome))
-        self._sums.complete(process.id, cycle.id, weighed.limit)
+        self.sums.complete(process.id, cycle.id, weighed.limit)
         # Queued before the next cycle is announced, so before any report for it: the lane keeps the order.
         database.write_later(
             lambda _connection: self._store.diffs.drop(process.id, cycle.id), Lane.REPORTS, is_alone=True
@@ -190,7 +190,7 @@ class Completion:
             average = average_by_plan(self._store, process, reports, weighed.scales)
             mean: MeanBlock = lambda start, count, _centre: average(start, count)  # noqa: E731
         else:
-            mean = self._sums.reconcile(process, cycle.id, reports, weighed)
+            mean = self.sums.reconcile(process, cycle.id, reports, weighed)
         optimizer = process.config.optimizer_in(cycle.sequence)
         model_hash, size_bytes, state = self._step(process, optimizer, old, mean)
         return processes.Checkpoint(process.id, old.number + 1, model_hash, size_bytes, state, self._clock.now())

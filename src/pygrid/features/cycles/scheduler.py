@@ -21,7 +21,7 @@ from pygrid.metrics import Metrics
 from pygrid.storage import cycles as rows
 from pygrid.storage import processes, reports
 from pygrid.storage.cycle_transitions import end_if_due, reopen_cycle
-from pygrid.storage.signals import notify_process
+from pygrid.storage.signals import ELSEWHERE, notify_process, wake_process
 from pygrid.storage.store import Store
 
 logger = logging.getLogger(__name__)
@@ -65,6 +65,8 @@ class CycleScheduler:
         """Resume the cycles of the last run; called once, before the first request."""
 
         def load(connection: sa.Connection) -> tuple[list[Cycle], set[str]]:
+            if self._store.is_shared:  # other replicas hold leases and complete cycles
+                return rows.list_unfinished_cycles(connection), set()
             rows.release_all_leases(connection)
             for cycle in rows.list_unfinished_cycles(connection):
                 process = processes.get_process(connection, cycle.process_id)
@@ -77,19 +79,48 @@ class CycleScheduler:
         unfinished, files = await self._store.database.write(load)
         self._store.diffs.sweep(files)
         for cycle in unfinished:
-            self.watch(cycle)
-        self._fences.clear()
+            self.watch(cycle, has_lease=False)
 
-    def watch(self, cycle: Cycle) -> None:
-        """Schedule a cycle that has begun or changed; with a closing cycle, the caller hands over its lease."""
+    async def follow(self) -> None:
+        """Read the cycles when another replica has changed one, until cancelled."""
+        while True:
+            changed = self._store.signals.next(ELSEWHERE)
+            try:
+                await self._look_again()
+            except PygridError:
+                logger.warning("cycles of other replicas not read; read again soon", exc_info=True)
+                await asyncio.sleep(LOOK_S)
+                continue
+            await changed
+
+    def watch(self, cycle: Cycle, *, has_lease: bool = True) -> None:
+        """Schedule a cycle that has begun or changed.
+
+        Args:
+            has_lease: of a closing cycle: the caller hands over its lease.
+        """
+        before = self._current.get(cycle.process_id)
+        if self._store.is_shared and before is not None and before.id > cycle.id:
+            return  # another replica has gone on
         self._current[cycle.process_id] = cycle
+        if self._store.is_shared and before is not None and before.id < cycle.id:
+            self._forget(before, cycle.id)
         self._deadlines.pop(cycle.id, None)
         if cycle.state is CycleState.CLOSING:
             self._closing[cycle.id] = self._clock.now()
-            self._fences[cycle.id] = cycle.lease_fence
+            self._fences.pop(cycle.id, None)
+            if has_lease:
+                self._fences[cycle.id] = cycle.lease_fence
         elif cycle.state is CycleState.OPEN and cycle.ends_at is not None:
             self._deadlines[cycle.id] = cycle.ends_at
         self._changed.set()
+
+    def _forget(self, cycle: Cycle, next_id: int) -> None:
+        """Forget a cycle that is over."""
+        self._deadlines.pop(cycle.id, None)
+        self._closing.pop(cycle.id, None)
+        self._fences.pop(cycle.id, None)
+        self._executor.submit(self._completion.sums.drop_before, cycle.process_id, next_id)
 
     def current(self, process_id: int) -> Cycle | None:
         """Return the newest cycle of a process as of its last change of state; its counts can be stale."""
@@ -134,13 +165,16 @@ class CycleScheduler:
             if known is not before.get(process_id):
                 continue  # it has changed since, and its caller has watched it
             if cycle is None:
-                self._current.pop(process_id)
+                over = self._current.pop(process_id)
+                if self._store.is_shared:
+                    self._forget(over, over.id + 1)
+                    self._store.processes.forget(process_id)
                 await self._store.public.changed()
             elif known is None or _times_of(known) != _times_of(cycle):
-                self.watch(cycle)
+                self.watch(cycle, has_lease=False)
             else:
                 continue
-            notify_process(self._store.signals, process_id)
+            wake_process(self._store.signals, process_id)
         self._num_unknown = num_unknown
 
     def _pause_s(self) -> float:
@@ -152,21 +186,23 @@ class CycleScheduler:
     async def _end_time(self, cycle_id: int) -> None:
         """Close or reopen a cycle whose deadline has passed, or begin its time of grace."""
 
-        def transaction(connection: sa.Connection) -> Cycle:
+        def transaction(connection: sa.Connection) -> tuple[Cycle, bool]:
             now = self._clock.now()
             cycle = rows.lock_cycle(connection, cycle_id)
+            is_open = cycle.state is CycleState.OPEN
             process = self._store.processes.load(connection, cycle.process_id)
             if rules.due(cycle, process.config, now) is Due.REOPEN:
-                return reopen_cycle(connection, cycle, process.config, now)
-            return end_if_due(connection, cycle, process.config, now)
+                return reopen_cycle(connection, cycle, process.config, now), is_open
+            return end_if_due(connection, cycle, process.config, now), is_open
 
         try:
-            cycle = await self._store.database.write(transaction)
+            cycle, is_open = await self._store.database.write(transaction)
         except Exception:
             self._deadlines[cycle_id] = self._retry_at(cycle_id, "end_cycle")
             return
         self._failures.pop(cycle_id, None)
-        self.watch(cycle)
+        self._deadlines.pop(cycle_id, None)
+        self.watch(cycle, has_lease=is_open)
         notify_process(self._store.signals, cycle.process_id)
 
     async def _complete(self, cycle_id: int) -> None:

@@ -305,12 +305,12 @@ class CyclesService:
 
     def _may_count(self, ticket: RedeemedKey) -> bool:
         """Whether a report can count, so that its bytes are kept: it is the first one, and its cycle is current."""
+        if ticket.assignment.state is not AssignmentState.ASSIGNED:
+            return False
         current = self._scheduler.current(ticket.process.id)
-        return (
-            ticket.assignment.state is AssignmentState.ASSIGNED
-            and current is not None
-            and current.id == ticket.cycle.id
-        )
+        if self._store.is_shared and (current is None or current.id < ticket.cycle.id):
+            return True  # another replica has begun this cycle, and this one has not heard of it
+        return current is not None and current.id == ticket.cycle.id
 
     def _fold_soon(self, process: HostedProcess, report: Report, data: bytes | None) -> None:
         """Fold an accepted report into the running sum; the completion folds those that are missing there."""

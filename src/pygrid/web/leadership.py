@@ -1,0 +1,155 @@
+"""Which of several replicas of a Domain leads: it does everything that only one process may do.
+
+    follower ──lock of the database is free──> leader ──another process has taken the lock──> the process ends
+
+Every replica takes reports and completes cycles. Jobs, datasets, accounts, admissions and the console rely on the
+memory of one process, so only the leader has them. PostgreSQL releases the lock when the leader's connection ends. Each
+leader has a number, which all its writes check. So a former leader can write nothing.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from typing import Protocol
+
+import msgspec
+from litestar.enums import ScopeType
+from litestar.types import ASGIApp, Receive, Scope, Send
+
+from pygrid import codes
+from pygrid.errors import PygridError, Unavailable
+from pygrid.lifecycle import BackgroundTask, Feature, Stopping, TaskRunner
+from pygrid.messages import media
+
+logger = logging.getLogger(__name__)
+
+TRY_S = 1.0
+"""Seconds between two attempts of a follower to lead."""
+EXIT_STATUS = 3
+"""Exit status of a former leader; what supervises it starts it again."""
+LEADER_PATH = "/leaderz"
+"""Answers 200 at the leader alone, for load balancers."""
+FOLLOWER_PATHS = frozenset(
+    (
+        *("/healthz", "/readyz", "/metrics"),
+        *(f"/model-centric/{name}" for name in ("report", "get-model", "get-plan", "get-protocol", "speed-test")),
+    )
+)
+"""What a follower serves. These calls decide under locks of the database; all others need the leader."""
+
+
+def _end_process() -> None:
+    os._exit(EXIT_STATUS)
+
+
+class OwnerLock(Protocol):
+    """The lock of the database, which one process has."""
+
+    def try_acquire(self) -> bool:
+        """Become the owner; returns False if another process is. Blocks."""
+        ...
+
+    async def keep(self) -> None:
+        """Keep it until cancelled. Raises Unavailable: ``database_taken``: another process has become the owner."""
+        ...
+
+
+class Leadership:
+    """Starts the features of a leader when this replica becomes one.
+
+    Args:
+        end: ends the process at once, as a kill would.
+    """
+
+    def __init__(self, lock: OwnerLock, runner: TaskRunner, end: Callable[[], None] = _end_process) -> None:
+        self._lock = lock
+        self._runner = runner
+        self._end = end
+        self._led: list[Feature] = []
+        self._has_lock = False
+        self.is_leader = False
+
+    def led(self, feature: Feature) -> Feature:
+        """The feature without its start and its tasks, which begin when this replica leads."""
+        self._led.append(feature)
+
+        async def nothing() -> None:
+            pass
+
+        return replace(feature, start=nothing, tasks=())
+
+    def feature(self) -> Feature:
+        """The last feature of the app: it leads at the start if no other replica does."""
+        return Feature(start=self._try, tasks=(BackgroundTask("lead", self._run),))
+
+    async def _try(self) -> None:
+        """Lead if no other replica does. Raises what the start of a feature raises."""
+        if await asyncio.to_thread(self._lock.try_acquire):
+            self._has_lock = True
+            for feature in self._led:
+                await feature.start()
+            self.is_leader = True
+
+    async def _run(self) -> None:
+        while not self.is_leader:
+            await asyncio.sleep(TRY_S)
+            try:
+                await self._try()
+            except Exception:
+                if self._has_lock:  # what has begun cannot begin again
+                    logger.exception("replica could not lead; the process ends")
+                    self._end()
+                    return
+                logger.warning("database does not answer; this replica tries to lead later", exc_info=True)
+        logger.info("replica leads")
+        self._runner.add([task for feature in self._led for task in feature.tasks])
+        while True:
+            try:
+                await self._lock.keep()
+            except PygridError as error:
+                if error.code == codes.DATABASE_TAKEN:
+                    logger.exception("another replica leads; the process ends")
+                    self._end()
+                    return
+                logger.warning("database does not answer", exc_info=True)
+            await asyncio.sleep(TRY_S)
+
+
+class LeaderGate:
+    """Refuses at a follower what only the leader serves."""
+
+    def __init__(self, app: ASGIApp, leadership: Leadership, stopping: Stopping) -> None:
+        self._app, self._leadership, self._stopping = app, leadership, stopping
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] not in (ScopeType.HTTP, ScopeType.WEBSOCKET):
+            await self._app(scope, receive, send)
+            return
+        if scope["path"] == LEADER_PATH:
+            is_leader = self._leadership.is_leader and not self._stopping.is_draining and not self._stopping.is_set()
+            await _answer(send, 200 if is_leader else 503, {"status": "leader" if is_leader else "follower"})
+        elif self._leadership.is_leader or scope["path"] in FOLLOWER_PATHS:
+            await self._app(scope, receive, send)
+        elif scope["type"] == ScopeType.WEBSOCKET:
+            await receive()
+            await send({"type": "websocket.close", "code": 1013, "reason": codes.NOT_LEADER})
+        else:
+            refusal = Unavailable(
+                "this replica does not lead, so it serves reports and downloads of devices only; send the request to "
+                "the leader, which answers 200 to /leaderz",
+                code=codes.NOT_LEADER,
+                retry_after_s=1,
+            )
+            await _answer(send, refusal.status, refusal.to_problem(), [(b"retry-after", b"1")])
+
+
+async def _answer(send: Send, status: int, content: object, headers: Sequence[tuple[bytes, bytes]] = ()) -> None:
+    body = msgspec.json.encode(content)
+    kind = b"application/json" if status == 200 else media.PROBLEM.encode()
+    fields = [(b"content-type", kind), (b"content-length", str(len(body)).encode()), *headers]
+    await send({"type": "http.response.start", "status": status, "headers": fields})
+    await send({"type": "http.response.body", "body": body, "more_body": False})
