@@ -127,7 +127,14 @@ class SharedSignals(LocalSignals):
         if len(payload.encode()) > MAX_PAYLOAD_BYTES:
             payload = f"{self._instance}\n{_EVERYTHING}"
         values = {"channel": CHANNEL, "payload": payload}
-        await asyncio.to_thread(self._database.write_apart, lambda connection: connection.execute(_SEND, values))
+        work = asyncio.ensure_future(
+            asyncio.to_thread(self._database.write_apart, lambda connection: connection.execute(_SEND, values))
+        )
+        try:
+            await asyncio.shield(work)
+        finally:
+            # The thread cannot be cancelled, and has a connection until it ends.
+            await asyncio.gather(work, return_exceptions=True)
 
     # -- hearing -------------------------------------------------------------------------------------------------------
 
@@ -139,6 +146,7 @@ class SharedSignals(LocalSignals):
                 error = None if self._listening.cancelled() else self._listening.exception()
             finally:
                 self._listening.cancel()
+                await asyncio.gather(self._listening, return_exceptions=True)  # it closes its connection
             self.is_heard = False
             logger.info("connection for signals lost", extra={"reason": str(error)[:200]})
             await asyncio.sleep(random.uniform(*self._timings.reconnect_s))
@@ -158,6 +166,7 @@ class SharedSignals(LocalSignals):
                     self._hear(notification.payload)
             finally:
                 testing.cancel()
+                await asyncio.gather(testing, return_exceptions=True)
 
     def _hear(self, payload: str) -> None:
         sender, *topics = payload.split("\n")
