@@ -540,9 +540,11 @@ async def test_connections_that_hold_too_much_together_are_closed(domain: Litest
         for _ in range(40):
             ends.append(await asyncio.open_connection("127.0.0.1", port))
             ends[-1][1].write(held)
-        await eventually(lambda: any(reader.at_eof() or reader.exception() for reader, _ in ends))
+        reading = [asyncio.create_task(reader.read()) for reader, _ in ends]
+        await eventually(lambda: any(one.done() for one in reading))
         assert 0 < server.open_connections.num_held_bytes <= MEBIBYTE
         for _, writer in ends:
             writer.close()
+        await asyncio.gather(*reading, return_exceptions=True)
         await _until_empty(server)
         assert server.open_connections.num_held_bytes == 0

@@ -11,7 +11,7 @@ from pygrid.syft.tensors import Array, read_tensor, tensor_pieces
 from pygrid.syft.wire import Piece, WireReader, head_of, invalid, message_of, write_bytes, write_text
 
 MAX_TENSORS = 10_000
-_FIELDS_PER_TENSOR = 40
+FIELDS_PER_TENSOR = 40
 
 
 def read_state(data: bytes | bytearray | memoryview) -> list[Array]:
@@ -20,7 +20,7 @@ def read_state(data: bytes | bytearray | memoryview) -> list[Array]:
     Raises:
         InvalidInput: ``invalid_protobuf``.
     """
-    return read_state_in(WireReader(MAX_TENSORS * _FIELDS_PER_TENSOR), memoryview(data).cast("B"), 0)
+    return read_state_in(WireReader(MAX_TENSORS * FIELDS_PER_TENSOR), memoryview(data).cast("B"), 0)
 
 
 def read_state_in(reader: WireReader, data: memoryview, depth: int) -> list[Array]:

@@ -40,8 +40,8 @@ MAX_DIMENSIONS = 16
 MAX_INTEGERS = 1_000_000
 """Elements of an integer or boolean tensor, each of which is read on its own."""
 SERIALIZER_ALL = 4
-_FIRST_CONTENT, _LAST_CONTENT = 16, 28
-_DTYPES: dict[str, tuple[int, np.dtype[np.generic]]] = {
+FIRST_CONTENT, LAST_CONTENT = 16, 28
+DTYPES: dict[str, tuple[int, np.dtype[np.generic]]] = {
     "uint8": (16, np.dtype("u1")),
     "int8": (17, np.dtype("i1")),
     "int16": (18, np.dtype("<i2")),
@@ -51,7 +51,7 @@ _DTYPES: dict[str, tuple[int, np.dtype[np.generic]]] = {
     "float64": (23, np.dtype("<f8")),
     "bool": (24, np.dtype("?")),
 }
-_NAMES = {dtype: name for name, (_, dtype) in _DTYPES.items()}
+_NAMES = {dtype: name for name, (_, dtype) in DTYPES.items()}
 
 if sys.byteorder != "little":  # pragma: no cover
     raise ImportError("this machine is big-endian; only little-endian machines are supported")
@@ -92,11 +92,11 @@ def _read_data(reader: WireReader, data: memoryview, depth: int) -> Array:
             dtype = text_of(field)
         elif field.number == 3 and field.integer:
             raise invalid("a tensor is quantized")
-        elif _FIRST_CONTENT <= field.number <= _LAST_CONTENT:
+        elif FIRST_CONTENT <= field.number <= LAST_CONTENT:
             contents.append(field)
-    if dtype not in _DTYPES:
-        raise invalid(f"a tensor has the dtype {dtype[:40]!r}; known are {', '.join(_DTYPES)}")
-    number, kind = _DTYPES[dtype]
+    if dtype not in DTYPES:
+        raise invalid(f"a tensor has the dtype {dtype[:40]!r}; known are {', '.join(DTYPES)}")
+    number, kind = DTYPES[dtype]
     if any(field.number != number for field in contents):
         raise invalid(f"a tensor of dtype {dtype} has contents of another dtype")
     dims = read_dims(reader, shape if shape is not None else memoryview(b""), depth + 1)
@@ -163,7 +163,7 @@ def tensor_pieces(tensor_id: int, array: Array) -> list[Piece]:
     if dtype not in _NAMES:
         raise invalid(f"a tensor of dtype {array.dtype} cannot be written")
     name = _NAMES[dtype]
-    number = _DTYPES[name][0]
+    number = DTYPES[name][0]
     content: Piece
     if dtype.kind == "f":
         flat = np.ascontiguousarray(array, dtype).reshape(-1)

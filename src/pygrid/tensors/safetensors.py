@@ -14,7 +14,7 @@ from __future__ import annotations
 import json
 import math
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import msgspec
@@ -183,10 +183,21 @@ def make_layout(
     arrays: Mapping[str, tuple[np.dtype[np.generic], tuple[int, ...]]], metadata: Mapping[str, str] | None = None
 ) -> tuple[Layout, bytes]:
     """The layout of arrays of these dtypes and shapes, and the bytes of the prefix and the header."""
+    names = sorted(arrays, key=lambda n: (-arrays[n][0].itemsize, n))
+    return _ordered_layout([(name, *arrays[name]) for name in names], metadata)
+
+
+def ordered_header(arrays: Sequence[tuple[str, np.dtype[np.generic], tuple[int, ...]]]) -> bytes:
+    """The bytes of the prefix and the header of a file whose arrays have these names, dtypes and shapes, in order."""
+    return _ordered_layout(arrays)[1]
+
+
+def _ordered_layout(
+    arrays: Sequence[tuple[str, np.dtype[np.generic], tuple[int, ...]]], metadata: Mapping[str, str] | None = None
+) -> tuple[Layout, bytes]:
     position = 0
     entries: list[ArrayEntry] = []
-    for name in sorted(arrays, key=lambda n: (-arrays[n][0].itemsize, n)):
-        dtype, shape = arrays[name]
+    for name, dtype, shape in arrays:
         dtype = dtype.newbyteorder("<")
         if dtype not in _CODES:
             raise InvalidTensors(f"array {name!r} has dtype {dtype}, which the format does not support", array=name)

@@ -25,6 +25,11 @@ _IPV6_PREFIX = 64
 LARGE_MESSAGE_BYTES = 16 * 1024 * 1024
 _FEW_BYTES = 4096
 """Fewer than these are not counted."""
+MAX_READ_BYTES = 64 * 1024
+"""Bytes that are read from a socket at once."""
+_MIN_READ_BYTES = 4096
+_READ_SHARE = 8
+"""A read is at most this part of what may still be read."""
 _TRIM_S = 0.1
 """From the close of a connection that held bytes to the return of its memory."""
 _TRIM_BYTES = 8 * 1024 * 1024
@@ -185,6 +190,8 @@ class Connections:
         self._num_held = 0
         self._sweeping: asyncio.TimerHandle | None = None
         self._trimming: asyncio.TimerHandle | None = None
+        self.buffer = memoryview(bytearray(MAX_READ_BYTES))
+        """Where bytes from sockets are read to."""
         self._num_freed = 0
         """Bytes that closed connections held since the last return of memory."""
 
@@ -265,6 +272,25 @@ class Connections:
                 self._close_stalest(place.holder)
         while self._num_held > self.limits.held_bytes:
             self._close_stalest(max(self._held_by, key=self._held_by.__getitem__))
+
+    def num_bytes_to_read(self, holder: str | None, most: int) -> int:
+        """Return how many bytes a connection may read at once, of at most ``most``.
+
+        The more its address holds, the fewer they are, so that many connections that read in one iteration of the event
+        loop stay within the limits.
+        """
+        return max(min(self._num_left(holder) // _READ_SHARE, most), min(_MIN_READ_BYTES, most))
+
+    def must_pause(self, holder: str | None) -> bool:
+        """Whether a connection should read no more until the app has taken what it holds."""
+        return self._num_left(holder) < _READ_SHARE * _MIN_READ_BYTES
+
+    def _num_left(self, holder: str | None) -> int:
+        """Bytes up to three quarters of the limits. The last quarter is for small reads of many connections."""
+        num_left = self.limits.held_bytes * 3 // 4 - self._num_held
+        if holder is not None:
+            num_left = min(num_left, self.limits.held_bytes_per_address * 3 // 4 - self._held_by[holder])
+        return num_left
 
     def _set_held(self, place: ConnectionSlot, num_bytes: int) -> None:
         change = num_bytes - place.num_held

@@ -12,15 +12,17 @@ from __future__ import annotations
 
 import asyncio
 import enum
+from collections.abc import Callable
 from typing import Any
 
 import httptools
 from uvicorn.protocols.http.flow_control import HIGH_WATER_LIMIT, FlowControl
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
-from pygrid.web.connections import CLOSED, Connections, ConnectionSlot, num_unread
+from pygrid.web.connections import CLOSED, MAX_READ_BYTES, Connections, ConnectionSlot, num_unread
 from pygrid.web.refusals import connection_refusal, explain, refusal
 from pygrid.web.requests import WAITS
+from pygrid.web.sized_reads import SizedReads
 
 _END_OF_HEAD = b"\r\n\r\n"
 _FIRST_PIECE = 4 * 1024
@@ -30,6 +32,10 @@ _FRAMING_SHARE = 8
 _REQUEST_BYTES = 24 * 1024
 """Memory of the server and the app for a request whose body is not complete."""
 _ONLY_ONCE = frozenset({b"host", b"transfer-encoding", b"content-length"})
+
+
+def _nothing() -> None:
+    pass
 
 
 class Phase(enum.Enum):
@@ -57,7 +63,13 @@ class _Flow(FlowControl):
     is_held = False
     num_resumed = 0
 
+    def __init__(self, transport: asyncio.Transport, on_taken: Callable[[], None]) -> None:
+        super().__init__(transport)
+        self.on_taken = on_taken
+        """Called when the app asks for more of a body, so it has taken what there was."""
+
     def resume_reading(self) -> None:
+        self.on_taken()
         if not self.is_held:
             super().resume_reading()
 
@@ -93,21 +105,34 @@ class BoundedProtocol(HttpToolsProtocol):
         self._num_head_bytes = 0
         self._left: int | None = 0
         """Missing bytes of the body; None: it is chunked."""
+        self._is_long = False
+        """Whether a length was announced that no app keeps."""
         self._num_framing_bytes = 0
         self._num_body_bytes = 0
         self._num_dropped = 0
         """Bytes that arrived after the answer."""
         self._refusal: tuple[int, str, str] | None = None
         self._timer: asyncio.TimerHandle | None = None
+        self.reads: SizedReads | None = None
+        """What reads for it; None: the transport calls it."""
+
+    @classmethod
+    def with_sized_reads(cls, *args: Any, connections: Connections, **kwargs: Any) -> SizedReads:
+        """Return the protocol of a socket with such a reader."""
+        reader = cls(*args, connections=connections, **kwargs)
+        reader.reads = SizedReads(reader, connections)
+        return reader.reads
 
     # The connection
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
-        self.flow = self._flow = _Flow(transport)
+        self.flow = self._flow = _Flow(transport, self._on_taken)
         place = self._admit()
         if isinstance(place, ConnectionSlot):
             self._place, self._holder = place, place.holder
+            if self.reads is not None:
+                self.reads.holder = place.holder
             self._start_timer(self.limits.head_s, self._on_head_timeout)
         else:
             self._refuse_connection(place)
@@ -130,6 +155,8 @@ class BoundedProtocol(HttpToolsProtocol):
         self._place = None
         self.parser = self.cycle = self.scope = None  # type: ignore[assignment]
         self.transport = self.flow._transport = CLOSED
+        self._flow.on_taken = _nothing
+        self.reads = None
 
     def _admit(self) -> ConnectionSlot | str:
         return self._connections.admit(self, self.client[0] if self.client else None)
@@ -147,12 +174,20 @@ class BoundedProtocol(HttpToolsProtocol):
         if self._phase is Phase.ENDING or self.cycle.response_complete:
             return num_bytes
         # The app keeps nothing of a long body: it streams or refuses it.
-        is_kept = self._num_body_bytes <= self.limits.unread_body_bytes
+        is_kept = not self._is_long and self._num_body_bytes <= self.limits.unread_body_bytes
         num_bytes += self._num_body_bytes if is_kept else len(self.cycle.body)
         return num_bytes + _REQUEST_BYTES if self._phase is Phase.BODY else num_bytes
 
+    def max_read_bytes(self) -> int:
+        """Return how many bytes may be read at once: heads are short."""
+        return MAX_READ_BYTES if self._phase is Phase.BODY else self.limits.head_bytes
+
     def _note_progress(self) -> None:
         if self._place is not None:
+            self._connections.note_progress(self._place)
+
+    def _on_taken(self) -> None:
+        if self._place is not None and self._place.num_held:
             self._connections.note_progress(self._place)
 
     def pause_writing(self) -> None:
@@ -306,6 +341,8 @@ class BoundedProtocol(HttpToolsProtocol):
         ):
             self._end()
             return False
+        if self._phase is Phase.BODY and self.cycle.body and self._connections.must_pause(self._holder):
+            self.flow.pause_reading()  # until the app asks for more
         return True
 
     # Callbacks of the parser
@@ -326,6 +363,7 @@ class BoundedProtocol(HttpToolsProtocol):
     def on_headers_complete(self) -> None:
         self._stop_timer()
         self._check_head()
+        self._is_long = self._left is not None and self._left > self.limits.unread_body_bytes
         self._phase = Phase.BODY
         self._num_head_bytes = self._num_framing_bytes = self._num_body_bytes = self._num_dropped = 0
         if self._place is not None:
@@ -425,7 +463,10 @@ class BoundedProtocol(HttpToolsProtocol):
         if self._place is not None:
             protocol.take_place(self._connections, self._place)
             self._place = None
-        self.transport.set_protocol(protocol)
+        if self.reads is not None:
+            self.reads.reader = protocol
+        else:
+            self.transport.set_protocol(protocol)
         rest, self._waiting = self._waiting, b""
         protocol.data_received(b"".join(lines))
         self._let_go()

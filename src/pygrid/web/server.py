@@ -54,7 +54,7 @@ class AppServer(uvicorn.Server):
         limits = limits or ConnectionLimits()
         self.open_connections = Connections(limits, time.monotonic)
         readers: dict[str, Any] = {
-            "http": partial(BoundedProtocol, connections=self.open_connections),
+            "http": partial(BoundedProtocol.with_sized_reads, connections=self.open_connections),
             "ws": partial(BoundedWebSocket, limits=limits),
         }
         super().__init__(
@@ -129,8 +129,10 @@ class AppServer(uvicorn.Server):
         while loop.time() < until and not self.force_exit:  # noqa: ASYNC110 - a signal handler sets no event
             await asyncio.sleep(IDLE_GRACE_S / 10)
 
-    def _read_accepted(self) -> asyncio.Protocol:
-        return BoundedProtocol(self.config, self.server_state, self.lifespan.state, connections=self.open_connections)
+    def _read_accepted(self) -> asyncio.BaseProtocol:
+        return BoundedProtocol.with_sized_reads(
+            self.config, self.server_state, self.lifespan.state, connections=self.open_connections
+        )
 
     def _read_relayed(self, caller: str) -> asyncio.Protocol:
         """Return the reader of a connection through a pipe; the server counts it among its own."""

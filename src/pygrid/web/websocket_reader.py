@@ -11,6 +11,7 @@ from websockets.http11 import Request
 
 from pygrid.web.connections import CLOSED, ConnectionLimits, Connections, ConnectionSlot
 
+_READ_BYTES = 64 * 1024
 _PIECE = 2048
 """Frames are parsed in pieces of this size: at most 1,024 of them at once."""
 
@@ -74,6 +75,10 @@ class BoundedWebSocket(WebSocketsSansIOProtocol):
         if not self._is_pumping and self._take_turn():
             self._pump()
         self._note_progress()
+
+    def max_read_bytes(self) -> int:
+        """Return how many bytes may be read at once."""
+        return _READ_BYTES
 
     def num_held_bytes(self) -> int:
         """Return the unread bytes of answers, plus the received bytes of messages that the app has not finished."""

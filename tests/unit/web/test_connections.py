@@ -142,3 +142,36 @@ def test_counts_are_exact_and_bounded(steps: list[tuple[str, int]]) -> None:
         connections.release(place)
     assert connections.num_held_bytes == 0
     assert len(connections) == 0
+
+
+def test_reads_are_smaller_the_more_an_address_holds() -> None:
+    connections = _connections(held_bytes_per_address=1024 * KIB, held_bytes=4096 * KIB)
+    key = "192.0.2.1"
+    assert connections.num_bytes_to_read(key, 64 * KIB) == 64 * KIB
+    assert not connections.must_pause(key)
+    _, place = _hold(connections, key, 512 * KIB)
+    holder = place.holder
+    assert connections.num_bytes_to_read(holder, 64 * KIB) == 32 * KIB
+    assert connections.num_bytes_to_read(holder, 16 * KIB) == 16 * KIB
+    _hold(connections, key, 250 * KIB)
+    assert connections.num_bytes_to_read(holder, 64 * KIB) == 4 * KIB
+    assert connections.num_bytes_to_read(holder, 1) == 1
+    assert connections.must_pause(holder)
+    assert connections.num_bytes_to_read("192.0.2.2", 64 * KIB) == 64 * KIB
+
+
+def test_reads_are_smaller_the_more_all_addresses_hold() -> None:
+    connections = _connections(held_bytes_per_address=1024 * KIB, held_bytes=1024 * KIB)
+    _hold(connections, "192.0.2.1", 767 * KIB)
+    assert connections.num_bytes_to_read("192.0.2.2", 64 * KIB) == 4 * KIB
+    assert connections.must_pause(None)
+
+
+@given(st.integers(100, 340))
+def test_many_connections_that_read_at_once_stay_within_the_limit(num: int) -> None:
+    connections = _connections()
+    peers = []
+    for _ in range(num):
+        num_bytes = connections.num_bytes_to_read("192.0.2.1", 64 * KIB)
+        peers.append(_hold(connections, "192.0.2.1", num_bytes + 24 * KIB)[0])
+    assert not any(peer.transport.is_aborted for peer in peers)

@@ -14,6 +14,7 @@ from pygrid.features.cycles.devices import Endpoints
 from pygrid.features.cycles.progress import ProgressService
 from pygrid.features.cycles.published import PublishedDevices
 from pygrid.features.cycles.quotas import DeviceLimits, DeviceQuotas
+from pygrid.features.cycles.report_stage import ReportStage
 from pygrid.features.cycles.routes import DEVICE_PATHS, router
 from pygrid.features.cycles.scheduler import CycleScheduler
 from pygrid.features.cycles.service import CyclesService
@@ -51,7 +52,7 @@ def build(app: AppContext, store: Store, settings: DomainSettings) -> CyclesFeat
     cycles = CyclesService(store, admissions, sums, scheduler, clock, executor, counts, quotas)
     endpoints = Endpoints(allow_private=settings.allow_private_addresses)
     clients = ClientRegistry(store, scheduler, clock, quotas, endpoints)
-    published = PublishedDevices(store, cycles)
+    published = PublishedDevices(store, cycles, ReportStage(settings.data_dir))
 
     async def close() -> None:
         executor.shutdown()

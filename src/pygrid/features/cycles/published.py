@@ -7,33 +7,42 @@ and goes through the same checks.
 from __future__ import annotations
 
 import asyncio
-import binascii
+import time
 from collections.abc import AsyncIterator
 from typing import TYPE_CHECKING
 
 from pygrid import codes
 from pygrid.core.processes import HostedPlan, HostedProcess, HostedVariant
-from pygrid.errors import InvalidInput, InvalidTensors, PayloadTooLarge, ShapeMismatch
+from pygrid.durable import Bytes
+from pygrid.errors import InvalidInput, PayloadTooLarge, Unauthenticated
+from pygrid.features.cycles.forms import missing_key, read_members
+from pygrid.features.cycles.report_stage import Memory, ReportStage
+from pygrid.features.cycles.report_text import MAX_OTHER_BYTES, DiffText, ReportText, not_base64
 from pygrid.storage.processes import Checkpoint
+from pygrid.storage.report_batches import INVALID_KEY
 from pygrid.storage.store import Store
-from pygrid.tensors import encode
-from pygrid.tensors.flat import num_values
+from pygrid.tensors.safetensors import ordered_header
 
 if TYPE_CHECKING:
     from pygrid.features.cycles.service import CyclesService, RedeemedKey
 
-MARGIN_CHARS = 4096
-"""Length of the body of a report without its diff."""
-IN_THREAD_BYTES = 64 * 1024
-"""Longer texts are decoded in a thread."""
+PIECE_CHARS = 32 * 1024
+"""A diff is decoded in pieces of this size, in less than 0.1 ms each. A diff made of tiny fields takes 30 ms."""
+SLOW_S = 0.002
+"""After a piece that took longer, other clients are served first."""
 
 
 class PublishedDevices:
-    """The use cases of devices of 2020."""
+    """The use cases of devices of 2020.
 
-    def __init__(self, store: Store, cycles: CyclesService) -> None:
+    Args:
+        stage: keeps reports whose key comes last.
+    """
+
+    def __init__(self, store: Store, cycles: CyclesService, stage: ReportStage) -> None:
         self._store = store
         self._cycles = cycles
+        self.stage = stage
 
     async def find_state(self, process: HostedProcess, checkpoint: Checkpoint) -> str:
         """Return the file name of a checkpoint as a State. Raises InvalidInput: ``plan_variant_unavailable``."""
@@ -43,23 +52,82 @@ class PublishedDevices:
         """Take a report whose ``diff`` is a State in base64, which may contain white space.
 
         Raises:
-            InvalidInput, InvalidTensors, ShapeMismatch: as `convert_diff`. PygridError: as `CyclesService.take_report`.
+            InvalidInput, InvalidTensors, ShapeMismatch, PayloadTooLarge: as `DiffStream`. PygridError: as
+            `CyclesService.take_report`.
         """
 
-        async def read(max_bytes: int) -> AsyncIterator[bytes]:
-            ticket = await self._cycles.redeem_key(request_key, client_id)
-            order = await self._store.states.order(ticket.process)
-            if len(diff) > IN_THREAD_BYTES:
-                yield await asyncio.to_thread(convert_diff, diff, ticket.process, order, max_bytes)
-            else:
-                yield convert_diff(diff, ticket.process, order, max_bytes)
+        async def read(max_bytes: int) -> AsyncIterator[Bytes]:
+            stream = await self._open(request_key, client_id, max_bytes)
+            yield stream.header
+            if not diff.isascii() or "\\" in diff:
+                raise not_base64("it has another character")
+            async for values in stream.add(diff.encode()):
+                yield values
+            stream.finish()
 
         await self._cycles.take_report(request_key, client_id, read)
 
-    async def max_report_chars(self, request_key: str) -> int:
-        """Return the longest body of a report with this key. Raises Unauthenticated: ``invalid_request_key``."""
-        ticket = await self._cycles.redeem_key(request_key)
-        return max_chars(ticket.process.max_report_bytes) + MARGIN_CHARS
+    async def take_report_body(
+        self, body: AsyncIterator[bytes], announced: int | None, address: str, held: Memory
+    ) -> None:
+        """Take a report in JSON while it arrives.
+
+        If the request key comes before the diff, nothing of the diff is kept. Else the diff is kept in memory or in a
+        file until the key arrives: see `ReportStage`.
+
+        Args:
+            announced: length of the body; None: it is not known.
+            held: counts the memory of the report.
+        Raises:
+            Unauthenticated: ``missing_request_key``: the body is not a JSON object. InvalidInput: it is not valid.
+            PygridError: as `take_report` and `StagedText.add`.
+        """
+        text = ReportText()
+        begun = b""
+        async for piece in body:
+            begun += text.add(piece)
+            if not text.begins_as_object():
+                raise missing_key()
+            if text.has_diff:
+                break
+        before = text.members_before_diff()
+        key, client_id = before.get("request_key"), before.get("worker_id")
+        if isinstance(key, str) and key and text.has_diff:
+            client = client_id if isinstance(client_id, str) else None
+            await self._take_parts(key, client, _parts(text, begun, body), text, announced)
+            return
+        with self.stage.text(address, held) as staged:
+            async for part in _parts(text, begun, body):
+                await staged.add(part)
+            report = read_members(text.finish())
+            if not text.has_diff:
+                await self.take_report(report.request_key, report.worker_id, report.diff)
+            else:
+                await self._take_parts(report.request_key, report.worker_id, staged.read(), text, None)
+
+    async def _take_parts(
+        self, key: str, client_id: str | None, parts: AsyncIterator[bytes], text: ReportText, announced: int | None
+    ) -> None:
+        """Take a report whose diff arrives in parts; ``text`` has its other members after the last part."""
+
+        async def read(max_bytes: int) -> AsyncIterator[Bytes]:
+            if announced is not None and announced > max_chars(max_bytes) + MAX_OTHER_BYTES:
+                raise _too_large(max_bytes)
+            stream = await self._open(key, client_id, max_bytes)
+            yield stream.header
+            async for part in parts:
+                async for values in stream.add(part):
+                    yield values
+            stream.finish()
+            if read_members(text.finish()).worker_id != stream.client_id:
+                raise Unauthenticated(INVALID_KEY, code=codes.INVALID_REQUEST_KEY)
+
+        await self._cycles.take_report(key, client_id, read)
+
+    async def _open(self, key: str, client_id: str | None, max_bytes: int) -> DiffStream:
+        ticket = await self._cycles.redeem_key(key, client_id)
+        order = await self._store.states.order(ticket.process)
+        return DiffStream(ticket, order, max_bytes)
 
     def find_variant(self, ticket: RedeemedKey, plan: HostedPlan, dialect: str) -> HostedVariant:
         """Return a plan in a dialect, for the batch size of the key's cycle.
@@ -78,44 +146,60 @@ class PublishedDevices:
         return found
 
 
+class DiffStream:
+    """Converts the text of a diff of 2020 to the bytes of a native one; a position in the State becomes a name.
+
+    Args:
+        order: names of the arrays of the model, in the order of a State.
+    """
+
+    def __init__(self, ticket: RedeemedKey, order: tuple[str, ...], max_bytes: int) -> None:
+        from pygrid.syft.state_stream import StateStream  # here, because most Domains have no clients of 2020
+
+        entries = {entry.name: entry for entry in ticket.process.model.entries}
+        self.header = ordered_header([(name, entries[name].dtype, entries[name].shape) for name in order])
+        self.client_id = ticket.assignment.client_id
+        self._max_bytes = max_bytes
+        self._num_chars = 0
+        self._text = DiffText()
+        self._state = StateStream([(name, entries[name].shape) for name in order])
+
+    async def add(self, text: bytes) -> AsyncIterator[memoryview]:
+        """Yield the values in the next part of the text.
+
+        Raises:
+            PayloadTooLarge. InvalidInput: ``invalid_protobuf``, or the text is not base64. InvalidTensors: an array is
+            not float32. ShapeMismatch.
+        """
+        self._num_chars += len(text)
+        if self._num_chars > max_chars(self._max_bytes):
+            raise _too_large(self._max_bytes)
+        for start in range(0, len(text), PIECE_CHARS):
+            began = time.perf_counter()
+            found = self._state.add(self._text.add(text[start : start + PIECE_CHARS]))
+            if time.perf_counter() - began > SLOW_S:
+                await asyncio.sleep(0)
+            for values in found:
+                yield values
+
+    def finish(self) -> None:
+        """Check that the diff is complete. Raises as `add`."""
+        self._text.finish()
+        self._state.finish()
+
+
+async def _parts(text: ReportText, begun: bytes, body: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
+    """Yield the parts of a diff's text, of which the first one was read."""
+    yield begun
+    async for piece in body:
+        if part := text.add(piece):
+            yield part
+
+
 def max_chars(num_bytes: int) -> int:
     """Length of bytes as base64 in lines of 76 characters, which is 37% longer."""
     return num_bytes * 11 // 8
 
 
-def convert_diff(diff: str, process: HostedProcess, order: tuple[str, ...], max_bytes: int) -> bytes:
-    """The native bytes of a diff, whose arrays have their names by their position.
-
-    Raises:
-        PayloadTooLarge. InvalidInput: ``invalid_protobuf``, or the text is not base64. InvalidTensors: an array is not
-        float32. ShapeMismatch.
-    """
-    from pygrid.syft import read_state  # here, because most Domains have no clients of 2020
-
-    if len(diff) > max_chars(max_bytes):
-        raise PayloadTooLarge(f"the diff may have at most {max_bytes} bytes", max_bytes=max_bytes)
-    arrays = read_state(_decode_base64(diff))
-    if len(arrays) != len(order):
-        raise ShapeMismatch(f"the diff has {len(arrays)} arrays; the model has {len(order)}")
-    shapes = {entry.name: entry.shape for entry in process.model.entries}
-    for number, (name, array) in enumerate(zip(order, arrays, strict=True)):
-        if array.dtype.name != "float32":
-            raise InvalidTensors(f"array {number} of the diff is {array.dtype}; a diff is float32", array=name)
-        if array.shape != shapes[name]:
-            raise ShapeMismatch(
-                f"array {number} of the diff has shape {list(array.shape)}; {name!r} of the model has "
-                f"{list(shapes[name])}",
-                array=name,
-            )
-    assert sum(array.size for array in arrays) == num_values(process.model)
-    return encode(dict(zip(order, arrays, strict=True)))
-
-
-def _decode_base64(text: str) -> bytes:
-    try:
-        data = text.encode("ascii")
-        if any(mark in data for mark in (b"\n", b"\r", b" ", b"\t")):
-            data = data.translate(None, b" \r\n\t")
-        return binascii.a2b_base64(data, strict_mode=True)
-    except (binascii.Error, ValueError) as error:
-        raise InvalidInput(f"'diff' is not base64: {error}", field="diff") from None
+def _too_large(max_bytes: int) -> PayloadTooLarge:
+    return PayloadTooLarge(f"the diff may have at most {max_bytes} bytes", max_bytes=max_bytes)

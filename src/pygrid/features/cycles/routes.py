@@ -14,7 +14,7 @@ from litestar.response import Stream
 from pygrid import codes
 from pygrid.errors import NotFound, PygridError
 from pygrid.features.cycles.clients import ClientRegistry
-from pygrid.features.cycles.forms import missing_key, read_published_report
+from pygrid.features.cycles.forms import missing_key
 from pygrid.features.cycles.published import PublishedDevices
 from pygrid.features.cycles.service import CyclesService
 from pygrid.messages import media
@@ -180,14 +180,13 @@ async def report(request: AppRequest, state: State) -> ReportAccepted | ReportRe
 
 
 async def _take_published(request: AppRequest, state: State) -> ReportAccepted | ReportRefused:
-    """Take the report of a client of 2020, in memory that it shares with all other JSON of such clients."""
+    """Take the report of a client of 2020 while it arrives."""
     published = service(state, PublishedDevices)
     with service(state, MessageMemory).hold() as held:
         length = request.headers.get("content-length", "")
         announced = int(length) if length.isascii() and length.isdigit() and len(length) < 20 else None
         try:
-            found = await read_published_report(stream_body(request, None), announced, published.max_report_chars, held)
-            await published.take_report(found.request_key, found.worker_id, found.diff)
+            await published.take_report_body(stream_body(request, None), announced, client_address(request), held)
         except PygridError as error:
             if error.status not in _PUBLISHED_REFUSALS or error.code in ("missing_request_key", "invalid_json"):
                 raise

@@ -25,13 +25,14 @@ from pygrid.core.cycles import (
 )
 from pygrid.core.processes import HostedPlan, HostedProcess, process_not_native
 from pygrid.core.reports import ReportContent
+from pygrid.durable import Bytes
 from pygrid.errors import InvalidInput, NotFound, PygridError, Unauthenticated, Unavailable
 from pygrid.features.cycles.accumulator import CycleSums
 from pygrid.features.cycles.admission import Admission, Admissions
 from pygrid.features.cycles.centres import Centres
 from pygrid.features.cycles.cycle_metrics import CycleCounts
 from pygrid.features.cycles.quotas import DeviceQuotas
-from pygrid.features.cycles.report_intake import Received, receive_report
+from pygrid.features.cycles.report_intake import Received, ReportBuffers, receive_report
 from pygrid.features.cycles.scheduler import CycleScheduler
 from pygrid.ids import hash_secret
 from pygrid.messages.cycles import (
@@ -91,6 +92,7 @@ class CyclesService:
         self._accepting = AcceptReports(clock.now)
         self._spooling = ThreadPoolExecutor(2, thread_name_prefix="spool")
         self._submitting: set[asyncio.Task[Report | None]] = set()
+        self._buffers = ReportBuffers()
 
     def take_speed_test(self, address: str, *, is_ping: bool = False) -> None:
         """Count a speed test; a ping counts as a request for a cycle. Raises TooManyRequests: ``rate_limited``."""
@@ -206,7 +208,7 @@ class CyclesService:
         raise NotFound("Plan ID not found!", code=codes.PLAN_NOT_FOUND, plan_id=plan_id)
 
     async def take_report(
-        self, request_key: str, client_id: str | None, read: Callable[[int], AsyncIterator[bytes]]
+        self, request_key: str, client_id: str | None, read: Callable[[int], AsyncIterator[Bytes]]
     ) -> None:
         """Take a report through `redeem_key`, `receive_report` and `submit_report`, and count its outcome.
 
@@ -228,7 +230,7 @@ class CyclesService:
         if report is not None:
             self._counts.report_bytes.inc(report.length)
 
-    async def receive_report(self, ticket: RedeemedKey, pieces: AsyncIterator[bytes]) -> Received:
+    async def receive_report(self, ticket: RedeemedKey, pieces: AsyncIterator[Bytes]) -> Received:
         """Read and check the bytes of a report. See `report_intake.receive_report`.
 
         Raises:
@@ -239,7 +241,12 @@ class CyclesService:
         cycle_id = ticket.cycle.id
         centre = await self._centres.find(ticket.process, ticket.cycle.checkpoint)
         return await receive_report(
-            pieces, ticket.process, centre, lambda: self._store.diffs.spool(cycle_id), self._spooling
+            pieces,
+            ticket.process,
+            centre,
+            lambda: self._store.diffs.spool(cycle_id),
+            self._spooling,
+            self._buffers,
         )
 
     async def submit_report(self, ticket: RedeemedKey, received: Received) -> Report | None:
