@@ -7,7 +7,7 @@ import pytest
 
 LIMITS = {
     # figure                                  limit   asked
-    "lines in src": (106_500, 55_800),
+    "lines in src": (107_000, 55_800),
     "lines in features": (22_000, 12_500),
     "files > 500 lines": (5, 2),
     "functions > 60 lines": (4, 4),
