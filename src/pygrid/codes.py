@@ -29,11 +29,7 @@ BAD_SIGNATURE = Code("bad_signature", (400, 403), "A signature of the handshake 
 BETWEEN_CYCLES = Code("between_cycles", (), "One cycle is being completed; ask again in a moment.")
 BEYOND_KEY = Code("beyond_key", (), "A private key can assign only roles with fewer permissions than its owner's role.")
 BEYOND_OWN = Code("beyond_own", (), "The caller tried to assign a permission that the caller's own role lacks.")
-BINDING_UNCLEAR = Code(
-    "binding_unclear",
-    400,
-    "The binding of data ports to columns is ambiguous, or names a port or column that does not exist.",
-)
+BINDING_UNCLEAR = Code("binding_unclear", 400, "The binding of ports to columns is ambiguous, or names an unknown one.")
 BLOB_DAMAGED = Code("blob_damaged", 503, "A stored file does not match its checksum; restore it from a backup.")
 BLOB_NOT_FOUND = Code("blob_not_found", 404, "A stored file is missing from the data folder.")
 BROWSERS_NOT_LET_IN = Code("browsers_not_let_in", 403, "The relay of a Network refuses connections from web pages.")

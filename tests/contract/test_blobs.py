@@ -358,7 +358,7 @@ def test_simultaneous_asks_share_a_download(tmp_path: Path) -> None:
             nonlocal num_downloads
             num_downloads += 1
             started.set()
-            assert go_on.wait(10)
+            assert go_on.wait(60)
             super().download(key, path)
 
     objects = Slow()
@@ -367,7 +367,7 @@ def test_simultaneous_asks_share_a_download(tmp_path: Path) -> None:
     threads = [threading.Thread(target=copies.fetch, args=("diffs/1", lambda path: True)) for _ in range(4)]
     for thread in threads:
         thread.start()
-    assert started.wait(10)
+    assert started.wait(60)
     go_on.set()
     for thread in threads:
         thread.join()

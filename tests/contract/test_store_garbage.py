@@ -119,7 +119,7 @@ def test_a_blob_that_is_deleted_while_it_is_stored_again_is_there(postgres_url: 
     class Slow(MemoryObjects):
         def delete(self, keys: Collection[str]) -> None:
             deleting.set()
-            assert go_on.wait(10)
+            assert go_on.wait(60)
             super().delete(keys)
 
     database = Database(postgres_url)
@@ -130,7 +130,7 @@ def test_a_blob_that_is_deleted_while_it_is_stored_again_is_there(postgres_url: 
     site.drop(blob_key("blobs", name))
     collecting = threading.Thread(target=site.later, args=(AFTER_DROP,))
     collecting.start()
-    assert deleting.wait(10)
+    assert deleting.wait(60)
     storing = threading.Thread(target=blobs.put, args=(b"again",))
     storing.start()
     go_on.set()

@@ -38,7 +38,7 @@ pytestmark = pytest.mark.slow
 
 DOCS = Path(pygrid.__file__).parents[2] / "docs"
 ADDRESS, EMAIL = "http://127.0.0.1:5000", "ann@example.org"
-TIMEOUT_S = 60
+TIMEOUT_S = 180
 
 Run = Callable[..., subprocess.CompletedProcess[str]]
 

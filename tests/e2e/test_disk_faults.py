@@ -131,4 +131,4 @@ def test_files_that_cannot_grow_are_told_and_the_domain_goes_on(tmp_path: Path, 
         path = f"/model-centric/processes/{process['id']}/contributions"
         assert len(site.call("GET", path, site.owner)["contributions"]) == 1
         domain.process.terminate()
-        assert domain.process.wait(60) == 0
+        assert domain.process.wait(180) == 0

@@ -85,7 +85,7 @@ def test_requests_that_were_sent_before_the_stop_are_answered(tmp_path: Path) ->
         for hammer in hammers:
             hammer.join(30)
         assert [hammer.trouble for hammer in hammers if hammer.trouble] == []
-        assert domain.process.wait(60) == 0
+        assert domain.process.wait(180) == 0
 
 
 @pytest.mark.slow

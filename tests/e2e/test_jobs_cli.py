@@ -27,7 +27,7 @@ from support.plans.models import WEIGHT, linear
 pytestmark = pytest.mark.slow
 
 PASSWORD = "correct horse battery staple"
-TIMEOUT_S = 60
+TIMEOUT_S = 180
 TRAIN = ["job", "submit", "flowers", "--plan", "logistic.plan", "--model", "logistic.safetensors", "-p", "lr=0.1"]
 PRIVATE = ["--epsilon", "2", "--delta", "1e-5"]
 COUNT = ["job", "submit", "flowers", "-s", "count", "-s", "count,by=y,keys=0|1|2"]

@@ -24,7 +24,7 @@ from support.eventually import eventually_blocking
 from support.processes import port_of
 
 ROOT = Path(__file__).parents[2]
-WAIT_S = 60
+WAIT_S = 180
 PASSWORD = "correct horse battery"
 
 
@@ -75,7 +75,7 @@ class App:
     def stop(self) -> int:
         assert self.process is not None
         self.process.terminate()
-        return self.process.wait(60)
+        return self.process.wait(180)
 
 
 @contextlib.contextmanager

@@ -29,7 +29,7 @@ from support.sdk import EMAIL, PASSWORD
 
 pytestmark = pytest.mark.slow
 
-TIMEOUT_S = 60
+TIMEOUT_S = 180
 HOST = ["host", "--name", "x", "--model"]
 SLOW_CYCLES = ["-s", "cycle_length=60", "-s", "min_diffs=1", "-s", "max_diffs=1"]
 

@@ -33,7 +33,7 @@ DOCUMENTS = {
 }
 """In docs/, with a file that the examples leave behind."""
 ADDRESS = "http://127.0.0.1:5000"
-TIMEOUT_S = 60
+TIMEOUT_S = 180
 
 
 def blocks(document: str) -> list[tuple[str, str]]:

@@ -29,7 +29,7 @@ DOCUMENT = ROOT / "docs/how-to/search.md"
 ADDRESS = "http://127.0.0.1:7000"
 EMAIL, PASSWORD = "ann@example.org", "correct horse battery"
 INVITATION = "an invitation for tests, 32 chars and more"
-TIMEOUT_S = 60
+TIMEOUT_S = 180
 CSV = b"age,income\n30,100\n41,200\n52,300\n"
 
 pytestmark = pytest.mark.slow

@@ -81,7 +81,7 @@ def test_the_published_script_is_the_server_and_a_signal_stops_it(tmp_path: Path
         assert psutil.Process(domain.process.pid).cmdline()[1].endswith("/pygrid"), "the script gave way to the server"
         assert httpx.get(f"{address}/schema/openapi.json").json()["info"]["title"] == "Domain bob"
         domain.process.terminate()
-        assert domain.process.wait(60) == 0
+        assert domain.process.wait(180) == 0
     told = domain.log.read_text()
     assert "Domain bob is ready." in told
     assert address in told
@@ -106,7 +106,7 @@ def test_accounts_and_sessions_survive_a_restart(tmp_path: Path, how: signal.Sig
         login = {"email": "owner@example.org", "password": "correct horse"}
         token = httpx.post(f"{address}/users/login", json=login).json()["token"]
         domain.process.send_signal(how)
-        domain.process.wait(60)
+        domain.process.wait(180)
     with started(tmp_path) as domain:
         me = httpx.get(f"{domain.wait_ready()}/users/me", headers={"Authorization": f"Bearer {token}"})
         assert me.json()["user"]["role"]["name"] == "Owner"
@@ -124,7 +124,7 @@ def test_open_connections_do_not_hold_it_up(tmp_path: Path, how: signal.Signals)
         idle.get(f"{address}/healthz")  # the server has read the other request by now
         begun = time.monotonic()
         domain.process.send_signal(how)
-        assert domain.process.wait(60) == 0
+        assert domain.process.wait(180) == 0
         assert time.monotonic() - begun < 30, "the grace of one second, and what stopping takes"
 
 

@@ -45,7 +45,7 @@ class Kubelet:
         self._stop.set()
 
     def wait_ready(self) -> None:
-        assert self._ready.wait(20)
+        assert self._ready.wait(60)
 
     async def _run(self) -> None:
         server = ApiServer()

@@ -55,4 +55,4 @@ class PostgresServer:
         with contextlib.suppress(psutil.NoSuchProcess):
             process = psutil.Process(self._server.get_pid())
             process.send_signal(number)
-            process.wait(60)
+            process.wait(180)

@@ -20,5 +20,5 @@ def port_of(process: subprocess.Popen[bytes] | subprocess.Popen[str], file: Path
         assert process.poll() is None, output()
         return file.exists()
 
-    eventually_blocking(is_ready, within_s=60)
+    eventually_blocking(is_ready, within_s=180)
     return int(file.read_text())

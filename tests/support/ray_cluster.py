@@ -71,7 +71,7 @@ def ray_cluster() -> Iterator[str]:
     finally:
         children = psutil.Process(process.pid).children(recursive=True)
         process.terminate()
-        process.wait(30)
+        process.wait(180)
         _, alive = psutil.wait_procs(children, timeout=180)
         for child in alive:
             with contextlib.suppress(psutil.NoSuchProcess):

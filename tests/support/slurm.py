@@ -102,7 +102,7 @@ def slurm_cluster() -> Iterator[Path]:
         for process in reversed(running):
             process.terminate()
             try:
-                process.wait(20)
+                process.wait(180)
             except subprocess.TimeoutExpired:
                 process.kill()
                 process.wait()
