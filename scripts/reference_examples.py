@@ -127,6 +127,7 @@ SETTINGS: Mapping[str, str] = {
     "PYGRID_OPEN_SIGNUP": "1",
     "PYGRID_POOLS": "/etc/pygrid/pools.toml",
     "PYGRID_PUBLISH": "datasets,models",
+    "PYGRID_DATABASE_DIRECT_URL": "postgresql://pygrid:secret@db.example:5432/pygrid",
     "PYGRID_S3_ENDPOINT": "https://s3.example",
     "PYGRID_S3_SSE": "AES256",
     "PYGRID_SETUP_CODE": "7d1f-44c0-9a2e-b5d8",
