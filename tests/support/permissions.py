@@ -297,6 +297,7 @@ NETWORK_CALLS: dict[str, Call] = {
     "POST /association-requests/respond": sends(json={"name": "frank", "value": "accept"}),
     "DELETE /association-requests/{request_id}": about(request_id="request to delete"),
     "POST /invitations": sends(json={}),
+    "POST /admin/invitations/{invitation_id}/withdraw": about(invitation_id="Domain invitation to withdraw"),
     # Nodes of 2020, and searches
     "POST /join": sends(json={**NODE, "node-id": "new"}),
     "DELETE /delete-node": sends(content=httpx.Request("POST", "http://x", json=NODE).content),
@@ -382,6 +383,7 @@ async def furnish_network(folder: Path) -> Furniture:
         requests = {one["name"]: one["id"] for one in (await owner.call("GET", "/association-requests")).json()}
         known.ids |= {thing: requests[known.ids[thing]] for thing in ("request_id", "request to delete")}
         known.ids["invitation_id"] = (await _post(owner, "/invitations", json={}))["invitation"]["id"]
+        known.ids["Domain invitation to withdraw"] = (await _post(owner, "/invitations", json={}))["invitation"]["id"]
         await _post(owner, "/join", json=NODE)
     known.ids |= {"domain": "alice", "token": "0" * 43}
     return known
