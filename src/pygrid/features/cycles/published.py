@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 from pygrid import codes
 from pygrid.core.processes import HostedPlan, HostedProcess, HostedVariant
 from pygrid.durable import Bytes
-from pygrid.errors import InvalidInput, PayloadTooLarge, Unauthenticated
+from pygrid.errors import InvalidInput, PayloadTooLarge, PygridError, Unauthenticated
 from pygrid.features.cycles.forms import missing_key, read_members
 from pygrid.features.cycles.report_stage import Memory, ReportStage
 from pygrid.features.cycles.report_text import MAX_OTHER_BYTES, DiffText, ReportText, not_base64
@@ -85,7 +85,12 @@ class PublishedDevices:
         text = ReportText()
         begun = b""
         async for piece in body:
-            begun += text.add(piece)
+            try:
+                begun += text.add(piece)
+            except PygridError:
+                if text.begins_as_object():
+                    raise
+                raise missing_key() from None
             if not text.begins_as_object():
                 raise missing_key()
             if text.has_diff:
