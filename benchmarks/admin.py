@@ -8,24 +8,20 @@ beside the first one, a training that is watched beside one that is not, a Domai
 
 from __future__ import annotations
 
-import argparse
 import asyncio
 import gzip
 import math
 import sqlite3
 import statistics
 import sys
-import tempfile
 import time
-from collections.abc import Awaitable, Callable, Coroutine
+from collections.abc import Awaitable, Callable
 from pathlib import Path
 
-import uvloop
-
 import pygrid
+from figure import Figure, Measure, measure_parts
 from loadgen import Address, Connection, Device, host, sign_up
-from reports import Figure
-from server_process import ServerProcess, leave_nothing_behind
+from server_process import ServerProcess
 from vector_model import diff_bytes, model_bytes, plan_bytes
 
 EMAIL, PASSWORD = "owner@example.org", "correct horse battery staple"
@@ -289,7 +285,7 @@ async def measure_start(folder: Path) -> list[Figure]:
     ]
 
 
-PARTS: dict[str, Callable[[Path], Coroutine[None, None, list[Figure]]]] = {
+PARTS: dict[str, Measure] = {
     "pages": measure_pages,
     "files": measure_files,
     "watched": measure_watched,
@@ -298,22 +294,5 @@ PARTS: dict[str, Callable[[Path], Coroutine[None, None, list[Figure]]]] = {
 }
 
 
-def main() -> int:
-    parser = argparse.ArgumentParser(description="Measure the web console of a Domain.")
-    parser.add_argument("--only", choices=sorted(PARTS), help="measure one part")
-    options = parser.parse_args()
-    leave_nothing_behind()
-    figures: list[Figure] = []
-    print("| what | measured | budget | | beside it |\n|---|---|---|---|---|")
-    for name, measure in PARTS.items():
-        if options.only in (None, name):
-            with tempfile.TemporaryDirectory(prefix=f"pygrid-bench-{name}-") as folder:
-                found = uvloop.run(measure(Path(folder)))
-            for figure in found:
-                print(figure.line(), flush=True)
-            figures += found
-    return 0 if all(figure.kept for figure in figures) else 1
-
-
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(measure_parts("Measure the web console of a Domain.", PARTS))

@@ -20,10 +20,10 @@ import tempfile
 import time
 from pathlib import Path
 
+from figure import Figure
 from loadgen import Connection
 from pygrid.messages.associations import CONTROL_PATH
 from pygrid.settings import NetworkSettings
-from reports import Figure
 from search import INVITATION, LightDomain
 from server_process import ServerProcess, leave_nothing_behind
 

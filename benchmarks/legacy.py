@@ -8,7 +8,6 @@
 
 from __future__ import annotations
 
-import argparse
 import asyncio
 import base64
 import importlib
@@ -16,19 +15,17 @@ import json
 import shutil
 import statistics
 import sys
-import tempfile
 import time
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import uvloop
 
+from figure import Figure, measure_parts
 from loadgen import Address, Connection, Device, Process, host, open_devices, sign_up
 from pygrid.syft import PlanMessage, read_state, state_pieces, write_plan, write_state
-from reports import Figure
-from server_process import leave_nothing_behind, start_domain
+from server_process import start_domain
 from vector_model import diff_bytes, model_bytes, plan_bytes
 
 SMALL = 50_000
@@ -232,23 +229,5 @@ PARTS = {
 }
 
 
-def main() -> int:
-    parser = argparse.ArgumentParser(description="Measure what clients of 2020 cost, beside native devices.")
-    parser.add_argument("--only", choices=sorted(PARTS), help="measure one part")
-    parser.add_argument("--folder", type=Path, help="where data is kept; on a real disk")
-    options = parser.parse_args()
-    leave_nothing_behind()
-    figures: list[Figure] = []
-    print("| what | measured | budget | | beside it |\n|---|---|---|---|---|")
-    for name, measure in PARTS.items():
-        if options.only in (None, name):
-            with tempfile.TemporaryDirectory(prefix=f"pygrid-bench-{name}-", dir=options.folder) as folder:
-                found = uvloop.run(measure(Path(folder)))
-            for figure in found:
-                print(figure.line(), flush=True)
-            figures += found
-    return 0 if all(figure.kept for figure in figures) else 1
-
-
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(measure_parts("Measure what clients of 2020 cost, beside native devices.", PARTS))

@@ -23,13 +23,13 @@ from pathlib import Path
 
 import httpcore
 
+from figure import Figure
 from pygrid.errors import PygridError
 from pygrid.transport import Request, Transport, open_transport
 from pygrid.transport.base import BytesBody
 from pygrid.transport.certificates import client_context
 from pygrid.transport.dialer import Dialer
 from pygrid.transport.http import MAX_CONNECTIONS, PooledTransport, PoolTarget
-from reports import Figure
 from server_process import ServerProcess, leave_nothing_behind
 
 STREAM_BUDGET_MB_S = 200.0

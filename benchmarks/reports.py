@@ -9,23 +9,20 @@ README.md, in this folder, says what each part does and holds the figures. Exit 
 
 from __future__ import annotations
 
-import argparse
 import asyncio
 import datetime as dt
 import itertools
 import os
 import statistics
 import sys
-import tempfile
 import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import uvloop
-
+from figure import Figure, measure_parts
 from loadgen import Address, Connection, Device, Process, cycles, host, open_devices, sign_up
-from server_process import ServerProcess, leave_nothing_behind, start_domain, start_floor
+from server_process import ServerProcess, start_domain, start_floor
 from vector_model import diff_bytes, model_bytes, plan_bytes
 
 MEGABYTE = 1e6
@@ -35,28 +32,6 @@ LARGE = 25_000_000
 """Values of a 100 MB model."""
 REPEATS = 3
 SMALL_REPORT = diff_bytes(SMALL)
-
-
-@dataclass(frozen=True)
-class Figure:
-    """One measured line; the budget is a bound, ``at_least`` tells on which side."""
-
-    what: str
-    value: float
-    unit: str
-    budget: float | None = None
-    at_least: bool = False
-    note: str = ""
-
-    @property
-    def kept(self) -> bool:
-        return self.budget is None or (self.value >= self.budget if self.at_least else self.value <= self.budget)
-
-    def line(self) -> str:
-        """A row of a Markdown table."""
-        bound = "" if self.budget is None else f"{'>=' if self.at_least else '<='} {self.budget:g}"
-        verdict = "" if self.budget is None else ("kept" if self.kept else "MISSED")
-        return f"| {self.what} | {self.value:.3g} {self.unit} | {bound} | {verdict} | {self.note} |"
 
 
 @dataclass(frozen=True)
@@ -305,25 +280,5 @@ async def measure_memory(folder: Path) -> list[Figure]:
 PARTS = {"reports": measure_reports, "latency": measure_latency, "large": measure_large, "memory": measure_memory}
 
 
-def main() -> int:
-    parser = argparse.ArgumentParser(description="Measure what reports cost a Domain, beside a bare server.")
-    parser.add_argument("--only", choices=sorted(PARTS), help="measure one part")
-    parser.add_argument(
-        "--folder", type=Path, help="where data is kept; on a real disk (default: the temporary folder)"
-    )
-    options = parser.parse_args()
-    leave_nothing_behind()
-    figures: list[Figure] = []
-    print("| what | measured | budget | | beside it |\n|---|---|---|---|---|")
-    for name, measure in PARTS.items():
-        if options.only in (None, name):
-            with tempfile.TemporaryDirectory(prefix=f"pygrid-bench-{name}-", dir=options.folder) as folder:
-                found = uvloop.run(measure(Path(folder)))
-            for figure in found:
-                print(figure.line(), flush=True)
-            figures += found
-    return 0 if all(figure.kept for figure in figures) else 1
-
-
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(measure_parts("Measure what reports cost a Domain, beside a bare server.", PARTS))

@@ -29,6 +29,7 @@ from typing import Any
 from websockets.asyncio.client import ClientConnection, connect
 from websockets.asyncio.server import ServerConnection, serve
 
+from figure import Figure
 from loadgen import Connection
 from pygrid.errors import PygridError
 from pygrid.messages.associations import CONTROL_PATH, canonical
@@ -36,7 +37,6 @@ from pygrid.messages.identity import NONCE_BYTES, from_base64url, to_base64url
 from pygrid.transport.identity import Identity, IdentityKey
 from pygrid.transport.links import Link
 from pygrid.transport.websockets import ClientSocket
-from reports import Figure
 from server_process import ServerProcess, leave_nothing_behind
 
 DEADLINE_S = 0.25
