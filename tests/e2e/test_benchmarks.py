@@ -11,12 +11,13 @@ import fleet
 import model_memory
 import relay
 import search
+from figure import Figure
 from floor import Sum
 from loadgen import Connection, RequestFailed
 from pygrid.plans import Plan
 from pygrid.plans.gate import check
 from pygrid.tensors import decode, encode
-from reports import Figure, measure_large, measure_latency
+from reports import measure_large, measure_latency
 from server_process import start_domain, start_floor
 from vector_model import diff_bytes, model_bytes, plan_bytes
 
