@@ -29,6 +29,7 @@ from pygrid.core.job_spec import ColumnRef, JobLimits, JobSpec, PrivacyTerms, Pr
 from pygrid.errors import Conflict, InvalidInput
 from pygrid.plans.runner import Runner
 from pygrid.tensors import decode, encode
+from support import warm_processes
 from support.eventually import eventually
 from support.plans.handmade import logistic_data, logistic_params, logistic_plan
 
@@ -39,6 +40,8 @@ LAYERS = {"rlimits", "seccomp", "not root"}
 
 @pytest.fixture
 async def driver() -> AsyncIterator[LocalDriver]:
+    # Other modules of this process of pytest keep their fork servers for the next Domain.
+    warm_processes.end_all()
     async with LocalDriver() as running:
         yield running
         process = server_process()

@@ -40,8 +40,8 @@ from support.plans.attacks import (
 from support.thorough import THOROUGH
 
 N = 128
-NUM_JOBS = 400 if THOROUGH else 100
-"""On each of two neighboring datasets. With 100, a leak of everything is a bound of epsilon 2.1."""
+NUM_JOBS = 400 if THOROUGH else 160
+"""On each of two neighboring datasets. With 160, a leak of everything is a bound of epsilon 2.6."""
 PLANS = {"fallback": fallback_plan, "position": position_plan, "honest": honest_plan}
 
 
