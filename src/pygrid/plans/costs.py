@@ -17,7 +17,8 @@ from onnx import numpy_helper
 
 from pygrid import codes
 from pygrid.errors import InvalidPlan
-from pygrid.plans.operators import ELEMENT_TYPES, OPERATORS, OperatorCall, ShapeRefused, TensorValue, array_value
+from pygrid.plans.operators import OPERATORS
+from pygrid.plans.operators.values import ELEMENT_TYPES, OperatorCall, ShapeRefused, TensorValue, array_value
 from pygrid.plans.sizes import SYMBOL, Size, at, bound, is_positive
 
 _MAX_SIDE = 2**31

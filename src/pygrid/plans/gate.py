@@ -27,7 +27,7 @@ from pygrid import codes
 from pygrid.errors import InvalidPlan
 from pygrid.plans.archive import MAX_PLAN_BYTES, Plan
 from pygrid.plans.manifest import Graph, Manifest
-from pygrid.plans.operators import OPSET
+from pygrid.plans.operators.values import OPSET
 from pygrid.plans.ports import check_manifest
 from pygrid.sandbox.child import ChildSandbox
 from pygrid.sandbox.process import ChildLimits, run

@@ -22,7 +22,8 @@ from dataclasses import dataclass
 from typing import TypeAlias
 
 from pygrid.plans.costs import Analysis, Step
-from pygrid.plans.operators import OperatorCall, TensorValue, padded, reduced_axes
+from pygrid.plans.operators.moves import padded, reduced_axes
+from pygrid.plans.operators.values import OperatorCall, TensorValue
 from pygrid.plans.sizes import SYMBOL, Size, divide
 
 

@@ -95,7 +95,7 @@ def draw_in_child(data: bytes) -> Picture:
 
 def draw_parts(parts: list[bytes], sandbox: ChildSandbox) -> bytes:
     """Run in the child process of `draw_in_child`."""
-    from pygrid.plans.operators import OPSET
+    from pygrid.plans.operators.values import OPSET
     from pygrid.plans.structure import parse_graph
 
     (data,) = parts

@@ -20,7 +20,7 @@ import msgspec
 from pygrid import codes
 from pygrid.errors import InvalidPlan
 from pygrid.plans.manifest import BATCH, Port
-from pygrid.plans.operators import ITEM_BYTES, OPSET
+from pygrid.plans.operators.values import ITEM_BYTES, OPSET
 from pygrid.sandbox.child import ChildSandbox
 from pygrid.sandbox.process import ChildLimits, run
 

@@ -10,7 +10,8 @@ from google.protobuf.message import DecodeError
 from pygrid.errors import InvalidPlan
 from pygrid.plans.costs import Analysis, node_label, tensor_value
 from pygrid.plans.manifest import Graph, Port
-from pygrid.plans.operators import ELEMENT_TYPES, IR_VERSIONS, OPERATORS, OPSET
+from pygrid.plans.operators import OPERATORS
+from pygrid.plans.operators.values import ELEMENT_TYPES, IR_VERSIONS, OPSET
 from pygrid.plans.sizes import SYMBOL, Size
 from pygrid.plans.text import one_line
 
