@@ -17,6 +17,7 @@ from pygrid.features.accounts.signing import SignIn
 from pygrid.features.associations.domain.service import DomainAssociations
 from pygrid.features.associations.network.service import NetworkAssociations
 from pygrid.features.datasets.service import DatasetsService
+from pygrid.features.datasets.uploads import UploadsService
 from pygrid.features.jobs.policies import PoliciesService
 from pygrid.features.jobs.service import JobsService
 from pygrid.features.models.service import ModelsService
@@ -29,6 +30,7 @@ SERVICES: tuple[type, ...] = (
     AccountService,
     SignIn,
     DatasetsService,
+    UploadsService,
     DomainAssociations,
     DraftsService,
     JobsService,
@@ -52,7 +54,7 @@ EXEMPT = {
     "SignIn.has_owner",
     "SignIn.needs_setup_code",
     # Under a draft, for which `receive_trial` has checked the principal
-    "DatasetsService.try_upload",
+    "UploadsService.try_upload",
     # A checkpoint that `find_checkpoint` has found for the principal
     "ProcessesService.find_state",
     # A Worker's token

@@ -8,7 +8,7 @@ from litestar.datastructures import State
 
 from pygrid.core.access import Principal
 from pygrid.features.datasets.intake import UploadedFiles
-from pygrid.features.datasets.service import DatasetsService
+from pygrid.features.datasets.uploads import UploadsService
 from pygrid.messages.datasets import ColumnDeclaration, DatasetInfo, UploadRequest
 from pygrid.web.services import service
 
@@ -47,7 +47,7 @@ def sample_request() -> UploadRequest:
 
 
 async def load_sample(state: State, principal: Principal) -> DatasetInfo:
-    """Store the sample as a dataset of the principal. Raises as `DatasetsService.upload`."""
-    datasets = service(state, DatasetsService)
-    async with datasets.receive(principal, sample_request(), FILE.stat().st_size) as draft:
-        return await datasets.upload(principal, draft, UploadedFiles(FILE, None))
+    """Store the sample as a dataset of the principal. Raises as `UploadsService.upload`."""
+    uploads = service(state, UploadsService)
+    async with uploads.receive(principal, sample_request(), FILE.stat().st_size) as draft:
+        return await uploads.upload(principal, draft, UploadedFiles(FILE, None))

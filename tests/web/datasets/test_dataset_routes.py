@@ -31,7 +31,7 @@ from pygrid.errors import StorageFull
 from pygrid.features.datasets import conversion
 from pygrid.features.datasets.forms import Upload
 from pygrid.features.datasets.intake import OnDisconnect, never
-from pygrid.features.datasets.service import DatasetsService
+from pygrid.features.datasets.uploads import UploadsService
 from pygrid.lifecycle import ClientGone
 from pygrid.messages.datasets import Schema, UploadRequest
 from pygrid.settings import DomainSettings
@@ -378,10 +378,10 @@ async def _upload(
     departed: OnDisconnect = never,
 ) -> None:
     """Upload a form without a request."""
-    datasets, owner = service(domain.state, DatasetsService), Principal(1, OWNER)
-    upload = Upload("multipart/form-data; boundary=b", body, datasets.limits.max_upload_bytes)
-    async with datasets.receive(owner, await upload.config(UploadRequest), announced_bytes) as draft:
-        await datasets.upload(owner, draft, await upload.files_into(draft.folder), departed)
+    uploads, owner = service(domain.state, UploadsService), Principal(1, OWNER)
+    upload = Upload("multipart/form-data; boundary=b", body, uploads.limits.max_upload_bytes)
+    async with uploads.receive(owner, await upload.config(UploadRequest), announced_bytes) as draft:
+        await uploads.upload(owner, draft, await upload.files_into(draft.folder), departed)
 
 
 async def test_an_upload_that_breaks_off_leaves_nothing(owner: Owner, domain: Litestar) -> None:
@@ -465,7 +465,7 @@ async def test_a_restart_finds_datasets_and_removes_what_a_kill_left(
 
 @pytest.fixture
 def small(domain: Litestar) -> None:
-    service(domain.state, DatasetsService).limits = DatasetLimits(
+    service(domain.state, UploadsService).limits = DatasetLimits(
         max_upload_bytes=2000, max_total_bytes=100, free_bytes=100
     )
 
@@ -483,13 +483,13 @@ async def test_limits_hold(owner: Owner) -> None:
 
 async def test_an_upload_is_refused_before_it_is_taken_if_the_disk_has_no_room(owner: Owner, domain: Litestar) -> None:
     free = shutil.disk_usage(owner.folder).free
-    service(domain.state, DatasetsService).limits = DatasetLimits(min_free_bytes=free * 2)
+    service(domain.state, UploadsService).limits = DatasetLimits(min_free_bytes=free * 2)
     problem = assert_problem(await owner.try_upload({"name": "x"}), 507, "storage_full")
     assert "free bytes" in problem["detail"]
     assert owner.stored() == []
     # Announced, and so large that its files and their columns would not leave what is to be free: no byte of a file is
     # taken.
-    service(domain.state, DatasetsService).limits = DatasetLimits(min_free_bytes=free // 2)
+    service(domain.state, UploadsService).limits = DatasetLimits(min_free_bytes=free // 2)
     taken: list[bytes] = []
 
     async def body() -> AsyncIterator[bytes]:
@@ -501,13 +501,13 @@ async def test_an_upload_is_refused_before_it_is_taken_if_the_disk_has_no_room(o
         await _upload(domain, body(), announced_bytes=free // 2)
     assert taken == []
     assert owner.stored() == []
-    service(domain.state, DatasetsService).limits = DatasetLimits()
+    service(domain.state, UploadsService).limits = DatasetLimits()
     await owner.upload()
 
 
 async def test_limits_are_those_of_the_settings(settings: DomainSettings, clock: ManualClock) -> None:
     chosen = dataclasses.replace(settings, max_upload_mb=1, max_datasets_mb=2, max_columns=3, min_free_mb=4)
-    limits = service(build_domain(chosen, clock=clock).state, DatasetsService).limits
+    limits = service(build_domain(chosen, clock=clock).state, UploadsService).limits
     assert (limits.max_upload_bytes, limits.max_total_bytes) == (2**20, 2**21)
     assert (limits.max_columns, limits.min_free_bytes) == (3, 2**22)
 

@@ -21,6 +21,7 @@ def build(clock: Clock, store: Store, writes: AuditedWrites, settings: DomainSet
     from pygrid.features.datasets.routes import router
     from pygrid.features.datasets.service import DatasetsService
     from pygrid.features.datasets.staging import SWEEP_S, StagingService
+    from pygrid.features.datasets.uploads import UploadsService
     from pygrid.lifecycle import BackgroundTask, Feature
     from pygrid.storage.staged_files import StagedFiles
 
@@ -30,17 +31,17 @@ def build(clock: Clock, store: Store, writes: AuditedWrites, settings: DomainSet
         max_columns=settings.max_columns,
         min_free_mb=settings.min_free_mb,
     )
-    datasets = DatasetsService(
-        store.database, store.columns, clock, limits, DatasetChanges(store.public, store.signals), writes
-    )
-    staging = StagingService(StagedFiles(settings.data_dir / "staged"), datasets, clock)
+    changes = DatasetChanges(store.public, store.signals)
+    datasets = DatasetsService(store.database, store.columns, clock, changes, writes)
+    uploads = UploadsService(store.database, store.columns, clock, limits, changes, writes)
+    staging = StagingService(StagedFiles(settings.data_dir / "staged"), uploads, clock)
 
     async def recover() -> None:
         await datasets.recover()
         await staging.recover()
 
     return Feature(
-        services=(datasets, staging, PreviewsService(store.database, store.columns)),
+        services=(datasets, uploads, staging, PreviewsService(store.database, store.columns)),
         routes=(router,),
         tasks=(BackgroundTask.every(SWEEP_S, "remove-staged-uploads", staging.remove_old),),
         start=recover,

@@ -16,6 +16,7 @@ from pygrid.core.datasets import SchemaQuery
 from pygrid.core.preconditions import Precondition
 from pygrid.features.datasets.forms import Upload
 from pygrid.features.datasets.service import DatasetsService
+from pygrid.features.datasets.uploads import UploadsService
 from pygrid.messages import media
 from pygrid.messages.datasets import (
     DatasetInfo,
@@ -40,10 +41,10 @@ Version = Annotated[int | None, QueryParameter(ge=1, le=2**31 - 1)]
 MAX_SEARCH_CHARS = 1000
 
 
-def _upload(request: AppRequest, datasets: DatasetsService) -> Upload:
+def _upload(request: AppRequest, uploads: UploadsService) -> Upload:
     """Return the form of a request."""
-    body = stream_body(request, 2 * datasets.limits.max_upload_bytes + 64 * 1024**2)
-    return Upload(request.headers.get("content-type", ""), body, datasets.limits.max_upload_bytes)
+    body = stream_body(request, 2 * uploads.limits.max_upload_bytes + 64 * 1024**2)
+    return Upload(request.headers.get("content-type", ""), body, uploads.limits.max_upload_bytes)
 
 
 def _announced_bytes(request: AppRequest) -> int | None:
@@ -62,12 +63,12 @@ def _announced_bytes(request: AppRequest) -> int | None:
 @repeatable(form=True)
 async def upload_dataset(request: AppRequest, state: State) -> DatasetInfo:
     """Upload a dataset: a multipart form with ``config`` (JSON), then the file ``data`` and optionally ``mock``."""
-    datasets = service(state, DatasetsService)
-    upload = _upload(request, datasets)
+    uploads = service(state, UploadsService)
+    upload = _upload(request, uploads)
     config = await upload.config(UploadRequest)
-    async with datasets.receive(request.user, config, _announced_bytes(request)) as draft:
+    async with uploads.receive(request.user, config, _announced_bytes(request)) as draft:
         files = await upload.files_into(draft.folder)
-        return await datasets.upload(request.user, draft, files, partial(wait_until_gone, request))
+        return await uploads.upload(request.user, draft, files, partial(wait_until_gone, request))
 
 
 @post(
@@ -80,12 +81,12 @@ async def upload_dataset(request: AppRequest, state: State) -> DatasetInfo:
 )
 async def try_upload(request: AppRequest, state: State) -> UploadTrial:
     """Show what an upload would store, by the form of a new version; nothing of it is stored."""
-    datasets = service(state, DatasetsService)
-    upload = _upload(request, datasets)
+    uploads = service(state, UploadsService)
+    upload = _upload(request, uploads)
     config = await upload.config(VersionRequest)
-    async with datasets.receive_trial(request.user, config, _announced_bytes(request)) as draft:
+    async with uploads.receive_trial(request.user, config, _announced_bytes(request)) as draft:
         files = await upload.files_into(draft.folder)
-        return await datasets.try_upload(draft, files, partial(wait_until_gone, request))
+        return await uploads.try_upload(draft, files, partial(wait_until_gone, request))
 
 
 @post(
@@ -99,13 +100,13 @@ async def try_upload(request: AppRequest, state: State) -> UploadTrial:
 @repeatable(form=True)
 async def add_version(request: AppRequest, state: State, dataset_id: PathId) -> DatasetInfo:
     """Add a version to a dataset, by the form of a new dataset."""
-    datasets = service(state, DatasetsService)
-    await datasets.check_managed(request.user, dataset_id)
-    upload = _upload(request, datasets)
+    uploads = service(state, UploadsService)
+    await service(state, DatasetsService).check_managed(request.user, dataset_id)
+    upload = _upload(request, uploads)
     config = await upload.config(VersionRequest)
-    async with datasets.receive_version(request.user, dataset_id, config, _announced_bytes(request)) as draft:
+    async with uploads.receive_version(request.user, dataset_id, config, _announced_bytes(request)) as draft:
         files = await upload.files_into(draft.folder)
-        return await datasets.add_version(request.user, dataset_id, draft, files, partial(wait_until_gone, request))
+        return await uploads.add_version(request.user, dataset_id, draft, files, partial(wait_until_gone, request))
 
 
 async def _may_manage(request: AppRequest, state: State, dataset_id: int, **_: object) -> None:
@@ -125,7 +126,7 @@ async def prepare_dataset(
     request: AppRequest, state: State, dataset_id: PathId, data: JSONBody[PrepareRequest]
 ) -> DatasetInfo:
     """Add a version with the same records and other prepared columns."""
-    return await service(state, DatasetsService).prepare(request.user, dataset_id, data)
+    return await service(state, UploadsService).prepare(request.user, dataset_id, data)
 
 
 @get("/datasets", guards=[anyone], responses=describe_problems(400, 401))

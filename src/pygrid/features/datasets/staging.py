@@ -23,7 +23,7 @@ from pygrid.core.column_hints import find_hints
 from pygrid.errors import PayloadTooLarge, StorageFull, TooManyRequests
 from pygrid.features.datasets.intake import UploadedFiles
 from pygrid.features.datasets.records import first_records
-from pygrid.features.datasets.service import DatasetsService
+from pygrid.features.datasets.uploads import UploadsService
 from pygrid.messages.datasets import DatasetInfo, Preview, UploadRequest, UploadTrial, VersionRequest
 from pygrid.storage.staged_files import StagedFiles, StagedUpload
 
@@ -47,9 +47,9 @@ class StagedTrial:
 class StagingService:
     """The use cases of staged uploads."""
 
-    def __init__(self, files: StagedFiles, datasets: DatasetsService, clock: Clock) -> None:
+    def __init__(self, files: StagedFiles, uploads: UploadsService, clock: Clock) -> None:
         self._files = files
-        self._datasets = datasets
+        self._uploads = uploads
         self._clock = clock
 
     async def recover(self) -> None:
@@ -69,7 +69,7 @@ class StagingService:
             PayloadTooLarge: the announced length is over the limit. StorageFull: the disk has too little space.
         """
         require(principal, Permission.UPLOAD_DATA)
-        limits = self._datasets.limits
+        limits = self._uploads.limits
         staged = await asyncio.to_thread(self._files.list_of, principal.user_id)
         if len(staged) >= MAX_STAGED:
             raise TooManyRequests(
@@ -108,11 +108,11 @@ class StagingService:
         """Return what an upload would be stored as by this request; nothing is stored.
 
         Raises:
-            NotFound: as `get`. PygridError: the file or the request is not valid, as `DatasetsService.try_upload`.
+            NotFound: as `get`. PygridError: the file or the request is not valid, as `UploadsService.try_upload`.
         """
         staged = await self.get(principal, staged_id)
-        async with self._datasets.receive_trial(principal, request, None) as draft:
-            trial = await self._datasets.try_upload(draft, UploadedFiles(self._files.path(staged), None))
+        async with self._uploads.receive_trial(principal, request, None) as draft:
+            trial = await self._uploads.try_upload(draft, UploadedFiles(self._files.path(staged), None))
             records = await asyncio.to_thread(first_records, draft.data.path, NUM_RECORDS)
             mock = None
             if any(draft.mock.path.iterdir()):
@@ -120,22 +120,21 @@ class StagingService:
         return StagedTrial(trial, records, mock, find_hints(trial.schema, records.columns))
 
     async def store(self, principal: Principal, staged_id: str, request: UploadRequest) -> DatasetInfo:
-        """Store a staged upload as a new dataset. Raises as `look_at` and `DatasetsService.upload`."""
+        """Store a staged upload as a new dataset. Raises as `look_at` and `UploadsService.upload`."""
         staged = await self.get(principal, staged_id)
-        async with self._datasets.receive(principal, request, staged.num_bytes) as draft:
-            info = await self._datasets.upload(principal, draft, UploadedFiles(self._files.path(staged), None))
+        async with self._uploads.receive(principal, request, staged.num_bytes) as draft:
+            info = await self._uploads.upload(principal, draft, UploadedFiles(self._files.path(staged), None))
         await asyncio.to_thread(self._files.drop, staged)
         return info
 
     async def store_version(
         self, principal: Principal, staged_id: str, dataset_id: int, request: VersionRequest
     ) -> DatasetInfo:
-        """Store a staged upload as a new version of a dataset. Raises as `DatasetsService.add_version`."""
+        """Store a staged upload as a new version of a dataset. Raises as `UploadsService.add_version`."""
         staged = await self.get(principal, staged_id)
-        await self._datasets.check_managed(principal, dataset_id)
-        async with self._datasets.receive_version(principal, dataset_id, request, staged.num_bytes) as draft:
+        async with self._uploads.receive_version(principal, dataset_id, request, staged.num_bytes) as draft:
             files = UploadedFiles(self._files.path(staged), None)
-            info = await self._datasets.add_version(principal, dataset_id, draft, files)
+            info = await self._uploads.add_version(principal, dataset_id, draft, files)
         await asyncio.to_thread(self._files.drop, staged)
         return info
 

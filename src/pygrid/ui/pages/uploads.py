@@ -16,6 +16,7 @@ from pygrid.errors import InvalidInput, PygridError
 from pygrid.features.datasets.forms import Upload
 from pygrid.features.datasets.service import DatasetsService
 from pygrid.features.datasets.staging import StagedTrial, StagingService
+from pygrid.features.datasets.uploads import UploadsService
 from pygrid.messages.datasets import Column, VersionRequest
 from pygrid.ui.access import signed_in
 from pygrid.ui.console import console_of, see_other
@@ -97,7 +98,7 @@ async def _new_page(request: AppRequest, state: State) -> Response[bytes]:
     staged = await service(state, StagingService).list_staged(request.user)
     view = NewUploadView(
         [(one.id, one.filename or "file", one.num_bytes) for one in staged],
-        service(state, DatasetsService).limits.max_upload_bytes,
+        service(state, UploadsService).limits.max_upload_bytes,
         "pygrid dataset add patients.csv --name patients --visibility listed",
     )
     return await console_of(request).page(request, "new_dataset.html", "New dataset", view)
@@ -106,7 +107,7 @@ async def _new_page(request: AppRequest, state: State) -> Response[bytes]:
 @post("/datasets/staged", guards=[_GUARD], request_max_body_size=None)
 async def stage_upload(request: AppRequest, state: State) -> Response[bytes]:
     """Receive a file; the next page describes its columns."""
-    staging, limits = service(state, StagingService), service(state, DatasetsService).limits
+    staging, limits = service(state, StagingService), service(state, UploadsService).limits
     announced = request.headers.get("content-length", "")
     num_bytes = int(announced) if announced.isascii() and announced.isdigit() and len(announced) <= 20 else None
     async with staging.receive(request.user, num_bytes) as folder:
