@@ -1,4 +1,4 @@
-"""What callers are told of datasets, and which of them they may see or change."""
+"""Descriptions of datasets for a caller, and which datasets a caller may see or change."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def get_managed(connection: sa.Connection, principal: Principal, dataset_id: int
 def summarize(
     principal: Principal | None, dataset: DatasetRow, version: DatasetVersion, tags: tuple[str, ...]
 ) -> DatasetSummary:
-    """Return what lists tell of a dataset."""
+    """Return the entry of a dataset in a list."""
     return DatasetSummary(
         id=dataset.id,
         name=dataset.name,
@@ -61,7 +61,7 @@ def name_taken(name: str) -> Conflict:
 def describe(
     connection: sa.Connection, principal: Principal | None, dataset: DatasetRow, number: int | None = None
 ) -> DatasetInfo:
-    """Return what the caller is told of a dataset and of one of its versions (None: the newest)."""
+    """Return a dataset with the schema of one of its versions (None: the newest), as the caller may see it."""
     version = rows.get_version(connection, dataset.id, number)
     schema = rows.get_schema(connection, version.id)
     summary = summarize(principal, dataset, version, rows.list_tags(connection, [dataset.id])[dataset.id])
