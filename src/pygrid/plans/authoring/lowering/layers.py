@@ -9,7 +9,8 @@ from typing import Any
 from pygrid.plans.authoring.lowering.core import Context, fixed_size, is_number, lowers, numel
 from pygrid.plans.authoring.lowering.elementwise import inverse_root
 from pygrid.plans.authoring.lowering.graph import Dim, LoweredValue
-from pygrid.plans.authoring.lowering.shapes import pad, variance
+from pygrid.plans.authoring.lowering.reductions import variance
+from pygrid.plans.authoring.lowering.shapes import pad
 
 # -- products ---------------------------------------------------------------------------------------------------------
 
