@@ -5,14 +5,23 @@ from __future__ import annotations
 import gc
 from collections.abc import Iterator
 
+import psutil
 import pytest
+
+_MAX_GROWTH_BYTES = 256 * 1024**2
+_process = psutil.Process()
+_sizes = [_process.memory_info().rss]
+"""Memory after the last collection of everything."""
 
 
 @pytest.fixture(scope="module", autouse=True)
 def _thaw() -> Iterator[None]:
-    """What fixtures of the module made may be collected with the next module."""
+    """What fixtures of modules made is collected once it takes much memory; looking at everything takes long."""
     yield
-    gc.unfreeze()
+    if _process.memory_info().rss - _sizes[-1] > _MAX_GROWTH_BYTES:
+        gc.unfreeze()
+        gc.collect()
+        _sizes[-1] = _process.memory_info().rss
 
 
 @pytest.fixture(autouse=True)
@@ -21,6 +30,7 @@ def _nothing_left_open() -> Iterator[None]:
 
     ``PYTHONTRACEMALLOC=20`` shows where it was opened.
     """
+    gc.collect()  # pytest held the fixtures of the test before until it had ended
     gc.freeze()  # the collector looks at what the test made only, which takes some milliseconds
     yield
     gc.collect()
