@@ -149,7 +149,9 @@ def _check_values(name: str, port: DataPort, array: Array) -> None:
             if bad.any():
                 row = begin + int(np.argwhere(bad)[0][0])
                 what = "infinity" if port.optional is True else "NaN or infinity"
-                raise NonFinite(f"column {name!r} has {what} in example {row}", column=name, example=row)
+                is_gap = port.optional is not True and np.isnan(block[row - begin]).any()
+                advice = "; a plan takes NaN as a missing value where its port is .optional()" if is_gap else ""
+                raise NonFinite(f"column {name!r} has {what} in example {row}{advice}", column=name, example=row)
         if port.num_classes is not None and block.size and (block.min() < 0 or block.max() >= port.num_classes):
             wrong = invalid_values(port, block)
             if wrong.any():

@@ -200,7 +200,7 @@ REFUSED: dict[str, tuple[Any, type[Exception], str]] = {
         "column 'y' contains 3 in example 30; allowed are 0 to 2",
     ),
     "a negative label": ({"x": X, "y": np.full(50, -1)}, InvalidInput, "contains -1 in example 0; allowed are 0 to 2"),
-    "NaN": ({"x": np.where(np.arange(50)[:, None] == 9, np.nan, X), "y": Y}, NonFinite, "in example 9"),
+    "NaN": ({"x": np.where(np.arange(50)[:, None] == 9, np.nan, X), "y": Y}, NonFinite, "its port is .optional()"),
     "a masked number": ({"x": np.ma.array(X, mask=X[9, 0] == X), "y": Y}, NonFinite, "in example 9"),
     "a masked label": ({"x": X, "y": np.ma.array(Y, mask=np.arange(50) == 9)}, InvalidInput, "has masked values"),
     "no examples": ({"x": X[:0], "y": Y[:0]}, InvalidInput, "no examples"),

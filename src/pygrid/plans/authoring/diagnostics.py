@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import inspect
 import linecache
+import logging
+import re
 import site
 import sys
 import sysconfig
 import traceback
-from collections.abc import Callable
+import warnings
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -151,6 +155,40 @@ def place_of_error(error: BaseException) -> SourceLocation | None:
         if is_author_file(frame.f_code.co_filename):
             found = SourceLocation(frame.f_code.co_filename, line)
     return found
+
+
+def without_gradient(
+    forward: Callable[[], torch.Tensor], inputs: Sequence[torch.Tensor]
+) -> tuple[str, SourceLocation | None]:
+    """The operator whose gradient torch cannot compute, and the author's line that calls it; empty and None: unknown.
+
+    Torch names both in a warning while it looks for anomalies.
+    """
+    with warnings.catch_warnings(record=True) as seen, torch.autograd.detect_anomaly(check_nan=False):
+        warnings.simplefilter("always")
+        with contextlib.suppress(RuntimeError):
+            torch.autograd.grad(forward(), inputs, allow_unused=True)
+    text = "".join(str(warning.message) for warning in seen)
+    found = re.search(r"Error detected in (\w+?)Backward\d*\.", text)
+    if found is None:
+        return "", None
+    frames = [(file, int(line)) for file, line in re.findall(r'File "(.+?)", line (\d+)', text[found.end() :])]
+    beneath = [index for index, (file, _) in enumerate(frames) if file == _CALLER][-1:] or [-1]
+    own = [SourceLocation(*frame) for frame in frames[beneath[0] + 1 :] if is_author_file(frame[0])]
+    return found[1], own[-1] if own else None
+
+
+@contextlib.contextmanager
+def quiet() -> Iterator[None]:
+    """Without torch's warnings and logs, of which the author has seen those about the code already."""
+    log = logging.getLogger("torch._subclasses.fake_tensor")
+    was_disabled, log.disabled = log.disabled, True
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", UserWarning)
+            yield
+    finally:
+        log.disabled = was_disabled
 
 
 def authoring_error(reason: str, place: SourceLocation | None, *, code: str, **fields: Any) -> AuthoringError:

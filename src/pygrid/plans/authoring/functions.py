@@ -228,9 +228,8 @@ def ctc_loss(log_probs: torch.Tensor, targets: torch.Tensor, *args: Any, **kwarg
     # blank, label, blank, label, ..., blank
     path = torch.cat([torch.stack([blanks, targets], -1).flatten(1), blanks[:, :1]], 1)
     score = log_probs.gather(2, path.unsqueeze(0).expand(log_probs.shape[0], -1, -1))
-    # A blank between two different labels may be skipped.
-    differs = (path[:, 2:] != path[:, :-2]) & (path[:, 2:] != given.blank)
-    may_skip = F.pad(differs, (2, 0))
+    # What stands between two different labels may be skipped; a target that contains the blank has it as a label.
+    may_skip = F.pad(path[:, 2:] != path[:, :-2], (2, 0))
     begins = torch.arange(path.shape[1]) < 2
     alpha = torch.where(begins, score[0], _IMPOSSIBLE)
     for time in range(1, log_probs.shape[0]):
@@ -245,6 +244,17 @@ def ctc_loss(log_probs: torch.Tensor, targets: torch.Tensor, *args: Any, **kwarg
     if given.reduction == "mean":
         return (loss / labels.clamp(min=1)).mean()
     return loss.sum() if given.reduction == "sum" else loss
+
+
+@_by_definition(F.ctc_loss)
+def _ctc_of_torch(*args: Any, **kwargs: Any) -> torch.Tensor:
+    """Torch's kernel. Its gradient is wrong for many targets that contain the blank, for example as the last label."""
+    call = _given(F.ctc_loss, *args, **kwargs)
+    if call.targets.dim() == 2 and (call.targets == call.blank).any():
+        return ctc_loss(*args, **kwargs)
+    lengths = call.input_lengths, call.target_lengths
+    reduction = ("none", "mean", "sum").index(call.reduction)
+    return torch.ctc_loss(call.log_probs, call.targets, *lengths, call.blank, reduction, call.zero_infinity)
 
 
 def _log_sum(*parts: torch.Tensor) -> torch.Tensor:

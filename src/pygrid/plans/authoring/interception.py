@@ -35,6 +35,7 @@ _RANDOM = (
     "multinomial, exponential, gumbel_softmax and dropout",
 )
 _NO_DRAWS = ("plan_random", "this plan cannot draw random numbers; only losses and training steps can")
+_FRACTIONAL = ("plan_random", "fractional pooling draws where its windows begin; use max_pool or adaptive_max_pool")
 PACKED = (
     "plan_recurrent",
     "packed sequences are not in the plan set; use pygrid.run_with_lengths(layer, x, lengths), which does the same",
@@ -56,6 +57,14 @@ def _refusals() -> dict[Any, tuple[str, str]]:
     table |= dict.fromkeys([*_found(torch.Tensor, sized), *_found(torch, sized)], _SIZE)
     drawn, drawn_in_place = "poisson binomial rrelu _standard_gamma _sample_dirichlet", "random_ cauchy_ geometric_"
     table |= dict.fromkeys([*_found(torch, drawn), *_found(torch.Tensor, drawn_in_place), F.rrelu], _RANDOM)
+    table |= dict.fromkeys(
+        _found(
+            F,
+            "fractional_max_pool2d fractional_max_pool2d_with_indices fractional_max_pool3d "
+            "fractional_max_pool3d_with_indices",
+        ),
+        _FRACTIONAL,
+    )
     table |= dict.fromkeys(_found(torch, "_pack_padded_sequence _pad_packed_sequence"), PACKED)
     return table
 

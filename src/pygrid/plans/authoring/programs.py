@@ -20,7 +20,13 @@ from torch.nn.parameter import is_lazy
 
 from pygrid import codes
 from pygrid.errors import AuthoringError
-from pygrid.plans.authoring.diagnostics import SourceLocation, authoring_error, described, place_of_function
+from pygrid.plans.authoring.diagnostics import (
+    SourceLocation,
+    authoring_error,
+    described,
+    place_of_function,
+    without_gradient,
+)
 from pygrid.plans.authoring.optim import Optimizer
 from pygrid.plans.authoring.ports import DataSpec, Float
 from pygrid.plans.authoring.predictions import PREDICT, PREDICTIONS, first_result
@@ -362,19 +368,23 @@ class LossPrograms:
         with torch.enable_grad():
             leaves = {k: v.detach().requires_grad_() for k, v in params.items()}
             model = leaves | {k: v.clone() for k, v in buffers.items()}
-            result = self.subject.call(self.signature.function, model, self.signature.arguments(arrays), training=True)
-            loss, metrics = self._checked(result)
+            arguments = self.signature.arguments(arrays)
+
+            def forward() -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
+                return self._checked(self.subject.call(self.signature.function, model, arguments, training=True))
+
+            loss, metrics = forward()
             if not loss.requires_grad:
                 reason = "the loss does not depend on any parameter of the model through differentiable operations"
                 raise authoring_error(reason, self.signature.place, code=codes.PLAN_LOSS)
             try:
                 grads = torch.autograd.grad(loss, list(leaves.values()), allow_unused=True)
             except RuntimeError as error:  # an operator without a gradient, or a graph that backward() used up
-                reason = (
-                    f"the gradient of the loss cannot be computed: {described(error)}. Return the loss without calling "
-                    "backward(), and use operators that have a gradient"
-                )
-                raise authoring_error(reason, self.signature.place, code=codes.PLAN_LOSS) from error
+                operator, place = without_gradient(lambda: forward()[0], list(leaves.values()))
+                way_out = "Return the loss without calling backward(), and use operators that have a gradient"
+                what, way_out = (operator, "Use another operator here") if operator else ("the loss", way_out)
+                reason = f"the gradient of {what} cannot be computed: {described(error)}. {way_out}"
+                raise authoring_error(reason, place or self.signature.place, code=codes.PLAN_LOSS) from error
         named = {
             k: torch.zeros_like(params[k]) if grad is None else grad for k, grad in zip(leaves, grads, strict=True)
         }

@@ -23,6 +23,7 @@ from onnx.reference.op_run import OpRun
 from torch.overrides import TorchFunctionMode
 from torch.utils._pytree import tree_map
 
+from pygrid.plans.authoring.diagnostics import quiet
 from pygrid.plans.authoring.emit import Emitted
 from pygrid.plans.authoring.interception import Interception
 from pygrid.plans.authoring.tracing import Arrays, GivenNoise, Program
@@ -38,7 +39,7 @@ def eager(program: Program, feed: Feed) -> Arrays:
     arrays = {name: torch.from_numpy(np.array(array)) for name, array in feed.items()}
     noise = [arrays.pop(name) for name in list(arrays) if name.startswith("noise/")]
     given = GivenNoise(noise, program.noise_axes) if program.may_draw else None
-    with Interception(given, tracing=False, dropout=program.dropout):
+    with quiet(), Interception(given, tracing=False, dropout=program.dropout):
         return program.run(arrays)
 
 
@@ -226,11 +227,16 @@ def _scatter(data: torch.Tensor, index: torch.Tensor, updates: torch.Tensor, **g
     return data.scatter_reduce(axis, index, updates, torch_names[reduction])
 
 
+def _gather(data: torch.Tensor, index: torch.Tensor, axis: int = 0) -> torch.Tensor:
+    return data.gather(axis, torch.where(index < 0, index + data.shape[axis], index))
+
+
 _KERNELS = [
     _kernel("Conv", _conv),
     _kernel("ConvTranspose", _conv_transpose),
     _kernel("MaxPool", _max_pool),
     _kernel("AveragePool", _average_pool),
+    _kernel("GatherElements", _gather),
     _kernel("ScatterElements", _scatter),
     _kernel("Erf", torch.special.erf),
 ]

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 
 from pygrid import codes
-from pygrid.plans.authoring.diagnostics import SourceLocation, authoring_error
+from pygrid.plans.authoring.diagnostics import SourceLocation, authoring_error, quiet
 from pygrid.plans.authoring.programs import Subject
 from pygrid.plans.authoring.selfcheck import BATCH_SIZES, Feeder
 from pygrid.plans.authoring.state import AttributeChange, changes, place_of_change, versions
@@ -78,7 +78,7 @@ def _check_equal(run: Callable[[], Arrays], place: SourceLocation | None) -> Non
 def _run_once(program: Program, feed: Mapping[str, np.ndarray[Any, Any]]) -> Arrays:
     """The outputs of a program in eager torch; torch's random numbers are the same in each call."""
     arrays: Arrays = {name: torch.from_numpy(np.array(array)) for name, array in feed.items()}
-    with torch.random.fork_rng(devices=[]):
+    with quiet(), torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         return program.run(arrays)
 

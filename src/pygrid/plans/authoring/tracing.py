@@ -41,6 +41,7 @@ from pygrid.plans.authoring.diagnostics import (
     decided_by_torch,
     described,
     place_of_error,
+    quiet,
 )
 from pygrid.plans.authoring.interception import Interception
 from pygrid.plans.authoring.lowering import find_lowering, unsupported_operator
@@ -215,7 +216,7 @@ def _trace(program: Program, symbol_name: str) -> Trace:
         outputs[:] = list(results)
         return list(results.values())
 
-    with _translated(program), fakes, enable_python_dispatcher():
+    with quiet(), _translated(program), fakes, enable_python_dispatcher():
         arguments = [fake(port) for port in program.inputs]
         module = make_fx(flat, _decompositions(), _allow_non_fake_inputs=True)(*arguments)
         if any(_works_in_place(node) for node in module.graph.nodes):

@@ -218,6 +218,46 @@ def test_a_variant_that_is_not_in_the_set(use: Callable[[torch.Tensor], torch.Te
     assert way_out in error.detail
 
 
+def test_a_number_of_largest_elements_that_follows_the_batch() -> None:
+    def loss(model: nn.Module, x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
+        losses = F.cross_entropy(model(x), y, reduction="none")
+        return losses.topk(x.shape[0] // 2).values.mean()  # here
+
+    assert "topk takes a number that depends on the batch size here; take a fixed number" in refused(loss).detail
+
+
+def test_fractional_pooling() -> None:
+    def loss(model: nn.Module, x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
+        pooled = F.fractional_max_pool2d(x.reshape(-1, 1, 3, 4), 2, (1, 2))  # here
+        return F.cross_entropy(model(x), y) + pooled.mean()
+
+    error = refused(loss)
+    assert error.code == "plan_random"
+    assert "use max_pool or adaptive_max_pool" in error.detail
+
+
+def test_a_gradient_that_torch_cannot_trace(capfd: pytest.CaptureFixture[str]) -> None:
+    def loss(model: nn.Module, x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
+        images = (x * model.weight[0]).reshape(-1, 1, 3, 4)  # type: ignore[index]
+        large = F.interpolate(images, (2, 3), mode="bicubic", antialias=True)  # here
+        return F.cross_entropy(model(x), y) + large.mean()
+
+    error = refused(loss)
+    assert error.code == "plan_loss"
+    assert "the gradient of UpsampleBicubic2DAa cannot be computed" in error.detail
+    assert "Use another operator here" in error.detail
+    assert not capfd.readouterr().err
+
+
+def test_warnings_of_torch_come_once() -> None:
+    def loss(model: nn.Module, x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
+        return F.mse_loss(model(x)[:, :1], y.float())
+
+    with pytest.warns(UserWarning, match="different to the input size") as seen:
+        pygrid.plan(data=DATA)(loss).build(nn.Linear(12, 5))
+    assert len(seen) == 1
+
+
 def test_a_sequence_too_long_to_unroll() -> None:
     with pytest.raises(AuthoringError, match="at most 128 are allowed"):
         pygrid.plan(data={"x": pygrid.Tensor["batch", 200, 4]})(lambda model, x: model(x)[0].mean()).build(

@@ -25,6 +25,7 @@ from torch import nn
 
 import pygrid
 from pygrid.plans.authoring.build import emit, work_out
+from pygrid.plans.authoring.functions import ctc_loss
 from pygrid.plans.authoring.interception import Interception
 from pygrid.plans.authoring.tracing import Arrays, Program
 from pygrid.plans.independence import judge
@@ -243,6 +244,29 @@ def test_results_gradients_and_privacy(name: str) -> None:
             np.testing.assert_allclose(array, expected[output].numpy(), rtol=1e-5, atol=2e-5, err_msg=output)
     verdict = judge(work_out(graphs["grads"], max_n=64))
     assert verdict.independent is (name not in MIXING), verdict.reason
+
+
+def test_alignments_of_targets_that_contain_the_blank() -> None:
+    """Torch's loss is right, and its gradient is not: it is compared with differences of the loss."""
+    torch.manual_seed(1)
+    targets, lengths = torch.tensor([[1, 0, 2], [0, 1, 0], [2, 2, 0]]), (torch.full((3,), 7), torch.tensor([3, 3, 2]))
+    scores = torch.randn(7, 3, 4, dtype=torch.float64, requires_grad=True)
+
+    def loss(x: torch.Tensor) -> torch.Tensor:
+        return ctc_loss(x.log_softmax(2), targets, *lengths)
+
+    assert loss(scores).item() == pytest.approx(F.ctc_loss(scores.log_softmax(2), targets, *lengths).item())
+    assert torch.autograd.gradcheck(loss, scores)
+
+
+def test_alignments_of_any_integers_build() -> None:
+    def loss(model: nn.Module, x: torch.Tensor, y: torch.Tensor, count: torch.Tensor) -> torch.Tensor:
+        steps = torch.full((x.shape[0],), 6)
+        return F.ctc_loss(model(x).log_softmax(2).transpose(0, 1), y, steps, count, zero_infinity=True)
+
+    words, count = pygrid.Integers["batch", 3], pygrid.Integers["batch"]
+    data = {"x": pygrid.Tensor["batch", 6, 4], "y": words(5), "count": count(4)}
+    assert pygrid.plan(data=data)(loss).build(nn.Linear(4, 5), private=True).manifest.per_example_independent
 
 
 def test_the_page_of_supported_layers_runs() -> None:

@@ -164,3 +164,15 @@ def test_training_that_diverges_beyond_float32_builds() -> None:
         return torch.exp(40 * model(x).square()).mean()
 
     build(loss)
+
+
+def test_pooling_is_undone_in_a_large_image() -> None:
+    """ONNX's reference implementation gathers from at most 64 elements along an axis."""
+
+    def loss(model: nn.Module, x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
+        pooled, places = F.max_pool2d(model(x), 2, return_indices=True)
+        return F.cross_entropy(F.max_unpool2d(pooled, places, 2).mean((2, 3)), y)
+
+    data = {"x": pygrid.Tensor["batch", 1, 10, 8], "y": pygrid.Label(3)}
+    plan = pygrid.plan(data=data)(loss).build(nn.Conv2d(1, 3, 3, padding=1))
+    assert plan.manifest.data["x"].shape == (1, 10, 8)

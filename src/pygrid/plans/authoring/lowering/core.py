@@ -289,9 +289,12 @@ class Interpreter:
                     raise
                 raise authoring_error(error.detail, self._place(node), code=error.code, **error.fields) from error
             except Exception as error:  # a case that the lowering function does not know; it is chained as the cause
+                way_out = "Use other operators here, and report this"
+                why = f"cannot become part of a plan in this use: {described(error)}. {way_out}"
+                if "truth value of Relational" in str(error):  # of sizes
+                    why = "takes a number that depends on the batch size here; take a fixed number"
                 raise authoring_error(
-                    f"operator {operator_name(node.target)} cannot become part of a plan in this use: "
-                    f"{described(error)}. Use other operators here, and report this",
+                    f"operator {operator_name(node.target)} {why}",
                     self._place(node),
                     code=codes.PLAN_OPERATOR_UNSUPPORTED,
                     operator=operator_name(node.target),
