@@ -294,8 +294,10 @@ OFFLINE = Code("offline", (), "The Domain is not connected, so the search did no
 OIDC_ANSWER_INVALID = Code(
     "oidc_answer_invalid", 403, "The answer of the sign-in provider fails a check, for example of issuer or signature."
 )
+OIDC_DISCONNECTED = Code("oidc_disconnected", 403, "The account was disconnected; its person has to connect it again.")
 OIDC_EMAIL_UNVERIFIED = Code("oidc_email_unverified", 403, "The sign-in provider has not checked the e-mail.")
 OIDC_EXTRA_MISSING = Code("oidc_extra_missing", 400, "A sign-in provider needs the extra oidc to be installed.")
+OIDC_IDENTITY_TAKEN = Code("oidc_identity_taken", 409, "The person at the provider is connected with another account.")
 OIDC_NOT_CONFIGURED = Code("oidc_not_configured", 404, "The app has no sign-in provider.")
 OIDC_NOT_CONNECTED = Code("oidc_not_connected", 404, "No person at a sign-in provider is connected with the account.")
 OIDC_NO_ACCOUNT = Code("oidc_no_account", 403, "The person has no account here, and no role for a new one.")

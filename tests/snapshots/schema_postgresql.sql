@@ -615,6 +615,7 @@ CREATE TABLE sessions (
 	created_at TIMESTAMP WITH TIME ZONE NOT NULL,
 	last_seen_at TIMESTAMP WITH TIME ZONE NOT NULL,
 	expires_at TIMESTAMP WITH TIME ZONE NOT NULL,
+	label VARCHAR(100) DEFAULT '' NOT NULL,
 	CONSTRAINT pk_sessions PRIMARY KEY (token_hash),
 	CONSTRAINT fk_sessions_user_id_users FOREIGN KEY(user_id) REFERENCES users (id) ON DELETE CASCADE
 );
@@ -631,6 +632,7 @@ CREATE TABLE users (
 	private_key_hash TEXT NOT NULL,
 	role_id INTEGER NOT NULL,
 	created_at TIMESTAMP WITH TIME ZONE NOT NULL,
+	is_disconnected BOOLEAN DEFAULT false NOT NULL,
 	CONSTRAINT pk_users PRIMARY KEY (id),
 	CONSTRAINT uq_users_email_key UNIQUE (email_key),
 	CONSTRAINT uq_users_private_key_hash UNIQUE (private_key_hash),

@@ -602,6 +602,7 @@ CREATE TABLE sessions (
 	created_at DATETIME NOT NULL,
 	last_seen_at DATETIME NOT NULL,
 	expires_at DATETIME NOT NULL,
+	label VARCHAR(100) DEFAULT '' NOT NULL,
 	CONSTRAINT pk_sessions PRIMARY KEY (token_hash),
 	CONSTRAINT fk_sessions_user_id_users FOREIGN KEY(user_id) REFERENCES users (id) ON DELETE CASCADE
 );
@@ -618,6 +619,7 @@ CREATE TABLE users (
 	private_key_hash TEXT NOT NULL,
 	role_id INTEGER NOT NULL,
 	created_at DATETIME NOT NULL,
+	is_disconnected BOOLEAN DEFAULT 0 NOT NULL,
 	CONSTRAINT uq_users_email_key UNIQUE (email_key),
 	CONSTRAINT uq_users_private_key_hash UNIQUE (private_key_hash),
 	CONSTRAINT fk_users_role_id_roles FOREIGN KEY(role_id) REFERENCES roles (id)

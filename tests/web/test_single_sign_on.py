@@ -4,7 +4,8 @@ Should happen: a person with a verified e-mail and a role gets an account; one w
 that one; an Owner confirms with the password, once; the provider's groups decide on roles at each sign-in.
 Should not happen: an answer works twice, in another browser, or from another provider; a link leads to another site;
 another site begins or finishes a sign-in; an unverified e-mail opens an account; an Owner's account is taken over or
-loses its role; a code of a command works twice or for another command.
+loses its role; a disconnected account is opened or connected by a sign-in; a code of a command works twice or for
+another command.
 """
 
 from __future__ import annotations
@@ -88,6 +89,17 @@ class Tab:
         back = sign_in_there(await self.begin(next), login)
         assert back.startswith(CALLBACK), back
         return await self.get(back)
+
+    async def begin_connection(self) -> str:
+        """Press "Connect" on the page of the account; returns the address of the provider's page."""
+        page = Page.read(await self.post("/admin/me/connect", {"act": "connect"}))
+        found = [one["href"] for one in page.find("a") if one["href"].startswith("/admin/oidc/")]
+        assert len(found) == 1, page.text
+        return (await self.get(found[0])).headers["location"]
+
+    async def connect(self, login: str) -> httpx.Response:
+        """Connect the account of the session; returns what the app answers at the end."""
+        return await self.get(sign_in_there(await self.begin_connection(), login))
 
     async def email(self) -> str:
         """The account of the session; empty without one."""
@@ -221,8 +233,99 @@ async def test_an_administrator_disconnects_an_account(web: httpx.AsyncClient, a
     assert (entry.action, entry.actor, entry.data["user_id"]) == ("user_disconnected", 1, 2)
     assert set(entry.data) == {"user_id", "issuer", "subject"}
     assert "disconnected account 2 from its sign-in provider" in Page.read(await owner.get("/admin/audit")).text
-    assert (await bob.sign_in("bob")).status_code == 303
-    assert await bob.email() == "bob"
+    # The provider opens the account no more, so bob needs a link for a password, and connects it himself.
+    problem(await bob.sign_in("bob"), 403, "oidc_disconnected")
+    assert await bob.email() == ""
+    made = await web.post("/users/2/password-reset", json={}, headers=await People(web).log_in("owner@example.org"))
+    assert made.status_code == 201, made.text
+    reset = {"code": made.json()["code"], "password": PASSWORD}
+    assert (await bob.post(f"/admin/recover/{reset['code']}", {"password": PASSWORD})).status_code == 303
+    problem(await Tab(web).sign_in("bob"), 403, "oidc_disconnected")
+    answer = await bob.connect("bob")
+    assert (answer.status_code, answer.headers["location"]) == (303, "/admin/me")
+    again = Tab(web)
+    assert (await again.sign_in("bob")).status_code == 303
+    assert await again.email() == "bob"
+
+
+async def test_a_disconnected_account_keeps_its_password(web: httpx.AsyncClient, app: Litestar) -> None:
+    """For an account without power over others, whose first connection ends its password."""
+    await _invite(web, "bob@example.org")
+    bob = Tab(web)
+    await bob.sign_in("bob")
+    await (owner := await _owner_tab(web)).post("/admin/people/2/disconnect", {"act": "disconnect"})
+    made = await web.post("/users/2/password-reset", json={}, headers=await People(web).log_in("owner@example.org"))
+    await bob.post(f"/admin/recover/{made.json()['code']}", {"password": PASSWORD})
+    token = await web.post("/users/me/tokens", json={"name": "t"}, headers=await People(web).log_in("bob@example.org"))
+    headers = {"Authorization": f"Bearer {token.json()['token']}"}
+    before = _actions(app).count("user_connected")
+    for _ in range(2):
+        page = Page.read(await Tab(web).sign_in("bob"))
+        assert "sign in with the password, and connect it again under Your account" in page.text
+    assert _actions(app).count("user_connected") == before
+    assert (await web.get("/users/me", headers=headers)).status_code == 200
+    assert await bob.email() == "bob", "the session goes on"
+    assert (await People(web).log_in("bob@example.org"))["Authorization"], "the password is the same"
+    # Connecting keeps both.
+    assert (await bob.connect("bob")).status_code == 303
+    assert (await web.get("/users/me", headers=headers)).status_code == 200
+    assert (await People(web).log_in("bob@example.org"))["Authorization"]
+    assert "Connected with" in Page.read(await owner.get("/admin/people/2")).text
+
+
+async def test_only_the_signed_in_person_connects(web: httpx.AsyncClient) -> None:
+    await _invite(web, "bob@example.org")
+    bob, owner = Tab(web), await _owner_tab(web)
+    await bob.sign_in("bob")
+    # The person at the provider opens another account.
+    problem(await owner.connect("bob"), 409, "oidc_identity_taken")
+    # The session has ended, or is another person's, when the provider answers.
+    for signs_out in (True, False):
+        tab = await _owner_tab(web)
+        back = sign_in_there(await tab.begin_connection(), "owner")
+        if signs_out:
+            await tab.post("/admin/logout", {})
+        else:
+            tab.cookies.update({name: value for name, value in bob.cookies.items() if not name.endswith("_oidc")})
+        problem(await tab.get(back), 403, "oidc_state_invalid")
+    assert "not connected with Example Login" in Page.read(await owner.get("/admin/me")).text
+    assert (await Tab(web).post("/admin/me/connect", {"act": "connect"})).status_code == 401
+    foreign = await owner.post("/admin/me/connect", {"act": "connect"}, **{"Sec-Fetch-Site": "cross-site"})
+    assert foreign.status_code == 403
+    # With another e-mail than that of the account, as the person has both.
+    assert (await owner.connect("gus")).status_code == 303
+    gus = Tab(web)
+    assert (await gus.sign_in("gus")).status_code == 303
+    assert await gus.email() == "owner"
+
+
+async def test_connecting_needs_a_password_that_was_typed_recently(tmp_path: Path, issuer: str) -> None:
+    clock = ManualClock()
+    settings = load_settings({}, data_dir=tmp_path, oidc_issuer=issuer, oidc_client_id=CLIENT_ID)
+    async with running(build_domain(settings, clock=clock)) as web:
+        await People(web).owner()
+        tab = await _owner_tab(web)
+        clock.advance(16 * 60)
+        page = Page.read(await tab.post("/admin/me/connect", {"act": "connect"}))
+        assert "Go on to" not in page.text
+        early = await tab.get("/admin/oidc/start?connect=1")
+        assert early.headers["location"] == "/admin/me"
+        wrong = Page.read(await tab.post("/admin/me/connect", {"confirm_password": "wrong"}))
+        assert "Go on to" not in wrong.text
+        right = Page.read(await tab.post("/admin/me/connect", {"confirm_password": PASSWORD}))
+        assert "Go on to" in right.text
+
+
+async def test_a_confirmation_that_waits_connects_no_disconnected_account(web: httpx.AsyncClient) -> None:
+    first, late = Tab(web), Tab(web)
+    secrets = []
+    for tab in (first, late):
+        (field,) = Page.read(await tab.sign_in("owner")).find("input", name="secret")
+        secrets.append(field["value"])
+    await first.post("/admin/oidc/confirm", {"secret": secrets[0], "password": PASSWORD})
+    await first.post("/admin/me/disconnect", {"password": PASSWORD})
+    answer = await late.post("/admin/oidc/confirm", {"secret": secrets[1], "password": PASSWORD})
+    problem(answer, 403, "oidc_disconnected")
 
 
 async def test_a_person_disconnects_their_account_by_its_password(web: httpx.AsyncClient, app: Litestar) -> None:
@@ -238,7 +341,11 @@ async def test_a_person_disconnects_their_account_by_its_password(web: httpx.Asy
     assert await tab.email() == "owner"
     assert await other.email() == "", "the other sessions have ended"
     problem(await tab.post("/admin/me/disconnect", {"password": PASSWORD}), 404, "oidc_not_connected")
-    assert "has power over other accounts" in Page.read(await Tab(web).sign_in("owner")).text
+    problem(await Tab(web).sign_in("owner"), 403, "oidc_disconnected")
+    assert (await tab.connect("owner")).status_code == 303
+    again = Tab(web)
+    assert (await again.sign_in("owner")).status_code == 303
+    assert await again.email() == "owner"
 
 
 async def test_an_account_above_the_own_role_stays_connected(web: httpx.AsyncClient, app: Litestar) -> None:

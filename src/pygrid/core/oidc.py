@@ -95,6 +95,20 @@ class PendingSignIn:
     next_path: str
 
 
+@dataclass(frozen=True, slots=True)
+class BrowserAnswer:
+    """What the provider has sent by the browser.
+
+    Attributes:
+        code: empty: the provider has refused the sign-in.
+        issuer: the provider that sent the answer, if the answer names it.
+    """
+
+    state: str
+    code: str
+    issuer: str | None
+
+
 def needs_password(role: Role) -> bool:
     """Whether an account with this role is connected to a provider only by a person who knows its password.
 

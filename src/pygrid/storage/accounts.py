@@ -52,6 +52,8 @@ users = sa.Table(
     sa.Column("private_key_hash", sa.Text, nullable=False, unique=True),
     sa.Column("role_id", sa.ForeignKey("roles.id"), nullable=False, index=True),
     sa.Column("created_at", UtcDateTime, nullable=False),
+    # Disconnected from the sign-in provider; only the signed-in person connects it again.
+    sa.Column("is_disconnected", sa.Boolean, nullable=False, server_default=sa.false()),
     sqlite_autoincrement=True,
 )
 
@@ -92,6 +94,8 @@ sessions = sa.Table(
     sa.Column("created_at", UtcDateTime, nullable=False),
     sa.Column("last_seen_at", UtcDateTime, nullable=False),
     sa.Column("expires_at", UtcDateTime, nullable=False, index=True),
+    # Browser and system, or the program, that began the session.
+    sa.Column("label", sa.String(100), nullable=False, server_default=sa.text("''")),
 )
 
 
@@ -381,29 +385,6 @@ def put_memberships(connection: sa.Connection, user_id: int, group_ids: Sequence
 
 
 # Sessions
-
-
-def put_session(
-    connection: sa.Connection,
-    token_hash: str,
-    user_id: int,
-    now: dt.datetime,
-    expires_at: dt.datetime,
-    began_at: dt.datetime | None = None,
-) -> None:
-    """Add a session of the user.
-
-    Args:
-        began_at: when the user proved who they are; None: now.
-    """
-    values = {
-        "token_hash": token_hash,
-        "user_id": user_id,
-        "created_at": began_at or now,
-        "last_seen_at": now,
-        "expires_at": expires_at,
-    }
-    connection.execute(sa.insert(sessions).values(values))
 
 
 def find_session(connection: sa.Connection, token_hash: str) -> SessionRow | None:

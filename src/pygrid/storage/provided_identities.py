@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 import sqlalchemy as sa
 
+from pygrid.storage.accounts import users
 from pygrid.storage.sql.metadata import UtcDateTime, metadata
 
 provided_identities = sa.Table(
@@ -35,11 +36,15 @@ def find_provided_user(connection: sa.Connection, issuer: str, subject: str) -> 
 
 
 def put_provided_identity(connection: sa.Connection, issuer: str, subject: str, user_id: int, now: dt.datetime) -> None:
-    """Connect a person at a provider to an account, in place of an earlier person of this issuer."""
+    """Connect a person at a provider to an account, in place of an earlier person of this issuer.
+
+    The account is no longer one that was disconnected.
+    """
     own = (provided_identities.c.issuer == issuer, provided_identities.c.user_id == user_id)
     connection.execute(sa.delete(provided_identities).where(*own))
     values = {"issuer": issuer, "subject": subject, "user_id": user_id, "created_at": now}
     connection.execute(sa.insert(provided_identities).values(values))
+    _set_disconnected(connection, user_id, False)
 
 
 def list_provided_identities(connection: sa.Connection, user_id: int) -> list[ConnectedIdentity]:
@@ -52,3 +57,13 @@ def list_provided_identities(connection: sa.Connection, user_id: int) -> list[Co
 def delete_provided_identities(connection: sa.Connection, user_id: int) -> None:
     """Disconnect an account from all persons at providers."""
     connection.execute(sa.delete(provided_identities).where(provided_identities.c.user_id == user_id))
+    _set_disconnected(connection, user_id, True)
+
+
+def is_disconnected(connection: sa.Connection, user_id: int) -> bool:
+    """Whether an account was disconnected, so that only its signed-in person connects it again."""
+    return bool(connection.execute(sa.select(users.c.is_disconnected).where(users.c.id == user_id)).scalar())
+
+
+def _set_disconnected(connection: sa.Connection, user_id: int, value: bool) -> None:
+    connection.execute(sa.update(users).where(users.c.id == user_id).values(is_disconnected=value))

@@ -1,4 +1,4 @@
-"""Queries on the sessions of one user, for the user themself."""
+"""Queries on the sessions of one user."""
 
 from __future__ import annotations
 
@@ -11,6 +11,8 @@ from pygrid.storage.accounts import sessions
 
 ID_CHARS = 16
 """A session is named by the first characters of the hash of its token, which lead nobody to the token."""
+SESSION_IDLE = dt.timedelta(hours=12)
+"""Time without a request after which a session ends."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,11 +23,38 @@ class UserSession:
     created_at: dt.datetime
     last_seen_at: dt.datetime
     expires_at: dt.datetime
+    label: str
+    """What began it, for example "Firefox on Windows"; empty: unknown."""
+
+
+def put_session(
+    connection: sa.Connection,
+    token_hash: str,
+    user_id: int,
+    now: dt.datetime,
+    label: str = "",
+    began_at: dt.datetime | None = None,
+) -> None:
+    """Add a session of the user.
+
+    Args:
+        label: what began it, for example "Firefox on Windows"; empty: unknown.
+        began_at: when the user proved who they are; None: now.
+    """
+    values = {
+        "token_hash": token_hash,
+        "user_id": user_id,
+        "created_at": began_at or now,
+        "last_seen_at": now,
+        "expires_at": now + SESSION_IDLE,
+        "label": label,
+    }
+    connection.execute(sa.insert(sessions).values(values))
 
 
 def list_sessions(connection: sa.Connection, user_id: int, now: dt.datetime) -> list[UserSession]:
     """The valid sessions of a user, the one used last first."""
-    columns = [sessions.c[name] for name in ("token_hash", "created_at", "last_seen_at", "expires_at")]
+    columns = [sessions.c[name] for name in ("token_hash", "created_at", "last_seen_at", "expires_at", "label")]
     statement = (
         sa.select(*columns)
         .where(sessions.c.user_id == user_id, sessions.c.expires_at > now)

@@ -13,7 +13,7 @@ from pygrid.errors import PygridError
 from pygrid.features.accounts.sessions import SessionsService
 from pygrid.ui.access import check_confidential, find_cookie, session_cookie
 from pygrid.ui.console import console_of
-from pygrid.web.addresses import client_address
+from pygrid.web.addresses import client_address, client_agent
 from pygrid.web.requests import AppRequest
 from pygrid.web.services import service
 
@@ -55,7 +55,8 @@ async def confirm_password(request: AppRequest, state: State, fields: Mapping[st
     if password := fields.get(FIELD):
         check_confidential(request)
         try:
-            session = await sessions.confirm(request.user, token, password, client_address(request))
+            address, agent = client_address(request), client_agent(request)
+            session = await sessions.confirm(request.user, token, password, address, agent)
         except PygridError as failed:
             error = failed
         else:

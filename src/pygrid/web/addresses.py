@@ -46,6 +46,12 @@ class ClientAddresses:
         return address is not None and any(address in network for network in self._trusted)
 
 
+def client_agent(connection: ASGIConnection[Any, Any, Any, Any]) -> str:
+    """Return the header ``User-Agent`` of the client, which is its claim; empty without one."""
+    found: str = connection.headers.get("user-agent", "")
+    return found
+
+
 def client_address(connection: ASGIConnection[Any, Any, Any, Any]) -> str:
     """Return the IP address of the client as text, by the proxies that the app trusts; empty if it is unknown."""
     services: Services = connection.app.state.services

@@ -95,6 +95,21 @@ async def test_roles_are_made_changed_and_deleted(site: Site) -> None:
     assert (await ann.post("/admin/roles", {"act": "delete", "role": number, "name": "Keeper"})).status_code == 303
 
 
+async def test_sessions_say_where_they_come_from(site: Site) -> None:
+    agents = (
+        "Mozilla/5.0 (Windows NT 10.0; rv:140.0) Gecko/20100101 Firefox/140.0",
+        "<script>alert(1)</script>" + "x" * 500,
+        "curl/8.5.0",
+    )
+    for agent in agents:
+        fields = {"email": "owner@example.org", "password": PASSWORD}
+        assert (await Browser(site.web).post("/admin/login", fields, **{"User-Agent": agent})).status_code == 303
+    page = await (await browser(site)).page("/admin/me")
+    for words in ("Firefox on Windows", "curl", "python-httpx", "unknown"):
+        assert words in page.text
+    assert "alert(1)" not in page.html
+
+
 async def test_tokens_and_sessions_are_the_own_ones(site: Site) -> None:
     ann, bob = await browser(site), await browser(site, "scientist")
     made = await ann.post("/admin/me/tokens", {"name": "script", "scope": "read", "days": "7"})

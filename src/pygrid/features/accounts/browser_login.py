@@ -25,11 +25,12 @@ from pygrid import codes
 from pygrid.clock import Clock
 from pygrid.core.access import Principal
 from pygrid.core.addresses import shortened
+from pygrid.core.user_agents import describe_user_agent
 from pygrid.errors import InvalidInput
 from pygrid.features.accounts.invitations import code_not_valid, grouped, new_code, plain_code
 from pygrid.features.accounts.service import AccountService
 from pygrid.features.accounts.short_lived import ShortLived
-from pygrid.features.accounts.signing import SESSION_IDLE, NewSession
+from pygrid.features.accounts.signing import NewSession
 from pygrid.ids import hash_secret, new_secret
 from pygrid.storage import accounts as store
 from pygrid.storage import audit, user_sessions
@@ -84,7 +85,7 @@ class BrowserLogins:
         self._offers.put(_Offer(principal.user_id, challenge, token), code)
         return grouped(code)
 
-    async def redeem(self, code: str, verifier: str, address: str) -> NewSession:
+    async def redeem(self, code: str, verifier: str, address: str, agent: str = "") -> NewSession:
         """Begin a session by a code and the secret behind its challenge. A code works once.
 
         Raises:
@@ -100,7 +101,7 @@ class BrowserLogins:
         if await self._accounts.find_principal(offer.token) is None:
             raise code_not_valid()
         self._accounts.attempts.forget(attempt)
-        return await self._begin(offer.user_id, offer.token, address, "browser")
+        return await self._begin(offer.user_id, offer.token, address, agent, "browser")
 
     def make_link(self, principal: Principal, token: str) -> str:
         """Return the code of a link that opens the console.
@@ -116,7 +117,7 @@ class BrowserLogins:
         principal = None if link is None else await self._accounts.find_principal(link.token)
         return None if principal is None else (await self._accounts.get_user(principal, principal.user_id)).email
 
-    async def enter(self, code: str, address: str) -> NewSession:
+    async def enter(self, code: str, address: str, agent: str = "") -> NewSession:
         """Begin a session of the console by the code of a link, which works once.
 
         Raises:
@@ -129,9 +130,9 @@ class BrowserLogins:
             self._accounts.failures.record("code", None, address)
             raise code_not_valid()
         self._accounts.attempts.forget(attempt)
-        return await self._begin(link.user_id, link.token, address, "link")
+        return await self._begin(link.user_id, link.token, address, agent, "link")
 
-    async def _begin(self, user_id: int, before: str, address: str, by: str) -> NewSession:
+    async def _begin(self, user_id: int, before: str, address: str, agent: str, by: str) -> NewSession:
         """Begin a session after another one of the user, whose password is as old as it was there."""
         token, now = new_secret(), self._clock.now()
 
@@ -140,12 +141,13 @@ class BrowserLogins:
             began_at = user_sessions.find_begin(connection, user_id, hash_secret(before))
             if began_at is None:
                 raise code_not_valid()
-            store.put_session(connection, hash_secret(token), user_id, now, now + SESSION_IDLE, began_at)
+            label = describe_user_agent(agent)
+            user_sessions.put_session(connection, hash_secret(token), user_id, now, label, began_at)
             data = {"user_id": user_id, "from": shortened(address), "by": by}
             audit.append(connection, "user_logged_in", data, actor=user_id, now=now)
 
         await self._writes.write(put)
-        return NewSession(token, int(SESSION_IDLE.total_seconds()))
+        return NewSession(token, int(user_sessions.SESSION_IDLE.total_seconds()))
 
 
 def challenge_of(verifier: str) -> str:

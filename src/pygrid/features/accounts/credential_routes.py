@@ -30,7 +30,7 @@ from pygrid.messages.accounts import (
 )
 from pygrid.storage.api_tokens import ApiTokenRow
 from pygrid.storage.one_time_codes import InvitationRow
-from pygrid.web.addresses import client_address
+from pygrid.web.addresses import client_address, client_agent
 from pygrid.web.auth import find_token, require
 from pygrid.web.problems import describe_problems
 from pygrid.web.requests import AppRequest
@@ -149,7 +149,7 @@ async def revoke_token_of(request: AppRequest, user_id: PathId, token_id: PathId
 async def log_in_by_code(request: AppRequest, data: JSONBody[BrowserLoginRequest]) -> LoginResponse:
     """Begin a session with a one-time code, which the page ``/admin/terminal`` shows to a signed-in user."""
     logins = service(request.app.state, BrowserLogins)
-    session = await logins.redeem(data.code, data.verifier, client_address(request))
+    session = await logins.redeem(data.code, data.verifier, client_address(request), client_agent(request))
     return LoginResponse(True, session.token, session.expires_in_s)
 
 

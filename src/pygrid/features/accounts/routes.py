@@ -44,7 +44,7 @@ from pygrid.messages.accounts import (
     UsersResponse,
 )
 from pygrid.storage.accounts import Group, User
-from pygrid.web.addresses import client_address
+from pygrid.web.addresses import client_address, client_agent
 from pygrid.web.auth import authenticate, find_bearer, find_token, needs_session, require
 from pygrid.web.idempotency import Handler, repeatable
 from pygrid.web.preconditions import IfMatch, tagged
@@ -92,7 +92,7 @@ async def log_in(request: AppRequest, data: JSONBody[LoginRequest]) -> LoginResp
     A header ``private-key`` must have the key of the account.
     """
     key, address = find_private_key(request), client_address(request)
-    session = await _accounts(request).log_in(data.email, data.password, address, key)
+    session = await _accounts(request).log_in(data.email, data.password, address, key, client_agent(request))
     return LoginResponse(True, session.token, session.expires_in_s)
 
 

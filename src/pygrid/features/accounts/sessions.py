@@ -51,9 +51,11 @@ class SessionsService:
         begin = await self._database.read(lambda connection: rows.find_begin(connection, principal.user_id, token_hash))
         return begin is not None and self._clock.now() - begin <= CONFIRMED
 
-    async def confirm(self, principal: Principal, token: str, password: str, address: str) -> NewSession:
+    async def confirm(
+        self, principal: Principal, token: str, password: str, address: str, agent: str = ""
+    ) -> NewSession:
         """Begin a session in place of this one, after a check of the password. Raises as `AccountService.log_in`."""
         user = await self._accounts.get_user(principal, principal.user_id)
-        session = await self._accounts.log_in(user.email, password, address)
+        session = await self._accounts.log_in(user.email, password, address, agent=agent)
         await self._accounts.log_out(principal, token)
         return session

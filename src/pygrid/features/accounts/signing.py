@@ -25,6 +25,7 @@ from pygrid.core.access import (
     Role,
 )
 from pygrid.core.addresses import shortened
+from pygrid.core.user_agents import describe_user_agent
 from pygrid.errors import Forbidden, InvalidCredentials, InvalidInput, TooManyRequests
 from pygrid.features.accounts.attempts import Attempts, FailureLog
 from pygrid.features.accounts.grantors import KnownGrantors
@@ -38,6 +39,7 @@ from pygrid.storage.audit import AuditedWrites
 from pygrid.storage.one_time_codes import delete_expired_codes
 from pygrid.storage.setup_code import SetupCode
 from pygrid.storage.sql.database import Database
+from pygrid.storage.user_sessions import SESSION_IDLE, put_session
 
 
 class SessionChanges:
@@ -58,7 +60,6 @@ class SessionChanges:
 
 logger = logging.getLogger(__name__)
 
-SESSION_IDLE = dt.timedelta(hours=12)
 SESSION_TOUCH = dt.timedelta(minutes=5)
 """Shortest time between two updates of a session's last use, so that not each request writes."""
 MIN_PASSWORD, MAX_PASSWORD = 8, 1024
@@ -248,11 +249,14 @@ class SignIn:
         await self.check_private_key(principal, private_key, address)
         return await self.sign_up(principal, request, address=address)
 
-    async def log_in(self, email: str, password: str, address: str, private_key: str | None = None) -> NewSession:
+    async def log_in(
+        self, email: str, password: str, address: str, private_key: str | None = None, agent: str = ""
+    ) -> NewSession:
         """Begin a session.
 
         Args:
             address: address of the caller, to limit attempts.
+            agent: header ``User-Agent`` of the caller.
             private_key: if present, it must be that of the account.
         Raises:
             InvalidCredentials: unknown e-mail, wrong password or wrong private key, without a difference.
@@ -286,7 +290,7 @@ class SignIn:
                 raise InvalidCredentials("the e-mail or the password is wrong")
             if new_hash is not None:
                 store.update_password_hash(connection, user_id, new_hash)
-            store.put_session(connection, hash_secret(token), user_id, now, now + SESSION_IDLE)
+            put_session(connection, hash_secret(token), user_id, now, describe_user_agent(agent))
             data = {"user_id": user_id, "from": shortened(address)}
             audit.append(connection, "user_logged_in", data, actor=user_id, now=now)
 

@@ -16,6 +16,7 @@ from pygrid.features.accounts.oidc.connections import ProviderConnections
 from pygrid.features.accounts.service import AccountService
 from pygrid.features.accounts.sessions import SessionsService
 from pygrid.messages.accounts import PERMISSIONS
+from pygrid.settings import AppSettings
 from pygrid.ui.access import (
     START,
     check_confidential,
@@ -27,7 +28,7 @@ from pygrid.ui.access import (
 from pygrid.ui.confirmation import confirm_password
 from pygrid.ui.console import console_of, see_other
 from pygrid.ui.forms import MAX_FORM_BYTES, PathId, PathText, read_fields
-from pygrid.web.addresses import client_address
+from pygrid.web.addresses import client_address, client_agent
 from pygrid.web.requests import AppRequest
 from pygrid.web.services import service
 
@@ -35,6 +36,7 @@ from pygrid.web.services import service
 @dataclass(frozen=True, slots=True)
 class SessionLine:
     id: str
+    label: str
     created_at: dt.datetime
     last_seen_at: dt.datetime
     expires_at: dt.datetime
@@ -61,6 +63,8 @@ class AccountView:
     tokens: list[TokenLine]
     providers: list[tuple[str, dt.datetime]]
     """Issuers of the connected providers, and since when."""
+    provider: str
+    """Name of the sign-in provider of the app; empty: there is none."""
     new_token: str
     python: str
 
@@ -93,7 +97,7 @@ async def _account(
         user.role.name,
         [(str(name), PERMISSIONS.get(name, "")) for name in sorted(user.role.permissions)],
         [
-            SessionLine(one.id, one.created_at, one.last_seen_at, one.expires_at, one.id == this)
+            SessionLine(one.id, one.label, one.created_at, one.last_seen_at, one.expires_at, one.id == this)
             for one in await sessions.list_sessions(principal)
         ],
         [
@@ -104,6 +108,7 @@ async def _account(
             (one.issuer, one.created_at)
             for one in await service(state, ProviderConnections).list_identities(principal, principal.user_id)
         ],
+        service(state, AppSettings).oidc_shown_name,
         new_token,
         f'domain = pygrid.client.connect("{request.url.scheme}://{request.url.netloc}", token="pgt_...")',
     )
@@ -116,13 +121,13 @@ async def change_password(request: AppRequest, state: State) -> Response[bytes]:
     """Change the caller's password, after a check of the present one."""
     check_confidential(request)
     fields, accounts = await read_fields(request), service(state, AccountService)
-    principal, address = request.user, client_address(request)
+    principal, address, agent = request.user, client_address(request), client_agent(request)
     try:
         user = await accounts.get_user(principal, principal.user_id)
         # A stolen session must not be enough.
         await accounts.log_in(user.email, fields.get("password", ""), address)
         await accounts.change_password(principal, principal.user_id, fields.get("new_password", ""))
-        session = await accounts.log_in(user.email, fields.get("new_password", ""), address)
+        session = await accounts.log_in(user.email, fields.get("new_password", ""), address, agent=agent)
     except PygridError as error:
         return await _account(request, state, error)
     return see_other("/admin/me", [session_cookie(request, session.token)])
@@ -135,7 +140,7 @@ async def disconnect_account(request: AppRequest, state: State) -> Response[byte
     fields = await read_fields(request)
     try:
         session = await service(state, ProviderConnections).disconnect_own(
-            request.user, fields.get("password", ""), client_address(request)
+            request.user, fields.get("password", ""), client_address(request), client_agent(request)
         )
     except PygridError as error:
         return await _account(request, state, error)
@@ -211,7 +216,7 @@ async def _use(request: AppRequest, state: State, page: str, code: str) -> Respo
     try:
         use = accounts.accept_invitation if page == "join" else accounts.reset_password
         user = await use(code, password, address)
-        session = await accounts.log_in(user.email, password, address)
+        session = await accounts.log_in(user.email, password, address, agent=client_agent(request))
     except PygridError as error:
         return await _one_time(request, page, code, error)
     return see_other(START, [session_cookie(request, session.token)])

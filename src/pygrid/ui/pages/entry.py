@@ -13,7 +13,7 @@ from pygrid.features.accounts.invitations import code_not_valid
 from pygrid.ui.access import START, check_confidential, maybe_signed_in, session_cookie
 from pygrid.ui.console import console_of, see_other
 from pygrid.ui.forms import MAX_FORM_BYTES, PathText
-from pygrid.web.addresses import client_address
+from pygrid.web.addresses import client_address, client_agent
 from pygrid.web.requests import AppRequest
 from pygrid.web.services import service
 
@@ -38,7 +38,7 @@ async def enter(request: AppRequest, state: State, code: PathText) -> Response[b
     """Begin the session."""
     check_confidential(request)
     request.scope["user"] = None
-    session = await service(state, BrowserLogins).enter(code, client_address(request))
+    session = await service(state, BrowserLogins).enter(code, client_address(request), client_agent(request))
     return see_other(START, [session_cookie(request, session.token)])
 
 

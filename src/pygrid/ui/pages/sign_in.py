@@ -28,7 +28,7 @@ from pygrid.ui.access import (
 from pygrid.ui.console import console_of, see_other
 from pygrid.ui.forms import MAX_FORM_BYTES, read_form
 from pygrid.ui.sample_data import load_sample
-from pygrid.web.addresses import client_address
+from pygrid.web.addresses import client_address, client_agent
 from pygrid.web.requests import AppRequest
 from pygrid.web.services import service
 
@@ -82,7 +82,9 @@ async def log_in(request: AppRequest, state: State) -> Response[bytes]:
     form = await read_form(request, LoginForm)
     request.scope["user"] = None
     try:
-        session = await service(state, AccountService).log_in(form.email, form.password, client_address(request))
+        session = await service(state, AccountService).log_in(
+            form.email, form.password, client_address(request), agent=client_agent(request)
+        )
     except PygridError as error:
         return await show_login(request, error, next_path(form.next), form.email)
     return see_other(next_path(form.next), [session_cookie(request, session.token)])
@@ -125,7 +127,7 @@ async def set_up(request: AppRequest, state: State) -> Response[bytes]:
     address = client_address(request)
     try:
         await accounts.sign_up(None, SignUpRequest(form.email, form.password, setup_code=form.code), address=address)
-        session = await accounts.log_in(form.email, form.password, address)
+        session = await accounts.log_in(form.email, form.password, address, agent=client_agent(request))
         if form.sample == "1" and console_of(request).kind == "domain":
             await load_sample(state, await accounts.authenticate(session.token))
     except PygridError as error:

@@ -1,4 +1,4 @@
-"""Sign-in by an OpenID Connect provider: to its page, and back."""
+"""Sign-in by an OpenID Connect provider, to its page and back, and how a signed-in person connects their account."""
 
 from __future__ import annotations
 
@@ -12,21 +12,28 @@ from litestar.datastructures import Cookie, State
 from litestar.params import FromQuery
 
 from pygrid import codes
+from pygrid.core.access import Principal
+from pygrid.core.oidc import BrowserAnswer
 from pygrid.errors import Forbidden, PygridError
-from pygrid.features.accounts.oidc.service import NeedsPassword, OidcService
+from pygrid.features.accounts.oidc.service import NeedsPassword, OidcService, no_provider
+from pygrid.features.accounts.service import AccountService
+from pygrid.features.accounts.sessions import SessionsService
 from pygrid.settings import AppSettings
 from pygrid.ui.access import (
     START,
     check_confidential,
+    find_cookie,
     is_confidential,
     maybe_signed_in,
     next_path,
     session_cookie,
+    signed_in,
 )
+from pygrid.ui.confirmation import confirm_password
 from pygrid.ui.console import Console, console_of, see_other
-from pygrid.ui.forms import MAX_FORM_BYTES, read_form
+from pygrid.ui.forms import MAX_FORM_BYTES, read_fields, read_form
 from pygrid.ui.pages.sign_in import show_login
-from pygrid.web.addresses import client_address
+from pygrid.web.addresses import client_address, client_agent
 from pygrid.web.requests import AppRequest
 from pygrid.web.services import service
 
@@ -48,19 +55,30 @@ class ConfirmView:
     provider: str
 
 
+@dataclass(frozen=True, slots=True)
+class ConnectView:
+    email: str
+    provider: str
+
+
 @get("/oidc/start", guards=[maybe_signed_in])
-async def begin(request: AppRequest, state: State, next: FromQuery[str] = "") -> Response[bytes]:
-    """Lead the browser to the provider."""
+async def begin(
+    request: AppRequest, state: State, next: FromQuery[str] = "", connect: FromQuery[str] = ""
+) -> Response[bytes]:
+    """Lead the browser to the provider; with ``connect=1`` to connect the caller's account."""
     if request.headers.get("sec-fetch-site") in ("cross-site", "same-site"):
         raise Forbidden(
             "a page of another site cannot begin a sign-in: open the console and begin there",
             code=codes.CROSS_ORIGIN_REFUSED,
         )
     check_confidential(request)
+    person = await _confirmed_person(request, state) if connect else None
+    if connect and person is None:
+        return see_other("/admin/me")
     request.scope["user"] = None
     try:
         url, secret = await service(state, OidcService).begin(
-            _callback(request), next_path(next), client_address(request)
+            _callback(request), next_path(next), client_address(request), person
         )
     except PygridError as error:
         return await show_login(request, error, next_path(next))
@@ -74,16 +92,18 @@ async def finish(
     iss: FromQuery[str | None] = None,
 ) -> Response[bytes]:
     """Take the provider's answer, and begin the session."""
+    principal: Principal | None = request.scope["user"]
     request.scope["user"] = None
     oidc, browser = service(request.app.state, OidcService), request.cookies.get(_cookie_name(request), "")
-    given = request.query_params.get("state", "")
+    answer = BrowserAnswer(request.query_params.get("state", ""), code, iss)
     try:
-        found = await oidc.finish(given, code, iss, browser, client_address(request))
+        found = await oidc.finish(answer, browser, client_address(request), client_agent(request), principal)
     except PygridError as error:
         return await show_login(request, error, START)
     if isinstance(found, NeedsPassword):
         return await _ask(request, None, found.email, found.secret)
-    return see_other(found.next_path, [session_cookie(request, found.session.token), _cookie(request, "")])
+    session = [] if found.session is None else [session_cookie(request, found.session.token)]
+    return see_other(found.next_path, [*session, _cookie(request, "")])
 
 
 @post("/oidc/confirm", guards=[maybe_signed_in], request_max_body_size=MAX_FORM_BYTES)
@@ -93,12 +113,43 @@ async def confirm(request: AppRequest, state: State) -> Response[bytes]:
     form = await read_form(request, ConfirmForm)
     request.scope["user"] = None
     try:
-        found = await service(state, OidcService).confirm(form.secret, form.password, client_address(request))
+        found = await service(state, OidcService).confirm(
+            form.secret, form.password, client_address(request), client_agent(request)
+        )
     except PygridError as error:
-        if error.code == codes.OIDC_STATE_INVALID:
+        if error.code in (codes.OIDC_STATE_INVALID, codes.OIDC_DISCONNECTED):
             return await show_login(request, error, START)
         return await _ask(request, error, form.email, form.secret)
+    assert found.session is not None, "the password began one"
     return see_other(found.next_path, [session_cookie(request, found.session.token), _cookie(request, "")])
+
+
+@post("/me/connect", guards=[signed_in()], request_max_body_size=MAX_FORM_BYTES)
+async def connect(request: AppRequest, state: State) -> Response[bytes]:
+    """Show the link to the provider, whose sign-in connects the caller's account.
+
+    A browser follows no form to another site (``form-action``), so a link begins the sign-in.
+    """
+    provider = service(state, AppSettings).oidc_shown_name
+    if not provider:
+        raise no_provider()
+    step = await confirm_password(request, state, await read_fields(request), f"connect your account with {provider}")
+    if step.page is not None:
+        return step.page
+    user = await service(state, AccountService).get_user(request.user, request.user.user_id)
+    view = ConnectView(user.email, provider)
+    page = await console_of(request).page(request, "connect.html", "Connect your account", view)
+    page.cookies.extend(step.cookies)
+    return page
+
+
+async def _confirmed_person(request: AppRequest, state: State) -> Principal | None:
+    """Return whom the session belongs to, if the password was typed recently."""
+    principal: Principal | None = request.scope["user"]
+    token = find_cookie(request)
+    if principal is None or token is None:
+        return None
+    return principal if await service(state, SessionsService).is_confirmed(principal, token) else None
 
 
 async def _ask(request: AppRequest, error: PygridError | None, email: str, secret: str) -> Response[bytes]:
@@ -135,4 +186,4 @@ def _cookie(request: AppRequest, secret: str) -> Cookie:
 
 def routes() -> list[Any]:
     """Return the routes of these pages."""
-    return [begin, finish, confirm]
+    return [begin, finish, confirm, connect]

@@ -54,6 +54,8 @@ class ProviderConnections:
     async def disconnect(self, principal: Principal, user_id: int) -> User:
         """Disconnect the account of another person, and end its sessions. API tokens and the password stay.
 
+        The provider opens the account again only after its signed-in person has connected it, see `OidcService.begin`.
+
         Raises:
             Forbidden: ``not_permitted``; the caller's own account needs its password, see `disconnect_own`.
             NotFound: ``user_not_found``, ``oidc_not_connected``.
@@ -68,13 +70,14 @@ class ProviderConnections:
         logger.info("account disconnected", extra={"user_id": user_id, "by_user_id": principal.user_id})
         return user
 
-    async def disconnect_own(self, principal: Principal, password: str, address: str) -> NewSession:
+    async def disconnect_own(self, principal: Principal, password: str, address: str, agent: str = "") -> NewSession:
         """Disconnect the caller's account, end its sessions, and begin one.
 
         An account that only the provider opens has no password, so it stays connected.
 
         Args:
             address: address of the caller, to limit attempts.
+            agent: header ``User-Agent`` of the caller.
         Raises:
             NotFound: ``oidc_not_connected``. InvalidCredentials: the password is wrong, or there is none.
             TooManyRequests: as a log-in.
@@ -85,7 +88,7 @@ class ProviderConnections:
         await self._accounts.log_in(user.email, password, address)
         await self._writes.write(lambda connection: self._disconnect(connection, principal, principal.user_id))
         self._accounts.session_changes.notify()
-        return await self._accounts.log_in(user.email, password, address)
+        return await self._accounts.log_in(user.email, password, address, agent=agent)
 
     def _disconnect(self, connection: sa.Connection, principal: Principal, user_id: int) -> User:
         user = _get_managed(connection, principal, user_id)

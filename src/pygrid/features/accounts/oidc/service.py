@@ -19,20 +19,29 @@ import sqlalchemy as sa
 from pygrid import codes
 from pygrid.clock import Clock
 from pygrid.core import access
-from pygrid.core.access import OWNER, USER, Role
+from pygrid.core.access import OWNER, USER, Principal, Role
 from pygrid.core.addresses import shortened
-from pygrid.core.oidc import PendingSignIn, ProvidedIdentity, ProviderConfig, RoleMapping, needs_password
-from pygrid.errors import Forbidden, InvalidInput, NotFound
+from pygrid.core.oidc import (
+    BrowserAnswer,
+    PendingSignIn,
+    ProvidedIdentity,
+    ProviderConfig,
+    RoleMapping,
+    needs_password,
+)
+from pygrid.core.user_agents import describe_user_agent
+from pygrid.errors import Conflict, Forbidden, InvalidInput, NotFound
 from pygrid.features.accounts.passwords import hash_of_no_password
 from pygrid.features.accounts.service import AccountService
 from pygrid.features.accounts.short_lived import ShortLived
-from pygrid.features.accounts.signing import SESSION_IDLE, NewSession, normalize_email
+from pygrid.features.accounts.signing import NewSession, normalize_email
 from pygrid.ids import hash_secret, new_secret
 from pygrid.storage import accounts as store
 from pygrid.storage import audit, one_time_codes, provided_identities
 from pygrid.storage.accounts import User
 from pygrid.storage.audit import AuditedWrites
 from pygrid.storage.sql.database import Database
+from pygrid.storage.user_sessions import SESSION_IDLE, put_session
 
 if TYPE_CHECKING:
     from pygrid.features.accounts.oidc.provider import OidcProvider
@@ -58,9 +67,13 @@ class NeedsPassword:
 
 @dataclass(frozen=True, slots=True)
 class ProvidedSession:
-    """A new session, and the page of the console to open."""
+    """A new session, and the page of the console to open.
 
-    session: NewSession
+    Attributes:
+        session: None: a signed-in person has connected their account, and their session goes on.
+    """
+
+    session: NewSession | None
     next_path: str
 
 
@@ -69,6 +82,8 @@ class _Begun:
     pending: PendingSignIn
     browser: str
     """Hash of the secret in the cookie of the browser that began."""
+    user_id: int | None
+    """The account that is connected by this sign-in; None: the person signs in."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,11 +122,15 @@ class OidcService:
         if self._provider is not None:
             await self._provider.close()
 
-    async def begin(self, redirect_uri: str, next_path: str, address: str) -> tuple[str, str]:
+    async def begin(
+        self, redirect_uri: str, next_path: str, address: str, principal: Principal | None = None
+    ) -> tuple[str, str]:
         """Begin a sign-in; return the address of the provider's page, and a secret for a cookie of the browser.
 
         Args:
             address: address of the caller, to limit attempts.
+            principal: a signed-in person whose account is connected by the sign-in. The caller has checked their
+                password.
         Raises:
             NotFound: ``oidc_not_configured``. Unavailable: ``oidc_unreachable``.
             TooManyRequests: ``too_many_attempts``.
@@ -120,58 +139,86 @@ class OidcService:
         self._accounts.attempts.record_sign_in(address)
         browser = new_secret()
         pending = PendingSignIn(new_secret(), new_secret(), redirect_uri, next_path)
-        state = self._begun.put(_Begun(pending, hash_secret(browser)))
+        user_id = None if principal is None else principal.user_id
+        state = self._begun.put(_Begun(pending, hash_secret(browser), user_id))
         return await provider.address(state, pending), browser
 
     async def finish(
-        self, state: str, code: str, issuer: str | None, browser: str, address: str
+        self, answer: BrowserAnswer, browser: str, address: str, agent: str = "", principal: Principal | None = None
     ) -> ProvidedSession | NeedsPassword:
         """Take the answer that the provider has sent by the browser. A state works once.
 
         Args:
-            code: empty: the provider has refused the sign-in.
-            issuer: the provider that sent the answer, if the answer names it.
             browser: secret of the browser's cookie.
+            agent: header ``User-Agent`` of the caller.
+            principal: whom the browser's session belongs to.
         Raises:
-            Forbidden: ``oidc_state_invalid``: another browser began, or none, or long ago, or it is finished;
-                ``oidc_refused``, ``oidc_answer_invalid``, ``oidc_email_unverified``, ``oidc_no_account``.
-            NotFound: ``oidc_not_configured``. Unavailable: ``oidc_unreachable``.
+            Forbidden: ``oidc_state_invalid``: another browser began, or none, or long ago, or it is finished, or the
+                person who connects an account has signed out; ``oidc_refused``, ``oidc_answer_invalid``,
+                ``oidc_email_unverified``, ``oidc_no_account``, ``oidc_disconnected``.
+            Conflict: ``oidc_identity_taken``. NotFound: ``oidc_not_configured``. Unavailable: ``oidc_unreachable``.
         """
         provider = self._configured()
-        begun = self._begun.find(state)
+        begun = self._begun.find(answer.state)
         if begun is None or not hmac.compare_digest(begun.browser, hash_secret(browser)):
             raise _state_invalid()
-        self._begun.take(state)
-        await provider.check_sender(issuer)
-        if not code:
+        self._begun.take(answer.state)
+        await provider.check_sender(answer.issuer)
+        if not answer.code:
             raise Forbidden(
                 "the sign-in provider did not sign you in: begin again, or sign in with a password",
                 code=codes.OIDC_REFUSED,
             )
-        identity = await provider.redeem(code, begun.pending)
-        found = await self._sign_in(identity, address)
+        identity = await provider.redeem(answer.code, begun.pending)
+        if begun.user_id is not None:
+            await self._connect_own(identity, begun.user_id, principal)
+            return ProvidedSession(None, begun.pending.next_path)
+        found = await self._sign_in(identity, address, agent)
         if isinstance(found, NewSession):
             return ProvidedSession(found, begun.pending.next_path)
         path = begun.pending.next_path
         return NeedsPassword(found.email, self._confirmations.put(_Confirmation(identity, found.id, path)), path)
 
-    async def confirm(self, secret: str, password: str, address: str) -> ProvidedSession:
+    async def confirm(self, secret: str, password: str, address: str, agent: str = "") -> ProvidedSession:
         """Connect an account with power over others to the person of a sign-in, by its password.
 
         Raises:
-            Forbidden: ``oidc_state_invalid``. InvalidCredentials: the password is wrong; another try is possible.
+            Forbidden: ``oidc_state_invalid``, ``oidc_disconnected``.
+            InvalidCredentials: the password is wrong; another try is possible.
             TooManyRequests: as a log-in.
         """
         waiting = self._confirmations.find(secret)
         if waiting is None:
             raise _state_invalid()
         user = await self._database.read(lambda connection: store.get_user(connection, waiting.user_id))
-        session = await self._accounts.log_in(user.email, password, address)
+        session = await self._accounts.log_in(user.email, password, address, agent=agent)
         self._confirmations.take(secret)
-        await self._writes.write(lambda connection: self._connect(connection, waiting.identity, waiting.user_id))
+
+        def connect(connection: sa.Connection) -> None:
+            _refuse_disconnected(connection, user)
+            self._connect(connection, waiting.identity, user.id)
+
+        await self._writes.write(connect)
         return ProvidedSession(session, waiting.next_path)
 
-    async def _sign_in(self, identity: ProvidedIdentity, address: str) -> NewSession | User:
+    async def _connect_own(self, identity: ProvidedIdentity, user_id: int, principal: Principal | None) -> None:
+        """Connect the account of a signed-in person, in place of an earlier person at the provider."""
+        if principal is None or principal.user_id != user_id:
+            raise _state_invalid()
+
+        def connect(connection: sa.Connection) -> None:
+            holder = provided_identities.find_provided_user(connection, identity.issuer, identity.subject)
+            if holder not in (None, user_id):
+                raise Conflict(
+                    "this person at the sign-in provider opens another account here: sign in with that account and "
+                    "disconnect it first",
+                    code=codes.OIDC_IDENTITY_TAKEN,
+                )
+            self._connect(connection, identity, user_id)
+
+        await self._writes.write(connect)
+
+    async def _sign_in(self, identity: ProvidedIdentity, address: str, agent: str) -> NewSession | User:
         """Begin a session, or return the account whose password is needed first."""
         token = new_secret()
 
@@ -186,7 +233,7 @@ class OidcService:
                 user = store.get_user(connection, user_id)
             if roles.decides:
                 self._set_role(connection, user, identity)
-            store.put_session(connection, hash_secret(token), user.id, now, now + SESSION_IDLE)
+            put_session(connection, hash_secret(token), user.id, now, describe_user_agent(agent))
             data = {"user_id": user.id, "from": shortened(address), "by": "oidc"}
             audit.append(connection, "user_logged_in", data, actor=user.id, now=now)
             return None
@@ -215,6 +262,7 @@ class OidcService:
         if found is None:
             return self._create(connection, identity, email, email_key), True
         user = store.get_user(connection, found[0])
+        _refuse_disconnected(connection, user)
         if needs_password(user.role):
             return user, False
         # Somebody else can have made the account with this e-mail, so what proves their identity ends.
@@ -284,7 +332,7 @@ class OidcService:
 
     def _configured(self) -> OidcProvider:
         if self._provider is None:
-            raise NotFound("this app has no sign-in provider: use a password", code=codes.OIDC_NOT_CONFIGURED)
+            raise no_provider()
         return self._provider
 
 
@@ -300,6 +348,21 @@ def _invited_role(connection: sa.Connection, invitation: one_time_codes.CodeRow)
         return None
     role = store.get_role(connection, USER.id if invitation.role_id is None else invitation.role_id)
     return None if access.can_give_role(store.get_principal(connection, invitation.created_by), role) else role
+
+
+def no_provider() -> NotFound:
+    """Return the error of an app without a provider."""
+    return NotFound("this app has no sign-in provider: use a password", code=codes.OIDC_NOT_CONFIGURED)
+
+
+def _refuse_disconnected(connection: sa.Connection, user: User) -> None:
+    """Leave a disconnected account and its password as they are, although the provider has verified the e-mail."""
+    if provided_identities.is_disconnected(connection, user.id):
+        raise Forbidden(
+            f"{user.email} was disconnected from the sign-in provider: sign in with the password, and connect it again "
+            "under Your account. If you have no password, ask an Owner for a link to set one",
+            code=codes.OIDC_DISCONNECTED,
+        )
 
 
 def _no_account(email: str) -> Forbidden:
