@@ -19,6 +19,7 @@ from pygrid.settings import NetworkSettings, read_networks, with_secret
 from pygrid.storage.idempotency import AnswerStore
 from pygrid.storage.installation import check_folder
 from pygrid.storage.ownership import FolderLock
+from pygrid.storage.signals import LocalSignals
 from pygrid.storage.sql.database import Database
 from pygrid.storage.start import database_feature, start_record
 from pygrid.transport.identity import IDENTITY_FILE, Identity
@@ -53,7 +54,8 @@ def build_network(
     answers = AnswerStore(database, app.clock)
     people = accounts.build(app, database, database, settings, NETWORK_ACCESS)
     pipes = Pipes(RelayLimits(), app.stopping, app.metrics)
-    members = associations.build(app, database, settings, identity, pipes.disconnect)
+    signals = LocalSignals()
+    members = associations.build(app, database, settings, identity, pipes.disconnect, signals)
     domains = members.service.fleet
     relay = Relay(pipes, domains, people.service, identity.key, app.clock, is_open=settings.open_relay)
     searched = WithLegacy(domains, allow_private=settings.allow_private_addresses)
@@ -68,6 +70,7 @@ def build_network(
         Feature(
             services=(
                 identity,
+                signals,
                 Claims(answers),
                 Readiness(database.read, settings.data_dir),
                 ClientAddresses(read_networks(settings.trusted_proxies)),

@@ -56,6 +56,11 @@ def budgets_topic() -> str:
     return "budgets"
 
 
+def domains_topic() -> str:
+    """Notified when a Network's Domains, their links, the requests to join or the invitations change."""
+    return "domains"
+
+
 ELSEWHERE = "elsewhere"
 """Topic that is woken when another process has changed a cycle, and regularly in case that a signal was lost."""
 

@@ -72,7 +72,7 @@ def _router(kind: Literal["domain", "network"]) -> Router:
         *account.routes(),
         *people.routes(),
     ]
-    pages += [*supervision.routes(), *live_routes(kind), *static_routes(), unknown_page]
+    pages += [*supervision.routes(), *live_routes(), *static_routes(), unknown_page]
     pages += _domain_pages() if kind == "domain" else _network_pages()
     return Router(PREFIX, route_handlers=pages, include_in_schema=False, exception_handlers=PAGE_EXCEPTION_HANDLERS)
 

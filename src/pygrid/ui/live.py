@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 import msgspec
 from litestar import get
@@ -21,16 +21,20 @@ from litestar.response import Stream
 from pygrid import codes
 from pygrid.core.access import Permission, Principal
 from pygrid.errors import Forbidden, InvalidInput, NotFound
+from pygrid.features.associations.network.service import NetworkAssociations
 from pygrid.features.cycles.progress import ProgressService
 from pygrid.features.datasets.service import DatasetsService
 from pygrid.features.jobs.service import JobsService
 from pygrid.features.processes.service import ProcessesService
+from pygrid.features.relay.network.service import Relay
 from pygrid.storage.signals import (
+    LocalSignals,
     Signals,
     audit_topic,
     budgets_topic,
     cycle_topic,
     datasets_topic,
+    domains_topic,
     event_topic,
     job_topic,
     people_topic,
@@ -40,6 +44,7 @@ from pygrid.storage.signals import (
 )
 from pygrid.storage.store import Store
 from pygrid.ui.access import find_cookie, signed_in
+from pygrid.ui.console import console_of
 from pygrid.ui.feed import SharedReads
 from pygrid.ui.pages.people import SEE_PEOPLE
 from pygrid.ui.pages.supervision import SEE_AUDIT
@@ -51,6 +56,7 @@ from pygrid.web.sessions import SessionWatch
 from pygrid.web.sse import ServerEvent, event_stream
 
 MAX_TOPICS = 12
+LOOK_S = 1.0
 PAUSE_S = 0.1
 """Shortest time between two events of a stream: changes that come together are told once."""
 
@@ -64,6 +70,8 @@ class Topic:
     data_signals: tuple[str, ...] = ()
     """Signals after which `load` returns new data."""
     load: Callable[[], Awaitable[bytes]] | None = None
+    look: Callable[[], object] | None = None
+    """Returns numbers in memory that change without a signal; the stream compares them each `LOOK_S` seconds."""
 
 
 _LISTS: dict[str, tuple[tuple[Permission, ...], tuple[str, ...]]] = {
@@ -84,12 +92,15 @@ async def live(request: AppRequest, state: State, topics: FromQuery[str] = "") -
     names = [name for name in topics.split(",") if name]
     if len(names) > MAX_TOPICS:
         raise InvalidInput(f"a page follows at most {MAX_TOPICS} topics", code=codes.INVALID_INPUT)
-    watched = {name: topic for name in names if (topic := await _find_topic(state, request.user, name))}
+    is_network = console_of(request).kind == "network"
+    signals: Signals = service(state, LocalSignals) if is_network else service(state, Store).signals
+    find = _find_network_topic if is_network else _find_topic
+    watched = {name: topic for name in names if (topic := await find(state, request.user, name))}
     token = find_cookie(request)
     assert token is not None, "a guard has checked it"
     request.stop_counting()
     return event_stream(
-        _changes(service(state, Store).signals, watched),
+        _changes(signals, watched),
         state.stopping,
         SessionWatch(find_authenticator(request), token, request.user),
     )
@@ -105,12 +116,18 @@ async def _changes(signals: Signals, watched: dict[str, Topic]) -> AsyncIterator
         if signals_of
     }
     futures = {key: [signals.next(signal) for signal in names] for key, names in waiting.items()}
+    looks = {name: topic.look for name, topic in watched.items() if topic.look is not None}
+    seen = {name: look() for name, look in looks.items()}
     while True:
         pending = [future for some in futures.values() for future in some]
         if not pending:
             await asyncio.Event().wait()
-        await asyncio.wait(pending, return_when=asyncio.FIRST_COMPLETED)
-        for name, is_data in [key for key, some in futures.items() if any(future.done() for future in some)]:
+        await asyncio.wait(pending, timeout=LOOK_S if looks else None, return_when=asyncio.FIRST_COMPLETED)
+        now = {name: look() for name, look in looks.items()}
+        drifted = [(name, False) for name in looks if now[name] != seen[name]]
+        seen = now
+        woken = [key for key, some in futures.items() if any(future.done() for future in some)]
+        for name, is_data in dict.fromkeys([*woken, *drifted]):
             futures[name, is_data] = [signals.next(signal) for signal in waiting[name, is_data]]
             load = watched[name].load
             if is_data and load is not None:
@@ -146,6 +163,23 @@ async def _find_topic(state: State, principal: Principal, name: str) -> Topic | 
     return Topic(signals) if signals else None
 
 
+async def _find_network_topic(state: State, principal: Principal, name: str) -> Topic | None:
+    """Return a topic of a Network; None: it is unknown, or not for this principal."""
+    if name not in ("domains", "invitations", "relay") or not principal.may(Permission.MANAGE_NODES):
+        return None
+    members, pipes = service(state, NetworkAssociations).fleet, service(state, Relay)
+
+    def look_at_domains() -> object:
+        return [(one.name, one.state, one.heartbeat.load, one.heartbeat.counts) for one in members]
+
+    def look_at_relay() -> object:
+        use = [(one.name, pipes.pipes.list_callers(one.name), pipes.pipes.carried_bytes(one.name)) for one in members]
+        return use, dict(pipes.refusals)
+
+    look = {"domains": look_at_domains, "relay": look_at_relay}.get(name)
+    return Topic((domains_topic(),), look=look)
+
+
 async def _training(state: State, principal: Principal, process_id: int) -> Topic:
     """Return the topic of a training. Pages of callers who see the same share the reads."""
     progress, reads = service(state, ProgressService), service(state, SharedReads)
@@ -164,6 +198,6 @@ async def _training(state: State, principal: Principal, process_id: int) -> Topi
     return Topic(signals, (progress_topic(process_id),), load)
 
 
-def live_routes(kind: Literal["domain", "network"]) -> list[Any]:
+def live_routes() -> list[Any]:
     """Return the route of the stream."""
-    return [live] if kind == "domain" else []
+    return [live]

@@ -1,13 +1,15 @@
 """The pages of a Network's managers, in process: invitations of Domains, and the relay.
 
-Should happen: a token is shown once and admits a Domain; the relay's page has each Domain with its link and callers.
+Should happen: a token is shown once and admits a Domain; the relay's page has each Domain with its link and callers;
+the lists follow what happens.
 Should not happen: a token in a list; an invitation by an empty form; content or a name of a caller's account.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable
+from contextlib import AsyncExitStack
 from pathlib import Path
 
 import pytest
@@ -17,7 +19,10 @@ from websockets.exceptions import InvalidStatus
 from pygrid.features.relay.network.service import Relay
 from pygrid.web.services import service
 from support.console import Browser, Page
+from support.eventually import eventually
 from support.network import Net, running_domain, running_network, until_listed
+from support.streams import Stream, events_of
+from support.web import People
 
 PATH = "/admin/invitations"
 
@@ -72,3 +77,41 @@ async def test_the_relay_shows_links_callers_and_refusals(net: Net, tmp_path: Pa
         assert "domain_not_found 1" in page.text, page.text
         assert "Connections to one Domain 1,000" in page.text
         assert (await ann.get("/admin/relay?format=json")).json()[0]["callers"] == ""
+
+
+async def test_the_lists_follow_what_happens(net: Net, tmp_path: Path) -> None:
+    ann = await Browser(net.web).sign_in("owner@example.org")
+    user = await People(net.web).with_role(1, net.owner, "bob@example.org")
+    bob = Browser(net.web)
+    bob.cookie = f"{ann.cookie.partition('=')[0]}={user['Authorization'].removeprefix('Bearer ')}"
+    path = "/admin/live?topics=domains,invitations,relay"
+    hers, his = (Stream(net.app, path, {"cookie": who.cookie}) for who in (ann, bob))
+    await eventually(lambda: b"open" in hers.received and b"open" in his.received)
+
+    def seen(topic: str) -> int:
+        return [one["topic"] for one in events_of(hers, "changed")].count(topic)
+
+    async def follows(topic: str, act: Awaitable[object]) -> None:
+        before = seen(topic)
+        await act
+        await eventually(lambda: seen(topic) > before)
+
+    await follows("invitations", ann.post(PATH, {"domain": "", "max_uses": "3", "days": "7"}))
+    async with AsyncExitStack() as stack:
+        joining = running_domain(tmp_path / "alice", network=net.url)
+        await follows("domains", stack.enter_async_context(joining))
+        assert "alice" in (await ann.get("/admin/domains?part=waiting")).text
+        await follows("domains", net.decide("alice", "accept"))
+        await until_listed(net, "alice", state="online")
+        assert "alice" in (await ann.get("/admin/domains?part=rows")).text
+        # Pipes have no signal.
+        pipes = AsyncExitStack()
+
+        async def call() -> None:
+            pipes.enter_context(service(net.app.state, Relay).pipes.place("alice", "user 7"))
+
+        await follows("relay", call())
+        assert "user 7 (1)" in (await ann.get("/admin/relay?part=rows")).text
+        await follows("relay", pipes.aclose())
+        await follows("domains", stack.aclose())  # its link ends
+    assert events_of(his, "changed") == [], "he manages no Domains"

@@ -27,7 +27,7 @@
     pending.delete(topic);
     const began = Date.now();
     for (const part of parts().filter((one) => one.dataset.topic === topic)) {
-      if (part.dataset.grown) {
+      if (part.dataset.grown || isInUse(part)) {
         offer(part);
         continue;
       }
@@ -55,7 +55,14 @@
     mayFetch.set(topic, Date.now() + Math.max(250, 10 * (Date.now() - began)));
   }
 
-  // A list with added pages stays as it is; the user decides when to see it from its beginning.
+  // Whether somebody is filling in a form of the part, or is about to press a button of a decision.
+  function isInUse(part) {
+    if (part.matches("[data-hold]:hover, [data-hold]:focus-within")) return true;
+    const inputs = [...part.querySelectorAll("input:not([type=hidden]), textarea")];
+    return inputs.some((one) => one.value !== one.defaultValue || one.checked !== one.defaultChecked);
+  }
+
+  // A list with added pages, or with a form in use, stays as it is; the user decides when to see it from its beginning.
   function offer(part) {
     if (part.querySelector("[data-offer]")) return;
     const line = document.createElement("p");

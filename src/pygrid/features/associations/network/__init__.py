@@ -16,6 +16,7 @@ from pygrid.features.associations.network.service import DomainListeners, Networ
 from pygrid.ids import hash_secret
 from pygrid.lifecycle import AppContext, BackgroundTask, Feature
 from pygrid.settings import NetworkSettings
+from pygrid.storage.signals import Signals, domains_topic
 from pygrid.storage.sql.database import Database
 from pygrid.transport.identity import Identity
 from pygrid.transport.links import Links
@@ -32,19 +33,26 @@ class AssociationsFeature(Feature):
 
 
 def build(
-    app: AppContext, database: Database, settings: NetworkSettings, identity: Identity, on_parted: OnParted
+    app: AppContext,
+    database: Database,
+    settings: NetworkSettings,
+    identity: Identity,
+    on_parted: OnParted,
+    signals: Signals,
 ) -> AssociationsFeature:
     """Build the feature.
 
     Args:
         on_parted: called when a Domain has left or was removed.
+        signals: topics of the lists of Domains and invitations.
     """
     domains = ConnectedDomains(Links(), app.clock, settings.heartbeat_s, app.metrics)
     invitation_hash = hash_secret(settings.invitation) if settings.invitation else None
     terms = NetworkTerms(settings.id, settings.heartbeat_s, invitation_hash)
     handshake = Handshake(database, identity, app.clock, app.metrics, terms)
     direct = DirectAddresses(database, domains, app.clock, allow_private=settings.allow_private_addresses)
-    associations = NetworkAssociations(app, database, handshake, domains, DomainListeners(direct.wake, on_parted))
+    listeners = DomainListeners(direct.wake, on_parted, lambda: signals.notify(domains_topic()))
+    associations = NetworkAssociations(app, database, handshake, domains, listeners)
 
     async def close_links() -> None:
         await app.stopping.wait()

@@ -54,6 +54,8 @@ class DomainListeners:
     """Called with the name of a Domain that was accepted, has left or was removed, or whose link has ended."""
     parted: OnParted
     """Called with the name of a Domain that has left or was removed, and how many seconds its traffic may last."""
+    listed: Callable[[], object]
+    """Called when the lists of Domains, requests to join or invitations have changed."""
 
 
 class NetworkAssociations:
@@ -139,6 +141,7 @@ class NetworkAssociations:
             self.waiting.release(waits_as, link)
             if self.fleet.links.release(name, link):
                 self._listeners.changed(name)
+            self._listeners.listed()
             await link.close()
         logger.info("domain disconnected", extra={"domain": name, "close_code": ended.code})
 
@@ -153,6 +156,7 @@ class NetworkAssociations:
             accepted = await self._find_accepted(known.name)
             # The request to leave can have come through the relay, and its caller waits for the answer.
             self._renew_member(known.name, accepted, LEAVE_S)
+        self._listeners.listed()
 
     async def reconcile(self, name: str) -> None:
         """Make memory and the links of a name match its rows, and notify the Domains."""
@@ -167,6 +171,7 @@ class NetworkAssociations:
             news = [(link, known) for link, known in here if self._place(link, self._rows[link], known)]
             if accepted is not None:
                 self._listeners.changed(accepted.name)
+        self._listeners.listed()
         await asyncio.gather(*(_tell(link, known) for link, known in news))
 
     async def _find_accepted(self, name: str) -> KnownDomain | None:
@@ -313,7 +318,9 @@ class NetworkAssociations:
                 now=now,
             )
 
-        return await self._database.write(once(transaction, lambda found: (found, token))), token
+        made = await self._database.write(once(transaction, lambda found: (found, token)))
+        self._listeners.listed()
+        return made, token
 
     async def list_invitations(self, principal: Principal) -> list[Invitation]:
         """Return all invitations that were not withdrawn."""
@@ -324,6 +331,7 @@ class NetworkAssociations:
         """Withdraw an invitation; Domains that used it stay. Raises NotFound: ``invitation_not_found``."""
         require(principal, Permission.MANAGE_NODES)
         await self._database.write(lambda connection: rows.delete_invitation(connection, invitation_id))
+        self._listeners.listed()
 
 
 def _waits_as(known: KnownDomain) -> str:
