@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import json
+import socket
+import sys
 from collections.abc import AsyncIterator
 
 import httpx
@@ -12,6 +14,7 @@ from litestar import Litestar
 
 from pygrid.errors import Unavailable
 from pygrid.storage.sql.database import Database
+from pygrid.web.server import ignore_new
 from pygrid.web.services import service
 from support.eventually import eventually
 from support.web import serving
@@ -121,3 +124,23 @@ async def test_a_signal_ends_it_and_a_second_one_does_not_wait(domain: Litestar)
             await service(domain.state, Database).write(lambda _connection: None)
         writer.close()
         await asyncio.wait_for(reader.read(), 60)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="the filter is one of Linux")
+def test_no_connection_is_made_once_the_server_takes_the_last_ones() -> None:
+    """A connection that is made between the last accept and the close of the listening socket would be reset."""
+    with (
+        socket.create_server(("127.0.0.1", 0)) as listening,
+        socket.create_connection(listening.getsockname()) as early,
+    ):
+        ignore_new(listening)
+        with pytest.raises(TimeoutError):
+            socket.create_connection(listening.getsockname(), timeout=0.2)
+        accepted, _ = listening.accept()
+        with accepted:
+            early.sendall(b"sent")
+            accepted.settimeout(60)
+            assert accepted.recv(4) == b"sent", "those that wait are served"
+            listening.setblocking(False)
+            with pytest.raises(BlockingIOError):
+                listening.accept()

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import ctypes
 import os
 import socket
+import struct
 import time
 from collections.abc import Callable
 from functools import partial
@@ -24,6 +26,9 @@ from pygrid.web.websocket_reader import BoundedWebSocket
 
 IDLE_GRACE_S = 0.2
 """Seconds that connections without a request stay open after the signal to stop, for requests in transit."""
+
+_SO_ATTACH_FILTER = 26
+_RETURN_CONSTANT = 0x06
 
 
 class DrainingState(ServerState):
@@ -119,6 +124,7 @@ class AppServer(uvicorn.Server):
         for one in sockets:
             one.close()
         for one in waiting:
+            ignore_new(one)
             one.setblocking(False)
             with contextlib.suppress(BlockingIOError), one:
                 while not self.force_exit:
@@ -147,3 +153,15 @@ class AppServer(uvicorn.Server):
         self._app.state.stopping.is_draining = True
         # uvicorn polls `should_exit`; requests that are answered before it does end their connections too.
         self._draining.is_draining = True
+
+
+def ignore_new(listening: socket.socket) -> None:
+    """Make the kernel drop packets of new connections, so that none is made between the last accept and the close.
+
+    It is a filter of one instruction, which accepts 0 bytes of each packet (socket(7), ``SO_ATTACH_FILTER``). The
+    connections that wait to be accepted do not have it. A client's kernel tries again, and finds the port closed.
+    """
+    instruction = ctypes.create_string_buffer(struct.pack("HBBI", _RETURN_CONSTANT, 0, 0, 0))
+    program = struct.pack("HP", 1, ctypes.addressof(instruction))
+    with contextlib.suppress(OSError):  # other kernels than Linux, and sockets that are not of TCP
+        listening.setsockopt(socket.SOL_SOCKET, _SO_ATTACH_FILTER, program)
