@@ -7,6 +7,7 @@ import io
 import json
 import shutil
 import tempfile
+import time
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
@@ -173,7 +174,7 @@ async def running_site(settings: DomainSettings, timings: DomainTimings | None =
     is_plain = (settings.database_url, settings.host) == (plain.database_url, plain.host) and not settings.secret_key
     prepared: list[Headers] = []
     if is_plain and not settings.data_dir.exists():
-        folder, prepared = await asyncio.to_thread(_prepared)
+        folder, prepared = await asyncio.to_thread(_prepared, int(time.monotonic() // _FRESH_S))
         await asyncio.to_thread(shutil.copytree, folder, settings.data_dir)
     app = build_domain(settings, timings=timings)
     async with running(app) as web:
@@ -190,6 +191,8 @@ async def _sign_up(settings: DomainSettings, people: People) -> list[Headers]:
 
 
 _folders: list[Path] = []
+_FRESH_S = 300
+"""How long the sessions are used: for some acts the password must have been typed within 15 minutes."""
 
 
 def remove_prepared() -> None:
@@ -200,7 +203,7 @@ def remove_prepared() -> None:
 
 
 @cache
-def _prepared() -> tuple[Path, list[Headers]]:
+def _prepared(period: int) -> tuple[Path, list[Headers]]:
     """The data folder of a Domain that was stopped, without its identity, and sessions of the four.
 
     Passwords are slow to hash: without this, that is half of the time of a short test.
