@@ -10,8 +10,12 @@ ACTIONS = {
     "budget_changed": "changed the budget of dataset {dataset_id}",
     "budget_granted": "gave account {user_id} a share of the budget of dataset {dataset_id}",
     "budget_opened": "opened a budget of dataset {dataset_id}",
-    "budget_reserved": "A job reserved its privacy cost",
+    "budget_reserved": "reserved the privacy cost of a job",
     "budgets_repriced": "An update of pygrid computed all privacy costs again",
+    "charge_failed": "The privacy cost of a failed job stays spent",
+    "charge_refunded": "The privacy cost of a job was given back",
+    "charge_released": "The privacy cost of a released job is spent",
+    "charge_running": "The privacy cost of a running job is spent",
     "checkpoint_evaluated": "A checkpoint was evaluated",
     "checkpoint_restored": "restored a checkpoint",
     "dataset_deleted": "deleted dataset {dataset_id}",
@@ -62,7 +66,7 @@ ACTIONS = {
     "worker_let_in": "authorized a Worker",
     "worker_revoked": "revoked a Worker",
 }
-"""Words of each action, after the e-mail of the actor; a sentence if the app itself acted."""
+"""Words of each action: a sentence, or what follows its actor."""
 _PATHS = {"dataset_id": "/admin/datasets/", "job_id": "/admin/jobs/", "process_id": "/admin/processes/"}
 
 
@@ -71,10 +75,16 @@ class _Known(dict[str, Any]):
         return "?"
 
 
-def say_action(action: str, data: Mapping[str, Any]) -> str:
-    """Return an action in words; its own name if it has none."""
-    words = ACTIONS.get(action, action.replace("_", " "))
-    return words.format_map(_Known(data))
+def say_entry(actor: str, action: str, data: Mapping[str, Any]) -> str:
+    """Return an entry as a sentence; an action without words is named.
+
+    Args:
+        actor: e-mail of the actor; empty: the app itself.
+    """
+    words = ACTIONS.get(action, action.replace("_", " ")).format_map(_Known(data))
+    if words[:1].isupper():
+        return words + (f" ({actor})" if actor else "")
+    return f"{actor or 'The app'} {words}"
 
 
 def path_of(data: Mapping[str, Any]) -> str:

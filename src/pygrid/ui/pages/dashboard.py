@@ -13,7 +13,7 @@ from pygrid.features.audit.service import AuditService
 from pygrid.features.datasets.service import DatasetsService
 from pygrid.features.jobs.spending import SpendingService
 from pygrid.ui.access import signed_in
-from pygrid.ui.audit_words import say_action
+from pygrid.ui.audit_words import say_entry
 from pygrid.ui.console import console_of
 from pygrid.ui.pages.processes import ProcessLine, list_lines
 from pygrid.ui.pages.requests import list_requests
@@ -95,7 +95,7 @@ async def _log(state: State, principal: Principal) -> tuple[str, ...]:
     if not principal.may(Permission.TRIAGE_REQUESTS):
         return ()
     lines = await service(state, AuditService).list_entries(principal, limit=MAX_SHOWN)
-    return tuple(f"{one.actor} {say_action(one.entry.action, one.entry.data)}".strip() for one in lines)
+    return tuple(say_entry(one.actor, one.entry.action, one.entry.data) for one in lines)
 
 
 async def _budgets(state: State, principal: Principal) -> tuple[list[BudgetBar], tuple[Need, ...]]:

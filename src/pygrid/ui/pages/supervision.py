@@ -20,7 +20,7 @@ from pygrid.errors import PygridError
 from pygrid.features.audit.service import AuditCheck, AuditService
 from pygrid.settings import PANELS, AppSettings
 from pygrid.ui.access import signed_in
-from pygrid.ui.audit_words import ACTIONS, path_of, say_action
+from pygrid.ui.audit_words import ACTIONS, path_of, say_entry
 from pygrid.ui.console import console_of
 from pygrid.ui.pages.paging import PAGE_ROWS, Paging, make_paging
 from pygrid.ui.tables import answer_rows, find_format
@@ -115,7 +115,7 @@ async def _audit(
             one.entry.number,
             one.entry.at,
             one.actor,
-            say_action(one.entry.action, one.entry.data),
+            say_entry(one.actor, one.entry.action, one.entry.data),
             path_of(one.entry.data),
             one.entry.action,
         )

@@ -1,0 +1,32 @@
+"""Entries of the audit log as sentences, and which actions have words."""
+
+from __future__ import annotations
+
+import pytest
+
+from pygrid.privacy.ledger import ChargeState
+from pygrid.ui.audit_words import ACTIONS, say_entry
+
+ANN = "ann@example.org"
+
+
+@pytest.mark.parametrize(
+    ("actor", "action", "data", "sentence"),
+    [
+        (ANN, "job_released", {}, "ann@example.org released a result"),
+        ("", "job_released", {}, "The app released a result"),
+        ("", "job_started", {}, "A job started"),
+        (ANN, "job_started", {}, "A job started (ann@example.org)"),
+        (ANN, "budget_reserved", {}, "ann@example.org reserved the privacy cost of a job"),
+        (ANN, "dataset_uploaded", {"dataset_id": 3}, "ann@example.org stored dataset 3"),
+        (ANN, "dataset_uploaded", {}, "ann@example.org stored dataset ?"),
+        ("", "new_action", {}, "The app new action"),
+    ],
+)
+def test_an_entry_is_a_sentence(actor: str, action: str, data: dict[str, int], sentence: str) -> None:
+    assert say_entry(actor, action, data) == sentence
+
+
+def test_each_state_of_a_charge_has_words() -> None:
+    states = {f"charge_{state}" for state in ChargeState if state is not ChargeState.RESERVED}
+    assert states <= ACTIONS.keys()
