@@ -22,11 +22,13 @@ ANN = "ann@example.org"
 class App:
     """A Domain, or a Network, in a process, which can be killed and started again at its address."""
 
-    def __init__(self, folder: Path, *options: str, kind: str = "domain") -> None:
+    def __init__(
+        self, folder: Path, *options: str, kind: str = "domain", port: int = 0, python: str = sys.executable
+    ) -> None:
         folder.mkdir(exist_ok=True)
         self.folder = folder
-        self._kind, self._options = kind, options
-        self._port = 0
+        self._command, self._options = [python, "-m", "pygrid", kind], options
+        self._port = port
         self.process = self._start()
 
     @property
@@ -36,7 +38,7 @@ class App:
     def _start(self) -> subprocess.Popen[bytes]:
         port_file = self.folder / "port"
         port_file.unlink(missing_ok=True)
-        command = [sys.executable, "-m", "pygrid", self._kind, "--port", str(self._port), "--port-file", str(port_file)]
+        command = [*self._command, "--port", str(self._port), "--port-file", str(port_file)]
         with (self.folder / "log").open("ab") as log:
             process = subprocess.Popen(
                 [*command, "--data-dir", str(self.folder / "data"), *self._options], stdout=log, stderr=log
