@@ -1,12 +1,15 @@
 """Who may use a data folder and a database.
 
-Should happen: one owner at a time; a new pair, and one of version 0.1, get an id; the same pair opens again.
-Should not: a second owner; a write of an owner that lost its database; a folder with another folder's database.
+Should happen: one owner at a time; a new pair, and one of version 0.1, get an id; the same pair opens again; a replica
+takes over from an owner that is paused.
+Should not: a second owner; a write of an owner that lost its database; a folder with another folder's database; a
+process that is paused and keeps its locks.
 """
 
 from __future__ import annotations
 
 import asyncio
+import threading
 from pathlib import Path
 
 import msgspec
@@ -17,6 +20,7 @@ from pygrid.errors import InvalidConfig, Unavailable
 from pygrid.storage import installation, ownership
 from pygrid.storage.installation import check_folder, match_database
 from pygrid.storage.ownership import DatabaseLock, FolderLock
+from pygrid.storage.sql import database as sql_database
 from pygrid.storage.sql.database import Database
 from pygrid.storage.sql.migrations import migrate
 from support.eventually import eventually
@@ -147,3 +151,78 @@ def _cut(database: Database) -> None:
         database.read_now(
             lambda connection, pid=pid: connection.execute(sa.text(f"SELECT pg_terminate_backend({pid}, 5000)")).all()
         )
+
+
+async def test_a_replica_takes_over_from_an_owner_that_is_silent(
+    two: tuple[Database, Database], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The owner is paused in the middle of a transaction, and wakes up when it has a successor."""
+    monkeypatch.setattr(ownership, "SILENT_S", 0.5)
+    paused, other = two
+    owner, follower = DatabaseLock(paused), DatabaseLock(other)
+    begun, wake = threading.Event(), threading.Event()
+
+    def pause(connection: sa.Connection) -> None:
+        connection.execute(sa.text("UPDATE installation SET app = 'late'"))
+        begun.set()
+        wake.wait(60)
+
+    try:
+        owner.acquire()
+        assert owner.is_sure
+        late = asyncio.create_task(paused.write(pause))
+        await asyncio.to_thread(begun.wait, 60)
+        assert not await asyncio.to_thread(follower.try_acquire), "it was heard a moment ago"
+        await eventually(lambda: asyncio.to_thread(follower.try_acquire))
+        await other.write(lambda connection: connection.execute(sa.text("UPDATE installation SET app = app")))
+        wake.set()
+        with pytest.raises(Unavailable) as caught:
+            await late
+        assert caught.value.code == "outcome_unknown", "its commit came too late; it cannot know"
+        assert not paused.read_now(lambda c: c.execute(sa.text("SELECT app = 'late' FROM installation")).scalar_one())
+        with pytest.raises(Unavailable, match="another app"):
+            await asyncio.wait_for(owner.keep(), 60)
+        assert not owner.is_sure
+    finally:
+        wake.set()
+        for lock, used in ((owner, paused), (follower, other)):
+            lock.release()
+            used.close()
+
+
+async def test_an_owner_that_is_heard_stays(two: tuple[Database, Database], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ownership, "SILENT_S", 0.5)
+    monkeypatch.setattr(ownership, "CHECK_S", 0.01)
+    owner, follower = (DatabaseLock(database) for database in two)
+    keeping = None
+    try:
+        owner.acquire()
+        keeping = asyncio.create_task(owner.keep())
+        end = asyncio.get_running_loop().time() + 3 * ownership.SILENT_S
+        while asyncio.get_running_loop().time() < end:
+            assert not await asyncio.to_thread(follower.try_acquire)
+        assert not keeping.done()
+        assert owner.is_sure
+    finally:
+        if keeping is not None:
+            keeping.cancel()
+            await asyncio.gather(keeping, return_exceptions=True)
+        for lock, used in zip((owner, follower), two, strict=True):
+            lock.release()
+            used.close()
+
+
+def test_a_paused_transaction_does_not_keep_its_locks(postgres_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sql_database, "IDLE_TRANSACTION_S", 1)
+    paused, other = Database(postgres_url), Database(postgres_url)
+    try:
+        migrate(paused)
+        lock = sa.text("LOCK TABLE audit_head IN EXCLUSIVE MODE")
+        with paused.engine.connect() as connection:
+            connection.execute(lock)
+            other.write_now(lambda connection: connection.execute(lock))
+            with pytest.raises(sa.exc.DBAPIError):
+                connection.execute(sa.text("SELECT 1"))
+    finally:
+        paused.close()
+        other.close()

@@ -7,6 +7,9 @@ The kernel releases the lock when the process ends, also after ``kill -9``. The 
 that the app starts. On PostgreSQL a second lock guards the database, because two folders may name the same one. That
 lock ends with its connection. So each owner also has a number in the database, which every writing transaction checks:
 an app that lost its lock to another app cannot write, even before it notices.
+
+The connection of a process that is paused or unreachable can stay open for hours. So the owner uses it each second, and
+a replica that sees no use of it for `SILENT_S` ends it, with all other connections of that process.
 """
 
 from __future__ import annotations
@@ -18,6 +21,8 @@ import fcntl
 import logging
 import os
 import socket
+import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -34,9 +39,28 @@ from pygrid.storage.sql.database import Database
 logger = logging.getLogger(__name__)
 
 LOCK_FILE = "lock"
-CHECK_S = 5.0
+CHECK_S = 1.0
 """Seconds between two checks of the connection that holds the lock of a PostgreSQL database."""
+RETRY_S = 0.1
+"""Seconds between two attempts to take the lock again."""
+GIVE_UP_S = 6.0
+"""Seconds without a successful check after which an owner no longer acts as one; less than `SILENT_S`."""
+SILENT_S = 8.0
+"""Seconds without a check of the owner after which another replica ends its connections. By the replica's own clock."""
 _ADVISORY_LOCK = 0x7079676F
+_HOLDER = """
+    SELECT a.pid, a.application_name, a.backend_start, a.state_change
+    FROM pg_locks l JOIN pg_stat_activity a USING (pid)
+    WHERE l.locktype = 'advisory' AND l.granted AND l.classid = 0 AND l.objid = :key AND a.datname = current_database()
+    AND l.database = (SELECT oid FROM pg_database WHERE datname = current_database())
+"""
+_END_HOLDER = f"""
+    SELECT pg_terminate_backend(b.pid) FROM ({_HOLDER}) h JOIN pg_stat_activity b ON b.pid = h.pid
+    OR (b.application_name = h.application_name AND b.datname = current_database() AND h.application_name <> :own)
+    AND h.application_name ~ '^pygrid [0-9a-f]{{32}}$'
+    WHERE h.pid = :pid AND h.backend_start = :backend_start AND h.state_change = :state_change
+"""
+"""Ends the connections of the holder, unless it has used its lock since the given time."""
 
 
 class Holder(msgspec.Struct, frozen=True):
@@ -117,6 +141,11 @@ class DatabaseLock:
         self._connection: sa.Connection | None = None
         self._epoch = 0
         self._is_lost = False
+        self._checked_s = -GIVE_UP_S
+        self._seen: sa.Row[Any] | None = None
+        self._seen_s = 0.0
+        # The threads that compute can all be busy for longer than `GIVE_UP_S`.
+        self._checker = ThreadPoolExecutor(1, thread_name_prefix="database-lock")
 
     def acquire(self) -> None:
         """Become the owner. Each later write checks that the owner is the same. Blocks; call it in a thread.
@@ -131,8 +160,16 @@ class DatabaseLock:
                 code=codes.ALREADY_RUNNING,
             )
 
+    @property
+    def is_sure(self) -> bool:
+        """Whether the last check is so recent that no other replica can have become the owner."""
+        return time.monotonic() - self._checked_s < GIVE_UP_S
+
     def try_acquire(self) -> bool:
-        """As `acquire`, on PostgreSQL; returns False if another app is the owner."""
+        """As `acquire`, on PostgreSQL; returns False if another app is the owner.
+
+        If it is called again and again, it ends the connections of an owner that is silent for `SILENT_S`.
+        """
         if not self._try_lock():
             return False
         try:
@@ -150,48 +187,74 @@ class DatabaseLock:
             Unavailable: ``database_taken``: another app has become the owner. This one cannot write before a restart.
         """
         while True:
-            await asyncio.to_thread(self._keep_once)
-            await asyncio.sleep(CHECK_S)
+            await asyncio.get_running_loop().run_in_executor(self._checker, self._keep_once)
+            # After a restart of the database, the owner is quicker than its followers.
+            await asyncio.sleep(CHECK_S if self._connection is not None else RETRY_S)
 
     def release(self) -> None:
         """Release the lock. A second call does nothing."""
+        self._checked_s = -GIVE_UP_S
         connection, self._connection = self._connection, None
         if connection is not None:
             connection.invalidate()
             connection.close()
 
     def _try_lock(self) -> bool:
+        sent_s = time.monotonic()
         connection = self._database.engine.connect().execution_options(isolation_level="AUTOCOMMIT")
         got = connection.execute(sa.text("SELECT pg_try_advisory_lock(:key)"), {"key": _ADVISORY_LOCK}).scalar_one()
         if not got:
+            self._end_if_silent(connection)
             connection.close()
             return False
-        # A leader whose machine is gone is noticed within some 15 seconds, not after hours.
+        # For apps without replicas: a machine that is gone is noticed within some 15 seconds, not after hours.
         for name, value in (("idle", 5), ("interval", 2), ("count", 5)):
             connection.execute(sa.text(f"SET tcp_keepalives_{name} = {value}"))
-        self._connection = connection
+        self._connection, self._checked_s, self._seen = connection, sent_s, None
         return True
+
+    def _end_if_silent(self, connection: sa.Connection) -> None:
+        """End the connections of the owner if it has not used its lock for `SILENT_S`; a replica tries again after.
+
+        An owner that lost its connection ends the old one at once.
+        """
+        holder, now_s = connection.execute(sa.text(_HOLDER), {"key": _ADVISORY_LOCK}).first(), time.monotonic()
+        if holder is None or holder != self._seen:
+            self._seen, self._seen_s = holder, now_s
+        own = f"pygrid {self._database.instance}"
+        if holder is None or holder.state_change is None:  # PostgreSQL does not record it (track_activities)
+            return
+        if now_s - self._seen_s >= SILENT_S or holder.application_name == own:
+            logger.warning("owner of the database is silent; its connections are ended", extra={"pid": holder.pid})
+            values = {"key": _ADVISORY_LOCK, "own": own, **holder._mapping}
+            connection.execute(sa.text(_END_HOLDER), values)
 
     def _keep_once(self) -> None:
         if self._is_lost:
             raise _taken()
         if self._database.dialect != "postgresql":
             return
+        sent_s = time.monotonic()
         try:
             if self._connection is not None:
                 self._connection.execute(sa.text("SELECT 1"))
+                self._checked_s = sent_s
                 return
         except SQLAlchemyError:
             logger.warning("lock of the database lost; taking it again")
             self.release()
         try:
+            has_lock = self._try_lock()
             self._database.read_now(self._check)
-            if self._try_lock():
+            if has_lock:
                 logger.info("lock of the database taken again")
             else:
                 # The server may not have noticed that the old connection is gone. `_check` found no other owner.
                 logger.warning("lock of the database is still held; it is taken again later")
-        except SQLAlchemyError:
+        except (SQLAlchemyError, Unavailable):
+            self.release()
+            if self._is_lost:
+                raise
             logger.warning("database does not answer; its lock is taken again later")
 
     def _check(self, connection: sa.Connection) -> None:

@@ -12,12 +12,12 @@ from typing import Any
 
 import msgspec
 import sqlalchemy as sa
-from litestar import Response, Router, get
+from litestar import Request, Response, Router, get
 from litestar.datastructures import State
 from sqlalchemy.exc import SQLAlchemyError
 
 from pygrid import codes
-from pygrid.errors import PygridError, Unavailable
+from pygrid.errors import NotFound, PygridError, Unavailable
 from pygrid.metrics import Metrics
 from pygrid.web.problems import describe_problems
 from pygrid.web.services import service
@@ -71,10 +71,16 @@ def healthz() -> Health:
     return Health("ok")
 
 
+DRAINING_HEADER = "pygrid-draining"
+"""Set by a balancer to 404, the status by which it knows a server that ends its requests and gets no new ones."""
+
+
 @get("/readyz", responses=describe_problems(503))
-async def readyz(state: State) -> Health:
+async def readyz(state: State, request: Request[Any, Any, Any]) -> Health:
     """Check the database, the disk and the background tasks; 503 names what fails."""
     if state.stopping.is_set() or state.stopping.is_draining:
+        if request.headers.get(DRAINING_HEADER) == "404":
+            raise NotFound("the app is stopping", code=codes.SHUTTING_DOWN)
         raise Unavailable("the app is stopping", code=codes.SHUTTING_DOWN)
     await service(state, Readiness).check()
     if failing := state.tasks.failing:

@@ -3,13 +3,18 @@
     follower ──lock of the database is free──> leader ──another process has taken the lock──> the process ends
 
 Every replica takes reports and completes cycles. Jobs, datasets, accounts, admissions and the console rely on the
-memory of one process, so only the leader has them. PostgreSQL releases the lock when the leader's connection ends. Each
-leader has a number, which all its writes check. So a former leader can write nothing.
+memory of one process, so only the leader has them. PostgreSQL releases the lock when the leader's connection ends; a
+leader that is paused or cut off is replaced too (`pygrid.storage.ownership`). Each leader has a number, which all its
+writes check. So a former leader can write nothing. It also serves nothing from the moment when it can have a successor.
+
+A balancer that knows no leader sends requests to followers. They wait for a moment, because the next leader is one of
+them; the others refuse, and the balancer sends the request again.
 """
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import os
 from collections.abc import Callable, Sequence
@@ -18,17 +23,23 @@ from typing import Protocol
 
 import msgspec
 from litestar.enums import ScopeType
-from litestar.types import ASGIApp, Receive, Scope, Send
+from litestar.types import ASGIApp, HTTPScope, Receive, Scope, Send, WebSocketScope
 
 from pygrid import codes
 from pygrid.errors import PygridError, Unavailable
 from pygrid.lifecycle import BackgroundTask, Feature, Stopping, TaskRunner
 from pygrid.messages import media
+from pygrid.web.health import DRAINING_HEADER
 
 logger = logging.getLogger(__name__)
 
-TRY_S = 1.0
+TRY_S = 0.5
 """Seconds between two attempts of a follower to lead."""
+WAIT_S = 1.0
+"""Seconds for which a request of a balancer waits until this replica leads."""
+REFUSAL_HEADER = "pygrid-not-leader"
+"""Set by a balancer that sends a request again if the status is the value, 425. Nothing else refuses with 425."""
+_SENT_AGAIN = 425
 EXIT_STATUS = 3
 """Exit status of a former leader; what supervises it starts it again."""
 LEADER_PATH = "/leaderz"
@@ -48,6 +59,11 @@ def _end_process() -> None:
 
 class OwnerLock(Protocol):
     """The lock of the database, which one process has."""
+
+    @property
+    def is_sure(self) -> bool:
+        """Whether no other process can have the lock now."""
+        ...
 
     def try_acquire(self) -> bool:
         """Become the owner; returns False if another process is. Blocks."""
@@ -70,8 +86,20 @@ class Leadership:
         self._runner = runner
         self._end = end
         self._led: list[Feature] = []
-        self._has_lock = False
-        self.is_leader = False
+        self._keeping: asyncio.Task[None] | None = None
+        self._begun = asyncio.Event()
+
+    @property
+    def is_leader(self) -> bool:
+        """Whether this replica leads. False while it cannot check that no other one does."""
+        return self._begun.is_set() and self._lock.is_sure
+
+    async def wait(self, seconds: float) -> bool:
+        """Wait until this replica leads, at most that long; returns whether it does."""
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(seconds):
+                await self._begun.wait()
+        return self.is_leader
 
     def led(self, feature: Feature) -> Feature:
         """The feature without its start and its tasks, which begin when this replica leads."""
@@ -88,25 +116,34 @@ class Leadership:
 
     async def _try(self) -> None:
         """Lead if no other replica does. Raises what the start of a feature raises."""
-        if await asyncio.to_thread(self._lock.try_acquire):
-            self._has_lock = True
+        if not await asyncio.to_thread(self._lock.try_acquire):
+            return
+        self._keeping = asyncio.create_task(self._keep())
+        try:
             for feature in self._led:
                 await feature.start()
-            self.is_leader = True
+        except BaseException:
+            self._keeping.cancel()
+            raise
+        self._begun.set()
 
     async def _run(self) -> None:
-        while not self.is_leader:
+        while not self._begun.is_set():
             await asyncio.sleep(TRY_S)
             try:
                 await self._try()
             except Exception:
-                if self._has_lock:  # what has begun cannot begin again
+                if self._keeping is not None:  # what has begun cannot begin again
                     logger.exception("replica could not lead; the process ends")
                     self._end()
                     return
                 logger.warning("database does not answer; this replica tries to lead later", exc_info=True)
         logger.info("replica leads")
         self._runner.add([task for feature in self._led for task in feature.tasks])
+        assert self._keeping is not None
+        await self._keeping
+
+    async def _keep(self) -> None:
         while True:
             try:
                 await self._lock.keep()
@@ -130,9 +167,19 @@ class LeaderGate:
             await self._app(scope, receive, send)
             return
         if scope["path"] == LEADER_PATH:
-            is_leader = self._leadership.is_leader and not self._stopping.is_draining and not self._stopping.is_set()
-            await _answer(send, 200 if is_leader else 503, {"status": "leader" if is_leader else "follower"})
-        elif self._leadership.is_leader or scope["path"] in FOLLOWER_PATHS:
+            # A leader that drains leads until it stops: its successor begins after that.
+            status = 200 if self._leadership.is_leader else 503
+            if self._stopping.is_set():
+                status = 404 if _has(scope, DRAINING_HEADER, "404") else 503
+            await _answer(send, status, {"status": "leader" if status == 200 else "follower"})
+            return
+        is_sent_again = _has(scope, REFUSAL_HEADER, "425")
+        serves = scope["path"] in FOLLOWER_PATHS or (
+            self._leadership.is_leader and not (is_sent_again and self._stopping.is_set())
+        )
+        if not serves and is_sent_again and not (self._stopping.is_draining or self._stopping.is_set()):
+            serves = await self._leadership.wait(WAIT_S)
+        if serves:
             await self._app(scope, receive, send)
         elif scope["type"] == ScopeType.WEBSOCKET:
             await receive()
@@ -144,7 +191,12 @@ class LeaderGate:
                 code=codes.NOT_LEADER,
                 retry_after_s=1,
             )
-            await _answer(send, refusal.status, refusal.to_problem(), [(b"retry-after", b"1")])
+            status = _SENT_AGAIN if is_sent_again else refusal.status
+            await _answer(send, status, refusal.to_problem(), [(b"retry-after", b"1")])
+
+
+def _has(scope: HTTPScope | WebSocketScope, header: str, value: str) -> bool:
+    return (header.encode(), value.encode()) in list(scope["headers"])
 
 
 async def _answer(send: Send, status: int, content: object, headers: Sequence[tuple[bytes, bytes]] = ()) -> None:

@@ -39,7 +39,10 @@ _POSTGRES_PATIENCE = {
     "tcp_user_timeout": 30_000,
 }
 """Time until a silent server counts as unreachable: seconds, the last one milliseconds. ``DATABASE_URL`` prevails."""
-
+IDLE_TRANSACTION_S = 10
+"""Seconds after which PostgreSQL ends a transaction that does nothing: a process that is paused keeps no locks."""
+SLOW_TRANSACTION_S = 120
+"""The same for a transaction that waits for the store of files, see `Database.transact_now`."""
 
 _INSTANCE = "pygrid_instance"
 _LOCK_AUDIT_LOG = "LOCK TABLE {table} {mode}".format(table="audit_head", mode="IN EXCLUSIVE MODE")
@@ -58,9 +61,9 @@ class Database:
 
     def __init__(self, url: str) -> None:
         self.url = sa.engine.make_url(_with_driver(url))
-        self.engine = _make_engine(self.url)
         self.instance = secrets.token_hex(16)
         """Names this opening of the database as the holder of leases."""
+        self.engine = _make_engine(self.url, f"pygrid {self.instance}")
         self._writing = self.engine.execution_options(pygrid_writes=True, **{_INSTANCE: self.instance})
         self.num_unknown = 0
         """Commits whose outcome is unknown. What is known of the rows from before such a commit may be wrong."""
@@ -183,6 +186,8 @@ class Database:
         Only for tables whose rows no other write locks, on PostgreSQL. Raises as `read`.
         """
         with _explained(), self._writing.connect() as connection, connection.begin():
+            if self.dialect == "postgresql":
+                connection.exec_driver_sql(f"SET LOCAL idle_in_transaction_session_timeout = '{SLOW_TRANSACTION_S}s'")
             self._check_guard(connection)
             return fn(connection)
 
@@ -256,7 +261,7 @@ def _with_driver(url: str) -> str:
     )
 
 
-def _make_engine(url: sa.URL) -> sa.Engine:
+def _make_engine(url: sa.URL, name: str) -> sa.Engine:
     if url.get_backend_name() == "sqlite":
         if not url.database or url.database == ":memory:":
             raise InvalidConfig("the SQLite database must be a file: sqlite:///PATH", code=codes.INVALID_DATABASE_URL)
@@ -268,13 +273,21 @@ def _make_engine(url: sa.URL) -> sa.Engine:
         sa.event.listen(engine, "begin", _begin_sqlite)
         return engine
     try:
-        patience = {name: value for name, value in _POSTGRES_PATIENCE.items() if name not in url.query}
-        engine = sa.create_engine(url, pool_size=_POOL_SIZE, pool_pre_ping=True, connect_args=patience)
+        options = _POSTGRES_PATIENCE | {"application_name": name}
+        chosen = {option: value for option, value in options.items() if option not in url.query}
+        engine = sa.create_engine(url, pool_size=_POOL_SIZE, pool_pre_ping=True, connect_args=chosen)
     except ModuleNotFoundError as error:
         raise InvalidConfig(
             "PostgreSQL needs its driver: pip install 'pygrid[postgres]'", code=codes.DRIVER_MISSING
         ) from error
+    sa.event.listen(engine, "connect", _prepare_postgres)
     return engine
+
+
+def _prepare_postgres(connection: Any, _record: object) -> None:
+    # A startup option would do the same, but connection poolers refuse some of these.
+    connection.execute(f"SET idle_in_transaction_session_timeout = '{IDLE_TRANSACTION_S}s'")
+    connection.commit()
 
 
 def _prepare_sqlite(connection: Any, _record: object) -> None:
