@@ -307,9 +307,11 @@ class AuditedWrites:
         self.is_rolled_back = False
         """Whether the log in the database does not contain the exported head. Then an old copy was put back, and what
         was spent since is missing from the budgets. No head is exported, and no private job may run."""
+        self.is_unread = False
+        """Whether `recover` could not read the exported head. Then the log counts as rolled back until it can."""
 
     async def recover(self) -> None:
-        """Compare the log with the head that was exported last. Call it once, before the first request."""
+        """Compare the log with the head that was exported last. Call it before the first request and if `is_unread`."""
 
         def read() -> Head | None:
             stored = None if self._head_store is None else self._head_store.find()
@@ -317,14 +319,16 @@ class AuditedWrites:
                 export_head(stored, self._head_file)
             return read_head(self._head_file) if self._head_file.exists() else None
 
+        self.is_rolled_back, self.is_unread = True, False
         try:
             known = await asyncio.to_thread(read)
-        except (InvalidInput, Unavailable, OSError):
+        except (InvalidInput, Unavailable, OSError) as error:
             logger.exception("exported audit head cannot be read")
-            self.is_rolled_back = True
+            self.is_unread = not isinstance(error, InvalidInput)
             return
-        if known is not None:
-            self.is_rolled_back = not await self._database.read(lambda connection: leads_through(connection, known))
+        self.is_rolled_back = known is not None and not await self._database.read(
+            lambda connection: leads_through(connection, known)
+        )
         if self.is_rolled_back:
             logger.error("audit log is not the one that was exported", extra={"head_file": str(self._head_file)})
 

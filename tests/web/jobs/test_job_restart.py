@@ -28,6 +28,8 @@ from pygrid.storage.audit import HEAD_FILE, read_head
 from pygrid.storage.charges import charges
 from pygrid.storage.job_files import JobFiles
 from pygrid.storage.sql.database import Database
+from pygrid.storage.store import Store
+from pygrid.web.services import service
 from support.eventually import eventually
 from support.jobs import Person, Site, running_site
 from support.web import People, assert_problem, running
@@ -278,3 +280,32 @@ async def test_a_head_that_cannot_be_exported_goes_out_with_the_next(settings: D
         await site.owner.set_policy(dataset)
         assert read_head(head_file).number > before.number + 3
     assert states_of_charges(settings) == ["released"]
+
+
+async def test_a_result_that_a_former_leader_stored_late_does_not_hold_up_its_job(settings: DomainSettings) -> None:
+    """The former leader was paused while its Worker ended. When it wakes up, the job runs again elsewhere."""
+    async with running_site(settings) as site:
+        dataset = await site.owner.upload()
+        job = await site.scientist.submit(dataset, epochs=1000, batch_size=10)
+        await site.owner.approve(await site.owner.wait(job["id"], "waiting"))
+        await site.owner.wait(job["id"], "running")
+        store = service(site.app.state, Store)
+        await asyncio.to_thread(store.job_files.put_result, job["id"], b"of the former leader", b"{}")
+        await site.owner.approve(await site.owner.wait(job["id"], "held"))
+        result = await site.scientist.result(job["id"])
+        assert result.status_code == 200
+        assert result.content != b"of the former leader"
+
+
+async def test_a_domain_that_drains_starts_no_job_and_ends_those_that_run(settings: DomainSettings) -> None:
+    async with running_site(settings) as site:
+        dataset = await site.owner.upload()
+        await site.owner.set_policy(dataset)
+        first = await site.scientist.submit(dataset, **{**LONG_PRIVATE, "epochs": 200})
+        await site.scientist.wait(first["id"], "running")
+        site.app.state.stopping.is_draining = True
+        second = await site.scientist.submit(dataset, "statistics", **PRIVATE_COUNT)
+        await site.scientist.wait(first["id"], "released")
+        assert (await site.scientist.job(second["id"]))["state"] == "checking"
+    async with again(settings) as site:
+        await site.scientist.wait(second["id"], "released")

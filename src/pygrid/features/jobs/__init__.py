@@ -70,7 +70,8 @@ def build(
         FederatedTasks(federation, JobTrainer(pools, specs), job_writes, app.metrics, wake.set),
     )
     dry_run = DryRun(specs, store.columns, writes, job_writes, federation)
-    scheduler = JobScheduler(JobQueue(database, writes, job_writes, clock), dry_run, control, files, app.metrics)
+    queue = JobQueue(database, writes, job_writes, clock)
+    scheduler = JobScheduler(queue, dry_run, control, files, app.metrics, app.stopping)
     jobs = JobsService(database, writes, files, signals, control, clock, app.stopping, limits)
     evaluations = CheckpointEvaluations(store, writes, pools, limits, clock, watch_cycle)
     upkeep = JobUpkeep(database, writes, files, signals, control, clock, keep_results_days=settings.keep_results_days)

@@ -34,8 +34,13 @@ class JobQueue:
         """Fences of the running jobs that this process holds."""
 
     async def recover(self) -> None:
-        """Check that the log of charges is complete; called once, before the first request."""
+        """Check that the log of charges is complete; called before the first request."""
         await self._writes.recover()
+
+    async def recover_later(self) -> None:
+        """`recover` again if the store of the exported head did not answer."""
+        if self._writes.is_unread:
+            await self._writes.recover()
 
     async def list_kept_ids(self) -> tuple[set[str], set[str]]:
         """Return the ids of the jobs whose inputs are needed, and of those whose result is needed."""

@@ -80,14 +80,15 @@ class Results:
         outcome = msgspec.json.encode(ResultSummary(_MEDIA_TYPES[job.request.kind], shown))
 
         async def store() -> None:
-            await asyncio.to_thread(self._files.put_result, job.id, payload, outcome)
-            await self.finish(job)
+            name = await asyncio.to_thread(self._files.put_result, job.id, payload, outcome)
+            # The folder is not listed: a former leader may have stored a result there, too.
+            await self.finish(job, (name, payload, outcome))
 
         await until_stored(job, store)
 
-    async def finish(self, job: JobRecord) -> bool:
+    async def finish(self, job: JobRecord, stored: tuple[str, bytes, bytes] | None = None) -> bool:
         """Move a job by its stored result: ``running -> released | held``; False if there is none."""
-        found = await asyncio.to_thread(self._files.find_result, job.id)
+        found = stored or await asyncio.to_thread(self._files.find_result, job.id)
         if found is None:
             return False
         name, payload, raw = found

@@ -21,6 +21,7 @@ from pygrid.errors import Unavailable
 from pygrid.features.jobs.running.control import JobControl
 from pygrid.features.jobs.running.dry_run import DryRun
 from pygrid.features.jobs.running.queue import JobQueue
+from pygrid.lifecycle import Stopping
 from pygrid.metrics import Metrics
 from pygrid.storage.job_files import JobFiles
 
@@ -36,9 +37,16 @@ class JobScheduler:
     """Moves every job on until a person must decide, or the job has ended."""
 
     def __init__(
-        self, queue: JobQueue, dry_run: DryRun, control: JobControl, files: JobFiles, metrics: Metrics
+        self,
+        queue: JobQueue,
+        dry_run: DryRun,
+        control: JobControl,
+        files: JobFiles,
+        metrics: Metrics,
+        stopping: Stopping,
     ) -> None:
         self._queue = queue
+        self._stopping = stopping
         self._dry_run = dry_run
         self._control = control
         self._pools, self._tasks, self._federated = control.pools, control.tasks, control.federated
@@ -87,6 +95,7 @@ class JobScheduler:
 
     async def _tick(self) -> float:
         """Do everything that is due now; returns the longest time to wait until the next look."""
+        await self._queue.recover_later()
         for job_id in await self._queue.keep_leases({*self._tasks.running_ids, *self._federated.ids}):
             logger.warning("lease of a job lost", extra={"job_id": job_id})
             self._tasks.abandon(job_id)
@@ -100,6 +109,8 @@ class JobScheduler:
             else:
                 await self._end_lost(taken)
         self._pools.grant()
+        if self._stopping.is_draining:
+            return LOOK_S  # jobs that run get the time of the drain to end
         waiting = await self._queue.list_checking()
         if not waiting and not await self._queue.has_approved():
             return LOOK_S
