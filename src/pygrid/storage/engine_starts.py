@@ -4,6 +4,7 @@
         └──no claim in time────────────────────────────────^
 
 A start token claims one job once. Both secrets, the token and the one that the Worker gets for it, are stored hashed.
+`delete_old` deletes the rows of ended jobs.
 """
 
 from __future__ import annotations
@@ -14,6 +15,8 @@ from typing import Any
 import sqlalchemy as sa
 
 from pygrid.core.engine_starts import EngineStart, StartState, handle_of
+from pygrid.core.jobs import ENDED
+from pygrid.storage.jobs import jobs
 from pygrid.storage.sql.metadata import UtcDateTime, metadata
 
 engine_starts = sa.Table(
@@ -88,6 +91,14 @@ def close_start(connection: sa.Connection, number: int) -> None:
     """``ending -> ended``."""
     where = (engine_starts.c.number == number, engine_starts.c.state == StartState.ENDING.value)
     connection.execute(engine_starts.update().where(*where).values(state=StartState.ENDED.value))
+
+
+def delete_old(connection: sa.Connection, before: dt.datetime) -> int:
+    """Delete the starts from before a time whose jobs have ended; returns their number."""
+    is_over = engine_starts.c.state.in_((StartState.ENDING.value, StartState.ENDED.value))
+    unfinished = sa.select(jobs.c.id).where(jobs.c.state.not_in([state.value for state in ENDED]))
+    where = (is_over, engine_starts.c.started_at < before, engine_starts.c.job_id.not_in(unfinished))
+    return connection.execute(engine_starts.delete().where(*where)).rowcount
 
 
 def list_open(connection: sa.Connection) -> list[EngineStart]:

@@ -9,6 +9,7 @@ data owner has not allowed, or that the Domain does not have.
 from __future__ import annotations
 
 import asyncio
+import datetime as dt
 from collections.abc import AsyncIterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -21,8 +22,9 @@ from test_remote_leases import CAPABLE, COUNT, GOOD, PRIVATE, ended
 from pygrid.compute.engines import EngineError, Engines, EngineState, EngineTimings
 from pygrid.compute.leases import Leases
 from pygrid.core.job_spec import ColumnRef, JobSpec, Statistic
-from pygrid.domain import DomainTimings
+from pygrid.domain import DomainTimings, build_domain
 from pygrid.errors import Conflict, Gone
+from pygrid.features.jobs.running.maintenance import JobUpkeep
 from pygrid.features.workers import engines
 from pygrid.features.workers.service import WorkersService
 from pygrid.settings import load_settings
@@ -31,8 +33,8 @@ from pygrid.storage import engine_starts as rows
 from pygrid.storage.sql.database import Database
 from pygrid.web.services import service
 from support.eventually import eventually
-from support.jobs import DATASETS, JOBS, Site, running_site
-from support.web import assert_problem
+from support.jobs import DATASETS, JOBS, Person, Site, running_site
+from support.web import assert_problem, running
 
 WORKERS = "/data-centric/workers"
 ANSWERS = b'{"answers":[{"count":3}]}'
@@ -352,3 +354,54 @@ async def test_a_worker_reads_nothing_before_its_begin_is_recorded(tmp_path: Pat
     lease = leases.assign(job, -1, "hpc")
     with pytest.raises(Gone):
         await leases.renew(-1, lease.id)
+
+
+async def test_a_job_whose_pool_was_removed_says_so_and_starts_when_it_is_back(tmp_path: Path, engine: Engine) -> None:
+    (tmp_path / "pools.toml").write_text(POOLS)
+    with_pool = load_settings({}, data_dir=tmp_path / "data", id="test", pools=str(tmp_path / "pools.toml"))
+    without = load_settings({}, data_dir=tmp_path / "data", id="test")
+    engine.fault = "maintenance"
+    rarely = DomainTimings(engines=EngineTimings(poll_s=0.02, retry_s=600.0))
+    async with running_site(with_pool, rarely) as site:
+        job = await private(site, await allowed(site))
+
+        async def is_put_back() -> bool:
+            return (await site.scientist.job(job))["code"] == "engine_unavailable"
+
+        await eventually(is_put_back)
+        headers = site.scientist.headers
+    async with running(app := build_domain(without, timings=TIMINGS)) as web:
+        scientist = Person(web, headers)
+        await service(app.state, JobUpkeep).run_once()
+        told = await scientist.job(job)
+        assert (told["state"], told["code"]) == ("approved", "pool_unknown")
+        assert "no pool hpc" in told["detail"]
+        assert "one of the pools local, leased" in told["detail"]
+    engine.fault = ""
+    async with running(build_domain(with_pool, timings=TIMINGS)) as web:
+        await engine.token()
+        assert (await Person(web, headers).job(job))["code"] == ""
+
+
+async def test_starts_of_ended_jobs_are_deleted_when_they_are_old(site: Site, engine: Engine) -> None:
+    service(site.app.state, WorkersService).driver.leases.lease_s = 0.2
+    database = service(site.app.state, Database)
+    dataset = await allowed(site)
+    ended_job = await private(site, dataset)
+    worker = await claim(site, await engine.token())
+    assert (await worker.renew()).status_code == 200
+    assert (await worker.bring(ended(GOOD, ANSWERS))).status_code == 200
+    await site.owner.wait(ended_job, "released")
+    engine.states = dict.fromkeys(engine.states, EngineState.ENDED)
+    await all_ended(site)
+    running_job = await private(site, dataset)
+    await engine.token(2)
+
+    async def left(before: dt.datetime) -> list[str]:
+        await database.write(lambda connection: rows.delete_old(connection, before))
+        query = rows.engine_starts.select()
+        return [row.job_id for row in await database.read(lambda connection: connection.execute(query).all())]
+
+    now = dt.datetime.now(dt.UTC)
+    assert sorted(await left(now - dt.timedelta(days=30))) == sorted([ended_job, running_job])
+    assert await left(now + dt.timedelta(days=1)) == [running_job]

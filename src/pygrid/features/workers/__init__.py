@@ -2,12 +2,19 @@
 
 from __future__ import annotations
 
+import datetime as dt
+
 from pygrid.compute.leased import LeasedDriver
 from pygrid.features.workers.engines import EnginePools
 from pygrid.features.workers.routes import router
 from pygrid.features.workers.service import WorkersService
 from pygrid.lifecycle import AppContext, BackgroundTask, Feature
+from pygrid.storage import engine_starts
 from pygrid.storage.audit import AuditedWrites
+
+DELETE_EVERY_S = 3600.0
+KEEP_STARTS = dt.timedelta(days=30)
+"""How long the starts of ended jobs are kept."""
 
 
 def build(
@@ -20,5 +27,15 @@ def build(
         engines: of `build_engines`.
     """
     workers = WorkersService(engines.database, writes, driver, engines.all, app.clock, app.stopping, allow_weak_sandbox)
+
+    async def delete_old() -> None:
+        before = app.clock.now() - KEEP_STARTS
+        await engines.database.write(lambda connection: engine_starts.delete_old(connection, before))
+
     tasks = (BackgroundTask("look-at-engines", engines.all.run),) if engines.pools else ()
-    return Feature(services=(workers, engines.all), routes=(router,), tasks=tasks, start=engines.all.end_all)
+    return Feature(
+        services=(workers, engines.all),
+        routes=(router,),
+        tasks=(*tasks, BackgroundTask.every(DELETE_EVERY_S, "delete-engine-starts", delete_old)),
+        start=engines.all.end_all,
+    )

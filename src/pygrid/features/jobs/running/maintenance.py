@@ -1,9 +1,10 @@
-"""Maintenance of jobs: those of deleted accounts or datasets end, and old results are deleted."""
+"""Maintenance of jobs: those of deleted accounts or datasets end, those without a pool say so, old results go."""
 
 from __future__ import annotations
 
 import datetime as dt
 import logging
+from collections.abc import Collection
 
 import sqlalchemy as sa
 
@@ -26,7 +27,7 @@ EVERY_S = 15.0
 
 
 class JobUpkeep:
-    """Ends abandoned jobs, and deletes old results.
+    """Ends abandoned jobs, marks those that no pool can run, and deletes old results.
 
     Args:
         keep_results_days: days for which a result is kept after its release; 0: for good.
@@ -57,6 +58,9 @@ class JobUpkeep:
             await self._end(job_id)
         for job_id in await self._database.read(rows.list_withdrawn_ids):
             await self._withdraw(job_id)
+        pools = self._control.pools.names
+        for job_id in await self._database.read(lambda connection: rows.list_stranded_ids(connection, pools)):
+            await self._strand(job_id, pools)
         if self._keep_results_days:
             before = self._clock.now() - dt.timedelta(days=self._keep_results_days)
             for job_id in await self._database.read(lambda connection: rows.list_old_results(connection, before)):
@@ -103,6 +107,21 @@ class JobUpkeep:
         logger.info("job on a deleted dataset denied", extra={"job_id": job_id})
         self._files.drop_inputs(job_id)
         self._files.drop_result(job_id)
+        notify_job(self._signals, job_id)
+
+    async def _strand(self, job_id: str, pools: Collection[str]) -> None:
+        """Say that no pool can run an approved job, because the one for it was removed."""
+
+        def transaction(connection: sa.Connection) -> None:
+            wanted = ", ".join(sorted(rows.find_pools(connection, rows.get_job(connection, job_id, lock=True))))
+            why = (
+                f"this Domain has no pool {wanted}: an operator can add it to pools.toml again; or cancel the job, and "
+                f"submit it for one of the pools {', '.join(pools)}"
+            )
+            rows.strand(connection, job_id, why)
+
+        await self._database.write(transaction)
+        logger.warning("job has no pool", extra={"job_id": job_id})
         notify_job(self._signals, job_id)
 
     async def _delete_result(self, job_id: str) -> None:
