@@ -112,6 +112,8 @@ class Reporter:
             try:
                 await self._step(await self._connected())
             except OSError:
+                if self._device is not None:
+                    self._device.connection.close()
                 self._device = None
                 self._marks.num_retried += self._pending is not None
                 await asyncio.sleep(0.02)
@@ -132,6 +134,7 @@ class Reporter:
             if answer["status"] != "accepted":
                 return
             self._pending = (answer["request_key"], self._marks.draw())
+            await self._prepare(device, answer)
         key, mark = self._pending
         try:
             await device.report(key, self._body(mark))
@@ -141,6 +144,9 @@ class Reporter:
                 raise
             self._marks.settle(mark, self._marks.refused)
         self._pending = None
+
+    async def _prepare(self, device: Device, acceptance: dict[str, Any]) -> None:
+        """What a device does before it reports; nothing here."""
 
     def _body(self, mark: int) -> bytes:
         diff = np.zeros(self._size, np.float32)

