@@ -248,14 +248,14 @@ def list_withdrawn_ids(connection: sa.Connection) -> list[str]:
 def list_stranded_ids(connection: sa.Connection, pools: Collection[str]) -> list[str]:
     """The ids of approved jobs that may run in none of the Domain's pools and do not say so, oldest first."""
     fits = sa.or_(*(sa.and_(allows_pool(jobs.c.dataset_id, name), jobs.c.pool.in_(("", name))) for name in pools))
-    where = (jobs.c.state == JobState.APPROVED.value, jobs.c.is_federated.is_(False), jobs.c.code != "pool_unknown")
+    where = (jobs.c.state == JobState.APPROVED.value, jobs.c.is_federated.is_(False), jobs.c.code != codes.POOL_UNKNOWN)
     return list(connection.execute(sa.select(jobs.c.id).where(*where, sa.not_(fits)).order_by(jobs.c.number)).scalars())
 
 
 def strand(connection: sa.Connection, job_id: str, why: str) -> None:
     """Say why no pool can run an approved job. It stays approved, and starts if the Domain gets a pool that can."""
     where = (jobs.c.id == job_id, jobs.c.state == JobState.APPROVED.value)
-    connection.execute(jobs.update().where(*where).values(code="pool_unknown", detail=why))
+    connection.execute(jobs.update().where(*where).values(code=codes.POOL_UNKNOWN, detail=why))
 
 
 def has_account(connection: sa.Connection, user_id: int) -> bool:
