@@ -61,7 +61,7 @@ class Person:
 
     def close(self) -> None:
         self.context.close()
-        assert self.faults == []
+        assert self.faults == [], self.faults
 
     def _check_origin(self, url: str) -> None:
         if not url.startswith(self.origin):
@@ -71,12 +71,12 @@ class Person:
         self.faults.append(f"{kind}: {text}")
 
 
-def shoot(person: Person, name: str) -> None:
+def shoot(person: Person, name: str, *, full_page: bool = True) -> None:
     """Save the page as a picture, if ``PYGRID_SCREENSHOTS`` names a folder."""
     folder = os.environ.get("PYGRID_SCREENSHOTS")
     if folder:
         Path(folder).mkdir(parents=True, exist_ok=True)
-        person.page.screenshot(path=Path(folder) / f"console-{name}.png", full_page=True)
+        person.page.screenshot(path=Path(folder) / f"console-{name}.png", full_page=full_page)
 
 
 class StopWatch:
