@@ -118,8 +118,6 @@ def test_every_page_can_be_used_by_everybody(chromium: Browser, app: App, option
         ann.page.goto(path)
         ann.check_access(path)
         assert ann.page.evaluate("document.documentElement.scrollWidth <= innerWidth"), path
-        if not options:
-            shoot(ann, "page-" + path.removeprefix("/admin/").partition("?")[0].replace("/", "-"))
     ann.close()
 
 

@@ -4,13 +4,10 @@ Should happen: W1, from an empty Domain to a released private answer, takes at m
 machine; W2, from the sign-in to the third decision, at most 40 s; every page of the owner passes axe in both themes and
 on a phone; an upload shows its progress.
 Should not happen: a request to another host, a violation of the policy, a horizontal scroll bar.
-
-`PYGRID_SCREENSHOTS=FOLDER` keeps pictures of the pages.
 """
 
 from __future__ import annotations
 
-import os
 import re
 from collections.abc import Iterator
 from pathlib import Path
@@ -20,7 +17,7 @@ from playwright.sync_api import Browser, Locator, expect
 
 import pygrid.client
 from pygrid.client.statistics import count, mean
-from support.browser import Person, open_chromium
+from support.browser import Person, open_chromium, shoot
 from support.console_app import ANN, App, sign_in
 from support.eventually import eventually_blocking
 from support.keystrokes import StopWatch
@@ -30,7 +27,6 @@ pytestmark = [pytest.mark.browser, pytest.mark.slow]
 
 BOB, OFFICER = "bob@example.org", "officer@example.org"
 expect.set_options(timeout=30_000)
-SHOTS = os.environ.get("PYGRID_SCREENSHOTS", "")
 TERMS = {"epsilon": 0.5, "delta": 1e-6}
 
 
@@ -45,13 +41,6 @@ def app(tmp_path_factory: pytest.TempPathFactory) -> Iterator[App]:
     app = App(tmp_path_factory.mktemp("walks") / "domain")
     yield app
     app.stop()
-
-
-def shoot(person: Person, name: str) -> None:
-    """Keep a picture of the page, if that is asked for."""
-    if SHOTS:
-        Path(SHOTS).mkdir(parents=True, exist_ok=True)
-        person.page.screenshot(path=f"{SHOTS}/{name}.png", full_page="request" not in name)
 
 
 def button(person: Person, name: str) -> Locator:
@@ -69,7 +58,6 @@ def test_w1_from_nothing_to_a_released_private_answer(chromium: Browser, app: Ap
     ann.check_access("set-up")
     watch.click(button(ann, "Make me the Owner"), "become the Owner", think=False)
     expect(page.get_by_role("heading", name="Dashboard")).to_be_visible()
-    shoot(ann, "dashboard-first")
     watch.click(page.get_by_role("link", name="Open a budget"), "to the budget of the sample")
     watch.click(page.get_by_role("button", name="Usual"), "choose the usual budget")
     expect(page.get_by_text("can become at most 95% sure")).to_be_visible()
@@ -87,7 +75,7 @@ def test_w1_from_nothing_to_a_released_private_answer(chromium: Browser, app: Ap
     request = page.get_by_role("link", name=re.compile(f"{BOB} asks for"))
     watch.click(request, "open the request")
     watch.read(5.0, "read the request")
-    shoot(ann, "request-statistics")
+    shoot(ann, "request", full_page=False)
     watch.click(button(ann, "Approve"), "approve", think=False)
     expect(page.locator("#job .badge").first).not_to_contain_text("waits for a decision")
     bob.page.goto(f"/admin/jobs/{job}")
@@ -160,7 +148,6 @@ def test_an_upload_shows_its_progress_and_what_is_in_the_file(chromium: Browser,
     file.write_text("age,ward,mrn\n" + "".join(f"{20 + n % 60},{'ABC'[n % 3]},m{n:05d}\n" for n in range(2000)))
     page.goto("/admin/datasets/new")
     ann.check_access("upload")
-    shoot(ann, "upload")
     page.get_by_label("File").set_input_files(file)
     expect(page.get_by_role("heading", name="Describe the data")).to_be_visible()
     expect(page.get_by_text("2,000 records, 3 columns")).to_be_visible()
@@ -170,7 +157,7 @@ def test_an_upload_shows_its_progress_and_what_is_in_the_file(chromium: Browser,
     button(ann, "Check again").click()
     expect(page.get_by_role("cell", name="left out")).to_be_visible()
     ann.check_access("describe")
-    shoot(ann, "describe")
+    shoot(ann, "upload")
     page.get_by_label("Who sees it").select_option("listed")
     button(ann, "Store the dataset").click()
     expect(page.get_by_role("heading", name="patients")).to_be_visible()
@@ -218,6 +205,6 @@ def test_pages_of_the_owner_can_be_used_by_everybody(
         ann.page.goto(path)
         ann.check_access(f"{where} {name}")
         assert ann.page.evaluate("document.documentElement.scrollWidth <= innerWidth"), f"{path} scrolls sideways"
-        if is_first or where in ("dashboard", "request", "datasets", "describe"):
-            shoot(ann, where if is_first else f"{where}-{'dark' if 'color_scheme' in options else 'phone'}")
+        if is_first and where in ("dashboard", "budget", "people"):
+            shoot(ann, where)
     ann.close()
