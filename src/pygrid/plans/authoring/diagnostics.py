@@ -164,9 +164,9 @@ def without_gradient(
 
     Torch names both in a warning while it looks for anomalies.
     """
-    with warnings.catch_warnings(record=True) as seen, torch.autograd.detect_anomaly(check_nan=False):
+    with warnings.catch_warnings(record=True) as seen:
         warnings.simplefilter("always")
-        with contextlib.suppress(RuntimeError):
+        with torch.autograd.detect_anomaly(check_nan=False), contextlib.suppress(RuntimeError):
             torch.autograd.grad(forward(), inputs, allow_unused=True)
     text = "".join(str(warning.message) for warning in seen)
     found = re.search(r"Error detected in (\w+?)Backward\d*\.", text)
