@@ -380,7 +380,9 @@ class LossPrograms:
             try:
                 grads = torch.autograd.grad(loss, list(leaves.values()), allow_unused=True)
             except RuntimeError as error:  # an operator without a gradient, or a graph that backward() used up
-                operator, place = without_gradient(lambda: forward()[0], list(leaves.values()))
+                operator, place = "", None
+                if "second time" not in str(error):
+                    operator, place = without_gradient(lambda: forward()[0], list(leaves.values()))
                 way_out = "Return the loss without calling backward(), and use operators that have a gradient"
                 what, way_out = (operator, "Use another operator here") if operator else ("the loss", way_out)
                 reason = f"the gradient of {what} cannot be computed: {described(error)}. {way_out}"

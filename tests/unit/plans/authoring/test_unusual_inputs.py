@@ -309,7 +309,7 @@ CASES = {
     "an assertion without words": loss_case("plan_source_fails", "assert x.shape[0] == 32", asserts),
     "a missing key": loss_case("plan_source_fails", "KeyError: 'b'", looks_up),
     "backward": loss_case("plan_loss", "Return the loss without calling backward()", calls_backward),
-    "no gradient": loss_case("plan_loss", "use operators that have a gradient", without_gradient),
+    "no gradient": loss_case("plan_loss", "the gradient of Unique2 cannot be computed", without_gradient),
     "no return": loss_case("plan_loss", "the function must return the loss", without_return),
     "data in place": loss_case("plan_operator_unsupported", "work on a copy", changes_data),
     "weights in place": loss_case("plan_operator_unsupported", "work on a copy", changes_weights),
