@@ -187,8 +187,8 @@ def calls_backward(model: nn.Module, x: torch.Tensor, y: torch.Tensor) -> torch.
     return loss
 
 
-def without_gradient(model: nn.Module, x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:  # here
-    return model(x).unique().sum()
+def without_gradient(model: nn.Module, x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
+    return model(x).unique().sum()  # here
 
 
 def without_return(model: nn.Module, x: torch.Tensor, y: torch.Tensor) -> None:  # here
