@@ -1,9 +1,10 @@
 """What the web console costs a Domain, and how quick its pages are with 10,000 rows.
 
-    python benchmarks/admin.py [--only pages|files|watched|streams|start] [--rows 10000]
+    python benchmarks/admin.py [--only pages|files|screen|scroll|watched|streams|upload|picture|start]
 
-Each part measures both sides in one run: a page beside the JSON route with the same rows, the last page of a list
-beside the first one, a training that is watched beside one that is not, a Domain with the console beside one without.
+Each part measures both sides in one run: a page beside the JSON with the same rows, the last page of a list beside the
+first one, a training that is watched beside one that is not, an upload by pages beside one by the API, a Domain with
+the console beside one without. ``screen`` and ``scroll`` need Chromium. CPU is that of the whole server process.
 """
 
 from __future__ import annotations
@@ -18,9 +19,18 @@ import time
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 
+import httpx
+import numpy as np
+
 import pygrid
+from console_acts import drawn_graph, request_with_a_plan, upload_by_pages
+from console_browser import measure_delays, measure_scrolling
 from figure import Figure, Measure, measure_parts
 from loadgen import Address, Connection, Device, host, sign_up
+from pygrid.client import connect
+from pygrid.plans.picture import draw
+from pygrid.tensors import encode
+from pygrid.ui.svg import draw_plan
 from server_process import ServerProcess
 from vector_model import diff_bytes, model_bytes, plan_bytes
 
@@ -41,7 +51,7 @@ class Visitor:
     """A connection with the cookie of a session."""
 
     def __init__(self, address: Address, cookie: str) -> None:
-        self._address, self._cookie = address, cookie
+        self._address, self.cookie = address, cookie
 
     async def get(self, path: str) -> tuple[int, bytes, float]:
         """Status and body of a page, and the milliseconds that it took."""
@@ -62,7 +72,7 @@ class Visitor:
         return reader, writer
 
     def _head(self, path: str, connection: str) -> bytes:
-        lines = [f"GET {path} HTTP/1.1", f"Host: 127.0.0.1:{self._address[1]}", f"Cookie: {self._cookie}"]
+        lines = [f"GET {path} HTTP/1.1", f"Host: 127.0.0.1:{self._address[1]}", f"Cookie: {self.cookie}"]
         return "\r\n".join([*lines, f"Connection: {connection}", "", ""]).encode()
 
 
@@ -123,7 +133,11 @@ async def measure_pages(folder: Path, num_rows: int = 10_000) -> list[Figure]:
     with start(folder) as domain:
         visitor = await sign_in(domain.address)
         token = (await _log_in(domain.address)).strip()
+        before = domain.cpu_s
         first = await _time(lambda: visitor.get("/admin/processes"))
+        cpu_ms = (domain.cpu_s - before) * 1000 / NUM_REQUESTS
+        rows = await _time(lambda: visitor.get("/admin/processes?format=json"))
+        later = len(gzip.compress((await visitor.get("/admin/processes"))[1], 5))
         last = await _time(lambda: visitor.get("/admin/processes?before=101"))
         connection = await Connection.open(domain.address)
 
@@ -143,8 +157,16 @@ async def measure_pages(folder: Path, num_rows: int = 10_000) -> list[Figure]:
             first[1],
             "ms",
             50.0,
-            note=f"median {first[0]:.1f} ms",
+            note=f"median {first[0]:.1f} ms, CPU {cpu_ms:.1f} ms",
         ),
+        Figure(
+            "the first page less 5 ms over the same rows as JSON, medians",
+            (first[0] - 5) / rows[0],
+            "x",
+            3.0,
+            note=f"{rows[0]:.1f} ms as JSON",
+        ),
+        Figure("a later page of 100 rows, gzip", later / 1000, "kB", 12.0),
         Figure("the last page over the first page, medians", last[0] / first[0], "x", 1.2, note=f"{last[0]:.1f} ms"),
         Figure("page of a process, 95%", page[1], "ms", 50.0, note=f"JSON of one process: {single[0]:.1f} ms"),
     ]
@@ -170,6 +192,29 @@ async def measure_files(_folder: Path) -> list[Figure]:
     }
     note = ", ".join(f"{name} {size / 1000:.1f}" for name, size in sorted(sizes.items()))
     return [Figure("all files of the first visit, gzip", sum(sizes.values()) / 1000, "kB", 60.0, note=note)]
+
+
+# ---- in a browser ----------------------------------------------------------------------------------------------------
+
+
+async def measure_screen(folder: Path) -> list[Figure]:
+    """Times from a change in the store to another text in Chromium."""
+    with start(folder) as domain:
+        token = await sign_up(domain.address, EMAIL, PASSWORD)
+        config = {"cycle_length": None, "max_diffs": 10_000}
+        process = await host(domain.address, token, "seen", model_bytes(1000), plan_bytes(1000), config)
+        visitor = await sign_in(domain.address)
+        return await measure_delays(domain.address, visitor.cookie, token, process, diff_bytes(1000))
+
+
+async def measure_scroll(folder: Path, num_rows: int = 10_000) -> list[Figure]:
+    """Frames per second in Chromium while the list of processes scrolls."""
+    with start(folder) as domain:
+        token = await sign_up(domain.address, EMAIL, PASSWORD)
+        await host(domain.address, token, "first", model_bytes(100), plan_bytes(100), {"cycle_length": None})
+    fill(folder, num_rows)
+    with start(folder) as domain:
+        return await measure_scrolling(domain.address, (await sign_in(domain.address)).cookie)
 
 
 # ---- a watched training ----------------------------------------------------------------------------------------------
@@ -258,38 +303,97 @@ def _memory(pid: int) -> int:
     return next(int(line.split()[1]) * 1024 for line in lines if line.startswith("VmRSS"))
 
 
+# ---- upload and picture ----------------------------------------------------------------------------------------------
+
+
+async def measure_upload(folder: Path, num_records: int = 3_000_000) -> list[Figure]:
+    """Seconds and memory of a file that is staged, described and stored by pages, beside an upload by the API."""
+    columns = {f"c{index}": np.random.default_rng(index).random(num_records, np.float32) for index in range(16)}
+    data = encode(columns)
+    ratios, peaks = list[tuple[float, float]](), list[float]()
+    file = folder / "data.safetensors"
+    file.write_bytes(data)
+    with start(folder / "domain") as domain:
+        await sign_up(domain.address, EMAIL, PASSWORD)
+        url, visitor = f"http://127.0.0.1:{domain.address[1]}", await sign_in(domain.address)
+        headers = {"Cookie": visitor.cookie, "Sec-Fetch-Site": "same-origin"}
+        with connect(url) as client, httpx.Client(base_url=url, headers=headers, timeout=300) as pages:
+            client.login(EMAIL, PASSWORD)
+            idle = domain.peak_bytes
+            for repeat in range(REPEATS + 1):
+                described_s, stored_s = await asyncio.to_thread(upload_by_pages, pages, f"pages-{repeat}", data)
+                peaks.append((domain.peak_bytes - idle) / 1e6)
+                began = time.perf_counter()
+                await asyncio.to_thread(client.datasets.upload, f"api-{repeat}", file, progress=False)
+                took_s = time.perf_counter() - began
+                ratios.append((took_s / described_s, took_s / stored_s))
+    size = len(data) / 1e6
+    described, stored = (statistics.median(found) for found in zip(*ratios[1:], strict=True))
+    note = f"{size / described_s:.0f} MB/s; from {min(ratios[1:])[0]:.2f} to {max(ratios[1:])[0]:.2f}"
+    return [
+        Figure("upload by a page until it is described, over the API, speed", described, "x", 0.9, True, note),
+        Figure("the same until it is stored by a second form", stored, "x", at_least=True),
+        Figure(f"peak memory that {size:.0f} MB by pages add to the Domain", peaks[0], "MB", 0.5 * size),
+    ]
+
+
+async def measure_picture(folder: Path) -> list[Figure]:
+    """Milliseconds in which the largest graph of the examples is drawn, and of a request page that has a picture."""
+    graph, times = drawn_graph("train"), []
+    for _ in range(NUM_REQUESTS):
+        began = time.process_time()
+        draw_plan(draw(graph, "train"))
+        times.append((time.process_time() - began) * 1000)
+    with start(folder) as domain:
+        await sign_up(domain.address, EMAIL, PASSWORD)
+        url = f"http://127.0.0.1:{domain.address[1]}"
+        job = await asyncio.to_thread(request_with_a_plan, url, EMAIL, PASSWORD)
+        visitor = await sign_in(domain.address)
+        if b"<svg" not in (await visitor.get(f"/admin/jobs/{job}"))[1]:
+            raise RuntimeError("the request page has no picture")
+        before = domain.cpu_s
+        page = await _time(lambda: visitor.get(f"/admin/jobs/{job}"))
+        cpu_ms = (domain.cpu_s - before) * 1000 / NUM_REQUESTS
+    drawn = statistics.median(times)
+    what = f"CPU of the picture of a graph of {len(graph.nodes)} nodes, median"
+    note = f"median {page[0]:.1f} ms, CPU {cpu_ms:.1f} ms"
+    return [
+        Figure(what, drawn, "ms", 10.0, note=f"{max(times):.1f} ms at most"),
+        Figure("request page with the picture of its plan, 95%", page[1], "ms", 50.0, note=note),
+    ]
+
+
 # ---- start -----------------------------------------------------------------------------------------------------------
 
 
 async def measure_start(folder: Path) -> list[Figure]:
     """Seconds until a Domain is ready, and its memory then, with the console and without, in turns."""
-    found: dict[str, list[tuple[float, float]]] = {"--admin": [], "--no-admin": []}
+    found: dict[str, list[tuple[float, float, float]]] = {"--admin": [], "--no-admin": []}
     for repeat in range(REPEATS + 1):
         for option, measured in found.items():
             began = time.perf_counter()
             with start(folder / f"{option}-{repeat}", option) as domain:
-                measured.append((time.perf_counter() - began, _memory(domain.pid) / 1e6))
-    (with_s, with_mb), (without_s, without_mb) = (
-        (statistics.median(one[0] for one in measured[1:]), statistics.median(one[1] for one in measured[1:]))
-        for measured in found.values()
+                measured.append((time.perf_counter() - began, domain.cpu_s, _memory(domain.pid) / 1e6))
+    (with_s, with_cpu, with_mb), (without_s, without_cpu, without_mb) = (
+        tuple(map(statistics.median, zip(*measured[1:], strict=True))) for measured in found.values()
     )
+    note = f"{without_s:.2f} s without; CPU {with_cpu - without_cpu:.2f} s in addition to {without_cpu:.2f} s"
+    memory = with_mb - without_mb
     return [
-        Figure("start with the console, in addition", with_s - without_s, "s", 0.3, note=f"{without_s:.2f} s without"),
-        Figure(
-            "memory with the console, in addition",
-            with_mb - without_mb,
-            "MB",
-            15.0,
-            note=f"{without_mb:.0f} MB without",
-        ),
+        Figure("start with the console, in addition", with_s - without_s, "s", 0.3, note=note),
+        Figure("memory with the console, in addition", memory, "MB", 15.0, note=f"{without_mb:.0f} MB without"),
     ]
 
 
 PARTS: dict[str, Measure] = {
     "pages": measure_pages,
     "files": measure_files,
+    "screen": measure_screen,
+    "scroll": measure_scroll,
     "watched": measure_watched,
     "streams": measure_streams,
+    "upload": measure_upload,
+    "picture": measure_picture,
     "start": measure_start,
 }
 

@@ -207,7 +207,7 @@ def test_pages_that_forms_make(
         "an invitation",
     )
     press(ann, "/admin/people/2", "Make a link", {}, "a link for a password")
-    press(ann, "/admin/me", "Make the token", {"Name": "nightly"}, "a token")
+    press(ann, "/admin/me", "Make the token", {"Name": f"for {options['color_scheme']}"}, "a token")
     press(ann, "/admin/audit", "Verify the log", {}, "a verified log")
     press(managers, "/admin/invitations", "Make an invitation", {"Name of the Domain": "carol"}, "a Domain invited")
     managers.page.goto("/admin/domains")
@@ -239,7 +239,8 @@ def press(person: Person, path: str, button: str, fields: dict[str, str], where:
     person.page.goto(path)
     for label, value in fields.items():
         person.page.get_by_label(label).first.fill(value)
-    with person.page.expect_navigation():
+    with person.page.expect_navigation() as sent:
         person.page.get_by_role("button", name=button, exact=True).click()
+    assert sent.value.status == 200, where
     person.check_access(where)
     assert person.page.evaluate("document.documentElement.scrollWidth <= innerWidth"), f"{where} scrolls sideways"
