@@ -405,7 +405,8 @@ async def test_roles_are_made_edited_and_deleted(web: Web, people: People) -> No
     assert edited == {"id": 6, **made, "can_create_groups": True}
     assert (await web.get("/roles/6", headers=owner)).json()["role"] == edited
     session = await people.with_role(6, owner)
-    assert_problem(await web.delete("/roles/6", headers=owner), 409, "role_in_use")
+    in_use = assert_problem(await web.delete("/roles/6", headers=owner), 409, "role_in_use")
+    assert "users have the role 'Uploader'" in in_use["detail"]
     assert (await web.post("/groups", json={"name": "g"}, headers=session)).status_code == 200
     await web.put("/users/2/role", json={"role": USER}, headers=owner)
     assert (await web.delete("/roles/6", headers=owner)).json() == {"success": True, "role": edited, "user": edited}

@@ -18,6 +18,7 @@ from pygrid.domain import build_domain
 from pygrid.errors import PygridError
 from pygrid.settings import load_settings
 from pygrid.storage.audit import list_entries, verify
+from pygrid.storage.ownership import FolderLock
 from pygrid.storage.sql.database import Database
 from pygrid.web.services import service
 from support.web import People, running
@@ -27,7 +28,9 @@ NEW = "another horse battery"
 
 @pytest.fixture
 def domain_of_now(tmp_path: Path) -> Litestar:
-    return build_domain(load_settings({}, data_dir=tmp_path, id="test"), clock=SystemClock())
+    lock = FolderLock.acquire(tmp_path, "domain")
+    lock.announce("http://127.0.0.1:7777")
+    return build_domain(load_settings({}, data_dir=tmp_path, id="test"), clock=SystemClock(), folder_lock=lock)
 
 
 async def test_a_sole_owner_gets_back_in(domain_of_now: Litestar, tmp_path: Path) -> None:
@@ -37,7 +40,7 @@ async def test_a_sole_owner_gets_back_in(domain_of_now: Litestar, tmp_path: Path
         assert shown.exit_code == 0, shown.output
         words = shown.output.split()
         assert "owner@example.org" in words
-        assert words[-5:-2] == ["pygrid", "account", "recover"]
+        assert words[-5:-1] == ["pygrid", "account", "recover", "http://127.0.0.1:7777"]
         answer = await web.post("/users/password-reset", json={"code": words[-1], "password": NEW})
         assert answer.json() == {"success": True, "email": "owner@example.org"}
         assert (await web.get("/users/me", headers=before)).status_code == 403

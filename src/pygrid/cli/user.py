@@ -136,13 +136,14 @@ def rescue(
     from pygrid.clock import SystemClock
     from pygrid.features.accounts.rescue import make_rescue_code
     from pygrid.settings import load_network_settings, load_settings
+    from pygrid.storage.ownership import announced_address
 
     load = load_network_settings if network else load_settings
     settings = load(data_dir=data_dir, database_url=database_url)
     with stored_app(settings) as (_, database):
         now = SystemClock().now()
         made = database.write_now(lambda connection: make_rescue_code(connection, email, hours, now))
-    url = settings.address or f"http://{settings.host}:{settings.port}"
+    url = settings.address or announced_address(settings.data_dir) or f"http://{settings.host}:{settings.port}"
     say(f"{made.email} can choose a new password until {made.expires_at:%Y-%m-%d %H:%M} UTC")
     say("the code is not shown again; use it with:")
     say(f"pygrid account recover {url} {made.code}")

@@ -62,9 +62,18 @@ def body_of(source: DataSource, stack: contextlib.ExitStack) -> Body:
         source.save_arrow(path)
     elif isinstance(source, ImageFolder):
         source.save_npz(path)
-    elif isinstance(source, Mapping) or not save_arrow(source, path):
+    elif isinstance(source, Mapping) or not save_arrow(_frame(source), path):
         save_npz(arrays_of(source), path)
     return FileBody(path)
+
+
+def _frame(source: Any) -> Any:
+    """The frame itself. Raises InvalidInput: it is one column, or has no records before it is collected."""
+    if hasattr(source, "to_frame"):
+        raise InvalidInput("this is one column, not a table: pass column.to_frame()")
+    if callable(getattr(source, "collect", None)):
+        raise InvalidInput("this frame is lazy: pass frame.collect()")
+    return source
 
 
 def check_packed_name(source: DataSource) -> None:
@@ -111,8 +120,23 @@ def save_arrow(source: Any, path: Path) -> bool:
                     for batch in reader:
                         writer.write_batch(batch.select(kept).replace_schema_metadata(None))
     except (pa.ArrowException, TypeError) as error:
-        raise InvalidInput(f"the frame cannot be sent, because {'; '.join(map(str, error.args))}") from error
+        where = f"column {name!r}" if (name := _refused_column(source)) else "the frame"
+        raise InvalidInput(
+            f"{where} cannot be sent, because {'; '.join(map(str, error.args))}; a column holds {_KINDS}"
+        ) from error
     return True
+
+
+def _refused_column(frame: Any) -> str | None:
+    """The first column of a frame that is not exported; None: each column by itself is."""
+    import pyarrow as pa
+
+    for name in getattr(frame, "columns", ()):
+        try:
+            pa.RecordBatchReader.from_stream(frame[[name]]).close()
+        except (pa.ArrowException, TypeError, KeyError):
+            return str(name)
+    return None
 
 
 def _check_names(names: Sequence[str]) -> None:
@@ -128,9 +152,12 @@ def arrays_of(source: Any) -> dict[str, npt.NDArray[Any]]:
     Raises:
         InvalidInput: it is not a table, or has a column that is not stored; the message names it.
     """
-    if not isinstance(source, Mapping) and not (hasattr(source, "columns") and hasattr(source, "__getitem__")):
-        raise InvalidInput("this is not a table: pass the path of a file, arrays by name, or a data frame")
-    names = list(source.keys() if isinstance(source, Mapping) else source.columns)
+    fields = getattr(getattr(source, "dtype", None), "names", None)  # of an array of records
+    if fields is None and not isinstance(source, Mapping):
+        if not (hasattr(source, "columns") and hasattr(source, "__getitem__")):
+            raise InvalidInput("this is not a table: pass the path of a file, arrays by name, or a data frame")
+        fields = source.columns
+    names = list(source if fields is None else fields)
     _check_names([str(name) for name in names])
     return {str(name): array_of(str(name), source[name]) for name in names}
 

@@ -174,9 +174,10 @@ def update_role(connection: sa.Connection, role: Role) -> None:
 
 def delete_role(connection: sa.Connection, role_id: int) -> None:
     """Remove a role that nobody has. Raises Conflict: ``role_in_use``."""
-    if connection.execute(sa.select(users.c.id).where(users.c.role_id == role_id).limit(1)).first():
+    named = sa.select(roles.c.name).join(users, users.c.role_id == roles.c.id).where(roles.c.id == role_id).limit(1)
+    if (name := connection.scalar(named)) is not None:
         raise Conflict(
-            f"users have the role {role_id}: assign another role to them first", code=codes.ROLE_IN_USE, role_id=role_id
+            f"users have the role {name!r}: assign another role to them first", code=codes.ROLE_IN_USE, role_id=role_id
         )
     connection.execute(sa.delete(roles).where(roles.c.id == role_id))
 

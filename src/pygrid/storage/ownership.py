@@ -273,6 +273,12 @@ def _next_epoch(connection: sa.Connection) -> int:
     return int(connection.execute(sa.select(installation.c.epoch)).scalar_one())
 
 
+def announced_address(folder: Path) -> str:
+    """The address of the app that uses a data folder, or used it last; empty: unknown."""
+    holder = _read_holder(folder / LOCK_FILE)
+    return "" if holder is None else holder.address
+
+
 def _read_holder(path: Path) -> Holder | None:
     try:
         return msgspec.json.decode(path.read_bytes(), type=Holder)

@@ -52,6 +52,7 @@ class ArrowColumn:
         self.name = field.name
         self._type = field.type
         self._declared = declared
+        self._check_extension((field.metadata or {}).get(b"ARROW:extension:name", b"").decode())
         self._lengths: list[int] = []
         """Length of the lists at each level of nesting."""
         shape: list[int] = []
@@ -67,6 +68,17 @@ class ArrowColumn:
         self._kind = kind
         self.shape = tuple(shape)
         self.kind = self._stored_as(kind)
+
+    def _check_extension(self, name: str) -> None:
+        """Refuse types that another library defined, whose numbers mean something that a Domain does not know."""
+        if isinstance(self._type, pa.BaseExtensionType):
+            name = self._type.extension_name
+        storage = self._type.storage_type if isinstance(self._type, pa.BaseExtensionType) else self._type
+        if name and name != "arrow.fixed_shape_tensor" and not _is_text(storage):
+            raise self._refused(
+                f"holds values of the type {name!r}, which is not stored: convert it to numbers, texts or dates",
+                dtype=name,
+            )
 
     def _sizes(self, kind: Any, first: Any) -> list[int] | None:
         """The shape of the records of a list, by its type or its first records; None for another type."""

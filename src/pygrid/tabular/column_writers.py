@@ -276,6 +276,18 @@ class Target:
             value=str(value),
         )
 
+    def _check_rounded(self, piece: npt.NDArray[np.floating[Any]]) -> None:
+        """Refuse a number of float64 that may stand for another whole number."""
+        large = piece[(np.abs(piece) >= MAX_EXACT) & (np.abs(piece) < 2.0**63)]
+        if large.size:
+            raise InvalidDataset(
+                f"column {self.column.name!r} has {large.flat[0]:.0f}, or a number that float64 rounds to it, among "
+                "missing values or numbers with a point; declare the column as text",
+                code=codes.DATASET_OUT_OF_RANGE,
+                column=self.column.name,
+                value=f"{large.flat[0]:.0f}",
+            )
+
     def _cast(self, piece: npt.NDArray[Any]) -> npt.NDArray[Any]:
         """The values in the stored dtype, if none of them changes its meaning (rounding to float32 does not)."""
         given, wanted = piece.dtype, self._dtype
@@ -291,8 +303,17 @@ class Target:
                 is_same = np.isinf(cast) == np.isinf(piece)
             elif wanted.kind == "f":
                 is_same = (wanted.itemsize < 8) | ((piece <= MAX_EXACT) & (piece >= -MAX_EXACT))
+            elif given.kind == "f" and np.isnan(piece).any():
+                raise InvalidDataset(
+                    f"column {self.column.name!r} is declared as {self.column.dtype} and has missing values; declare "
+                    "it as float64, or as text if its numbers are long",
+                    code=codes.DATASET_MISSING_VALUES,
+                    column=self.column.name,
+                )
             else:
                 is_same = cast.astype(given) == piece
+                if given.kind == "f" and wanted.itemsize == 8:
+                    self._check_rounded(piece)
                 if given.kind in "iu" and wanted.kind in "iu":
                     is_same &= (cast < 0) == (piece < 0)
         if not np.all(is_same):

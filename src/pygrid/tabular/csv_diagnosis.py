@@ -113,7 +113,7 @@ def faults_of_numbers(rows: CsvRows, index: int, declared: tuple[str, str], mark
         if text in marks.missing or marks.is_number(text):
             continue
         error = InvalidDataset(
-            f"column {name!r} is declared as {dtype}, and {text[:_MAX_CHARS]!r} is not a number{_advice(text, marks)}",
+            f"column {name!r} is declared as {dtype}, and {text[:_MAX_CHARS]!r} is not a number{advice(text, marks)}",
             code=codes.DATASET_DTYPE,
         )
         found.append(CsvFault(line, name, text, error))
@@ -122,7 +122,7 @@ def faults_of_numbers(rows: CsvRows, index: int, declared: tuple[str, str], mark
     return found
 
 
-def _advice(text: str, marks: Marks) -> str:
+def advice(text: str, marks: Marks) -> str:
     """What to do about a text that stands where a number is wanted."""
     text = text.strip()
     if marks.decimal == "." and _DECIMAL_COMMA.fullmatch(text):

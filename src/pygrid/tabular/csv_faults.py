@@ -94,8 +94,10 @@ class RowReader:
             InvalidDataset: ``dataset_ragged``, ``dataset_encoding`` or ``dataset_malformed``, with the line.
         """
         reader: Any = csv.reader(self.lines(), delimiter=self._delimiter, strict=True)
+        begin = self.num_lines + 1
         try:
             for row in reader:
+                begin = self.num_lines + 1
                 if self._num_fields is not None and row and len(row) != self._num_fields:
                     self._refuse(
                         f"line {self.num_lines} has {len(row):,} fields, the first has {self._num_fields:,}",
@@ -104,10 +106,10 @@ class RowReader:
                 elif row:
                     yield row
         except csv.Error as error:
-            line = self.num_lines
-            raise InvalidDataset(
-                f"line {line} cannot be read: {error}", code=codes.DATASET_MALFORMED, line=line
-            ) from error
+            line, why = self.num_lines, f"cannot be read: {error}"
+            if str(error) == "unexpected end of data":
+                line, why = begin, "begins a text in quotes that does not end; a quote within such a text is doubled"
+            raise InvalidDataset(f"line {line} {why}", code=codes.DATASET_MALFORMED, line=self.num_lines) from error
 
     def chunks(self, max_bytes: float = math.inf) -> Iterator[CsvRows]:
         """The records in lists of bounded size, up to the first record that ends after ``max_bytes``; raises as

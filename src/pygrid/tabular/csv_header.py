@@ -18,6 +18,7 @@ from pygrid import codes
 from pygrid.core.datasets import MAX_NAME
 from pygrid.errors import InvalidConfig, InvalidDataset
 from pygrid.messages.datasets import CsvOptions
+from pygrid.tabular.csv_diagnosis import advice
 from pygrid.tabular.csv_faults import MAX_LINE_BYTES, Header, RowReader, TextFile
 from pygrid.tabular.csv_kinds import FALSE_WORDS, TRUE_WORDS, Marks
 
@@ -41,6 +42,7 @@ _DATE_OR_TIME = re.compile(
 _LIKE_NUMBER = re.compile(r"[+-]?[$€£]?\.?\d[\d.,' _\u00a0\u2019]*([eE][+-]?\d+)? ?[%€]?")
 """Numbers in any notation: the reader takes only some of them."""
 _MOST = 0.9
+_MAX_SHOWN = 20
 
 
 @dataclass(frozen=True)
@@ -84,6 +86,8 @@ def read_header(file: TextFile, options: CsvOptions | None = None, known: Collec
     skip_lines = frozenset(options.skip_lines)
     sampled, fault = _sample_lines(file, begin, skip_lines)
     lines = [line for line in sampled if line.strip()]
+    if options.header is None and not options.names and not skip_lines:
+        _check_begin(sampled)
     delimiter = options.delimiter or _find_delimiter(lines)
     file.seek(begin)
     reader = RowReader(file, delimiter, skip_lines=skip_lines)
@@ -113,6 +117,22 @@ def _sample_lines(file: TextFile, begin: int, skip_lines: frozenset[int]) -> tup
     except InvalidDataset as error:
         return lines, error
     return lines, None
+
+
+def _check_begin(lines: Sequence[str]) -> None:
+    """Refuse what other programs write before the names: comments, and Excel's line of the delimiter."""
+    count = next((number for number, line in enumerate(lines) if not line.startswith("#")), 0)
+    what = f"{count} lines of comments (#)" if count > 1 else "a line of comment (#)"
+    if lines and re.fullmatch(r'"?sep=.?"?', lines[0].strip()):
+        count, what = 1, "a line that only names the delimiter (sep=)"
+    elif count == 1 and len({len(row) for row in _records(lines[:2], _find_delimiter(lines[1:]))}) == 1:
+        return  # the names begin with a number sign
+    if count:
+        skipped = ", ".join(map(str, range(1, count + 1)))
+        raise InvalidDataset(
+            f"the file begins with {what}; pass skip_lines=[{skipped}], or header=True if its first line holds names",
+            code=codes.DATASET_HEADER_UNCLEAR,
+        )
 
 
 def _records(lines: Sequence[str], delimiter: str) -> list[list[str]]:
@@ -270,7 +290,19 @@ def _named(header: Header, options: CsvOptions, sample: _Sample, known: frozense
         )
         for index in unnamed
     ]
+    kept = [index for index in range(num_columns) if index not in dropped and names[index] not in known]
+    notes += [f"column {names[index]!r} {note}" for index in kept if (note := _why_text(sample, index))]
     return header.renamed(names, frozenset(dropped), notes)
+
+
+def _why_text(sample: _Sample, index: int) -> str:
+    """Why numbers are stored as texts, if the reader does not know the form of some of the first; else empty."""
+    values = [row[index] for row in sample.below if row[index] not in sample.marks.missing]
+    odd = [value for value in values if not sample.marks.is_number(value)]
+    likely = [value for value in odd if sample.is_gap(value.strip()) or _LIKE_NUMBER.fullmatch(value)]
+    if not odd or len(likely) < len(odd) or not any(map(sample.is_number, values)):
+        return ""
+    return f"is stored as text, because {odd[0][:_MAX_SHOWN]!r} is not a number{advice(odd[0], sample.marks)}"
 
 
 def _is_idle(sample: _Sample, index: int) -> bool:

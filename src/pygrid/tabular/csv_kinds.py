@@ -171,7 +171,7 @@ def stats_of(array: Any, kind: Kind) -> ColumnStats | None:
     values = array.to_numpy(zero_copy_only=False)
     if kind == "float64" and np.count_nonzero(np.isfinite(values)) != len(array) - array.null_count:
         return None
-    if values.dtype.kind == "f" and (np.abs(values) > MAX_EXACT).any():
+    if values.dtype.kind == "f" and (np.abs(values) >= MAX_EXACT).any():
         return None
     seen = _SEEN[kind] | (MISSING if array.null_count else NOTHING)
     if values.dtype == np.int64 and _has_long(values):

@@ -90,6 +90,9 @@ def read(
     for place, stats in table.parse_ahead(sizes.prefix):
         table.note(place, stats)
         break
+    if columns.has_open:
+        for place, stats in table.parse_ahead(sizes.block):
+            table.note(place, stats)
     if not table.store(sizes.block):
         writer.start_over()
         table.store(sizes.block)
@@ -109,6 +112,7 @@ class _CsvTable:
         at.
         """
         refusal, is_wider = None, False
+        self._columns.is_storing = True
         try:
             self._writer.begin(self._columns.fields())
         except (InvalidDataset, PayloadTooLarge) as error:
@@ -116,6 +120,7 @@ class _CsvTable:
         refused_at: CsvPiece | None = None
         for place, stats in self.parse_ahead(num_bytes):
             is_wider = self.note(place, stats) or is_wider
+            self._columns.is_storing = not is_wider
             if is_wider or refusal is not None:
                 continue
             try:
@@ -178,7 +183,7 @@ class _CsvTable:
         pieces = {
             name: one.values
             for name, one, kind in zip(self._columns.names, stats, kinds, strict=True)
-            if kind == "text" or kind_of(one.seen) == kind
+            if kind == "text" or kind_of(one.seen & ~LONG) == kind
         }
         places = dict(zip(self._columns.names, self._columns.indices, strict=True))
         return [
@@ -203,11 +208,22 @@ class _Columns:
         self._declared = [writer.declared_kind(name) for name in self.names]
         # Values of these types are read as texts, which the writer converts.
         self._seen = [OTHER if kind in FROM_TEXT else NOTHING for kind in self._declared]
+        self.is_storing = False
 
     @property
     def kinds(self) -> list[Kind]:
-        """The kinds known so far; int64, the narrowest, where nothing is known."""
-        return ["int64" if seen == NOTHING else kind_of(seen) for seen in self._seen]
+        """The kinds known so far; int64, the narrowest, where nothing is known.
+
+        A column of long whole numbers is read as numbers until it is stored, because a number with a fraction decides.
+        """
+        return [
+            "int64" if seen == NOTHING else kind_of(seen if self.is_storing else seen & ~LONG) for seen in self._seen
+        ]
+
+    @property
+    def has_open(self) -> bool:
+        """Whether a later number with a fraction makes a column of long whole numbers one of numbers."""
+        return any(kind_of(seen) != kind_of(seen & ~LONG) for seen in self._seen)
 
     def fields(self) -> list[Field]:
         """All columns of the file; those that are not stored have any kind."""

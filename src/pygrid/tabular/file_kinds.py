@@ -45,6 +45,16 @@ _STARTS: tuple[tuple[bytes, str, str], ...] = (
     (b"RDX", "an R data file", "write the data frame with write.csv(..., row.names = FALSE)"),
     (b"RDA", "an R data file", "write the data frame with write.csv(..., row.names = FALSE)"),
     (b"<stata_dta>", "a Stata file", "save the table as CSV or Parquet, for example with pandas.read_stata"),
+    (
+        bytes.fromhex("000000000000000000000000c2ea8160b31411cfbd92080009c7318c181f1011"),
+        "a SAS file",
+        "save the table as CSV or Parquet, for example with pandas.read_sas",
+    ),
+    (
+        b"HEADER RECORD*****",
+        "a SAS transport file",
+        "save the table as CSV or Parquet, for example with pandas.read_sas",
+    ),
     (b"$FL2", "an SPSS file", "save the table as CSV or Parquet, for example with pandas.read_spss"),
     (b"\x7fELF", "a program", _TABLE),
 )

@@ -114,6 +114,11 @@ def test_times_with_a_zone_are_in_utc() -> None:
         assert upload(source)["t"] == ("datetime", ["2020-07-01T10:00:00"])
 
 
+def test_an_array_of_records_is_a_table() -> None:
+    records = np.array([(1, 2.5, "x"), (2, 3.5, "y")], [("a", "i4"), ("b", "f4"), ("c", "U1")])
+    assert upload(records) == {"a": ("int32", [1, 2]), "b": ("float32", [2.5, 3.5]), "c": ("text", ["x", "y"])}
+
+
 # -- Masked arrays -----------------------------------------------------------------------------------------------------
 
 
@@ -156,6 +161,13 @@ def test_a_long_number_beside_a_masked_one_is_refused() -> None:
         ({"a": np.array([dt.date(2020, 1, 1), dt.datetime(2020, 1, 1)], object)}, "'a'"),
         ({"a": [2**80, 1]}, "64 bits"),
         (3, "not a table"),
+        (np.zeros((2, 2)), "arrays by name"),
+        (pd.Series([1, 2]), r"one column, not a table: pass column.to_frame\(\)"),
+        (pl.Series([1, 2]), r"pass column.to_frame\(\)"),
+        (pl.LazyFrame({"a": [1]}), r"lazy: pass frame.collect\(\)"),
+        (pl.DataFrame({"a": [1], "b": pl.Series([1], dtype=pl.Int128)}), "column 'b' cannot be sent"),
+        (pd.DataFrame({"a": [1], "m": pd.period_range("2020-01", periods=1, freq="M")}), "'m' holds .*pandas.period"),
+        (pa.table({"a": pa.array([1], pa.bool8())}), "'a' holds values of the type 'arrow.bool8'"),
     ],
 )
 def test_what_is_no_table_is_refused_by_name(source: Any, words: str) -> None:

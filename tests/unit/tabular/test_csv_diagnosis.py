@@ -62,6 +62,7 @@ def test_at_most_ten_faults_are_named() -> None:
         ({"a": "uint8"}, "300", "line 3: column 'a' has 300, which uint8 cannot hold"),
         ({"a": "int32"}, "1.5", "line 3: column 'a' has 1.5, which int32 cannot hold"),
         ({"a": "category,categories=1|2"}, "9", "line 3: column 'a' has '9'"),
+        ({"a": "int64"}, "", "line 3: column 'a' is declared as int64 and has missing values"),
         ({"a": "date"}, "soon", "line 3: column 'a' is declared as date, and 'soon' is not one"),
         ({"a": "float32,has_missing=no"}, "", "line 3: column 'a' has missing values"),
     ],
@@ -81,6 +82,33 @@ def test_lines_that_cannot_be_read() -> None:
     assert "line 5 is not UTF-8" in error.detail
     quote = refusal('a,b\n1,2\n3\n"4,5\n')
     assert (quote.fields["lines"], quote.code) == ([3, 4], "dataset_ragged")
+
+
+def test_a_gap_among_long_numbers_has_its_line() -> None:
+    error = refusal("id,x\n9007199254740993,1\n,2\n", {"id": "int64"})
+    assert error.detail == (
+        "line 2: column 'id' has 9007199254740992, or a number that float64 rounds to it, among missing values or "
+        "numbers with a point; declare the column as text; also line 3: ''"
+    )
+
+
+def test_long_numbers_among_others_are_not_rounded() -> None:
+    error = refusal("id,x\n9007199254740993,1\n1.0,2\n", {"id": "int64"})
+    assert error.code == "dataset_out_of_range"
+    assert store(b"id,x\n0.0,1\n0.0,2\n,3\n9007199254740993,4\n")[1]["id"] == ["0.0", "0.0", "", "9007199254740993"]
+
+
+def test_a_fraction_decides_about_long_numbers_wherever_it_is() -> None:
+    rows = b"9007199254740995,1\n,2\n" + b"1,1\n" * 150_000
+    assert store(b"id,x\n" + rows)[0].columns[0].dtype == "text"
+    for text in (b"0.5,1\n" + rows, rows + b"0.5,1\n"):
+        assert store(b"id,x\n" + text)[0].columns[0].dtype == "float64"
+
+
+def test_a_quote_that_does_not_end_has_the_line_where_it_begins() -> None:
+    error = refusal('a,b\n1,x\n2,"y\n3,z\n4,z\n')
+    assert error.code == "dataset_malformed"
+    assert error.detail.startswith("line 3 begins a text in quotes that does not end")
 
 
 def test_a_line_in_a_quoted_text_counts() -> None:

@@ -126,6 +126,40 @@ def test_lines_that_are_not_read() -> None:
     assert (header.names, header.num_lines) == (["age", "height"], 3)
 
 
+@pytest.mark.parametrize(
+    ("begin", "words"),
+    [
+        ("# made by Miller\n", "a line of comment (#); pass skip_lines=[1]"),
+        ("# made by Miller\n# at home\n", "2 lines of comments (#); pass skip_lines=[1, 2]"),
+        ("sep=;\n", "a line that only names the delimiter (sep=); pass skip_lines=[1]"),
+        ('"sep=;"\n', "a line that only names the delimiter (sep=); pass skip_lines=[1]"),
+    ],
+)
+def test_lines_before_the_names_are_counted(begin: str, words: str) -> None:
+    with pytest.raises(InvalidInput) as refused:
+        header_of(begin + "age;height\n34;1\n51;2\n")
+    assert refused.value.code == "dataset_header_unclear"
+    assert words in refused.value.detail
+    assert "Miller" not in refused.value.detail
+    skipped = tuple(range(1, begin.count("\n") + 1))
+    assert header_of(begin + "age;height\n34;1\n51;2\n", skip_lines=skipped).names == ["age", "height"]
+    assert header_of("#age;height\n34;1\n51;2\n").names == ["#age", "height"]
+
+
+def test_why_numbers_are_texts() -> None:
+    (note,) = header_of("age,b\n34,1\n?,2\n51,3\n").notes
+    assert note == (
+        "column 'age' is stored as text, because '?' is not a number; pass missing=['?'] if it stands for a missing "
+        "value"
+    )
+    (comma,) = header_of("age;b\n34;1\n1,5;2\n").notes
+    assert comma.endswith("'1,5' is not a number; pass decimal=',' if the comma is a decimal mark")
+    assert not header_of("age,b\n34,1\nNA,2\n").notes
+    assert not header_of("age,b\n34,1\n?,2\n", missing=("?",)).notes
+    assert not header_of("icd,b\n34,1\nC50,2\n").notes
+    assert not read_header(io.BytesIO(b"age,b\n34,1\n?,2\n"), None, {"age"}).notes, "its type is declared"
+
+
 WORDS = st.text(string.ascii_letters, min_size=1, max_size=12)
 
 

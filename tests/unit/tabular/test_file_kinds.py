@@ -86,6 +86,8 @@ def zstd(data: bytes) -> bytes:
         (b"<?xml version='1.0'?><a/>", ("XML",)),
         (b"<!DOCTYPE html><html>", ("HTML",)),
         (pickle.dumps({"a": [1]}), ("pickle", "never")),
+        (bytes(12) + bytes.fromhex("c2ea8160b31411cfbd92080009c7318c181f1011") + bytes(64), ("SAS", "read_sas")),
+        (b"HEADER RECORD*******LIBRARY HEADER RECORD!!!!!!!", ("SAS transport",)),
         (b"BZh91AY&SY" + bytes(16), ("bzip2", "unpack")),
         (b"\xfd7zXZ\0" + bytes(16), ("xz", "unpack")),
         (bytes(128) + b"DICM" + bytes(64), ("DICOM",)),

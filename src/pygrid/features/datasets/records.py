@@ -40,7 +40,9 @@ def as_safetensors(folder: Path) -> tuple[int, Iterator[bytes]]:
 
 
 def first_records(folder: Path, num_records: int) -> Preview:
-    """Return the first records of a folder of columns, with texts, and dates as texts; None is a missing value."""
+    """Return the first records of a folder of columns, with texts; dates and infinity as texts; None is a missing
+    value.
+    """
     schema, arrays = map_columns(folder)
     first = {column.name: _listed(column, arrays[column.name][:num_records]) for column in schema.columns}
     return Preview(schema.num_records, first)
@@ -51,5 +53,8 @@ def _listed(column: Column, values: npt.NDArray[Any]) -> list[object]:
         return [column.categories[code] if code >= 0 else None for code in values.tolist()]
     if column.dtype in TIMES and not column.shape:
         return [None if math.isnan(value) else write_time(value, column.dtype) for value in values.tolist()]
+    if values.dtype.kind == "f" and np.isinf(values).any():  # JSON has no infinity
+        texts = np.where(values > 0, "inf", "-inf").astype(object)
+        values = np.where(np.isinf(values), texts, values.astype(object))
     listed: list[object] = values.tolist()
     return listed
