@@ -11,12 +11,11 @@ import asyncio
 
 import msgspec
 
-from pygrid import codes
-from pygrid.errors import Unauthenticated
 from pygrid.features.cycles.clients import ClientRegistry
+from pygrid.features.cycles.forms import read_members
 from pygrid.features.cycles.published import PublishedDevices
 from pygrid.features.cycles.service import CyclesService
-from pygrid.legacy.websocket import ENVELOPE, Answer, Handler, LegacyCaller, Message, read_fields, text_field
+from pygrid.legacy.websocket import ENVELOPE, Answer, Handler, LegacyCaller, Message, read_fields
 from pygrid.messages.cycles import AuthenticateRequest, CycleRequest
 
 
@@ -38,10 +37,8 @@ def device_messages(clients: ClientRegistry, cycles: CyclesService, published: P
         return _fields_of(await cycles.request_cycle(request, caller.address, departed))
 
     async def report(_caller: LegacyCaller, message: Message) -> Answer:
-        if not message.get("request_key"):
-            raise Unauthenticated("send the request key as 'request_key'", code=codes.MISSING_REQUEST_KEY)
-        key, client_id, diff = (text_field(message, name) for name in ("request_key", "worker_id", "diff"))
-        await published.take_report(key, client_id, diff)
+        one = read_members(message)
+        await published.take_report(one.request_key, one.worker_id, one.diff)
         return {"status": "success"}
 
     return {

@@ -41,7 +41,7 @@ from pygrid.core.access import (
     token_reads_only,
 )
 from pygrid.errors import Forbidden, InvalidInput, PygridError, Unauthenticated, Unavailable, explain_os_error
-from pygrid.messages.decoding import decode_json, holds_nul
+from pygrid.messages.decoding import decode_json, holds_nul, read_struct
 from pygrid.transport.links import GOING_AWAY, NORMAL, SocketClosed
 from pygrid.web.addresses import client_address
 from pygrid.web.auth import find_authenticator
@@ -218,11 +218,7 @@ def read_fields(message: Message, kind: type[T]) -> T:
     """
     if holds_nul(message):
         raise InvalidInput("a text of the message has a NUL character; remove it", code=codes.INVALID_TEXT)
-    try:
-        return msgspec.convert(message, kind)
-    except msgspec.ValidationError as error:
-        is_missing = "missing required field" in str(error)
-        raise InvalidInput(str(error), code=codes.MISSING_FIELD if is_missing else codes.INVALID_INPUT) from None
+    return read_struct(message, kind)
 
 
 def domain_messages(domain_id: str) -> dict[str, Handler]:
@@ -295,7 +291,7 @@ async def _answer(published: Published, caller: LegacyCaller, text: str) -> Answ
     try:
         found = await handler(caller, _fields(message))
     except PygridError as error:
-        found = refusal(error)
+        found = refusal(error, Area.DEVICES if message["type"] in published.device_handlers else Area.DATA)
     except Exception as error:
         found = _unexpected(error)
     whole = _wrap(echoed, found)
@@ -374,7 +370,7 @@ def refusal(error: PygridError, area: Area = Area.DATA) -> Answer:
     return {
         **error.fields,
         "success": False,
-        "error": find_text(area, error.code, error.detail),
+        "error": find_text(area, error.code, error.detail, error.fields.get("field")),
         "code": error.code,
     }
 

@@ -6,13 +6,16 @@ Every request body, WebSocket message and frame between apps is decoded here. Th
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
-from typing import Any, NoReturn
+from typing import Any, NoReturn, TypeVar
 
 import msgspec
 
 from pygrid import codes
 from pygrid.errors import InvalidInput
+
+T = TypeVar("T")
 
 MAX_DEPTH = 32
 MAX_CONTAINERS = 20_000
@@ -26,6 +29,7 @@ MAX_ESCAPES = 200_000
 
 _BRACKETS = bytes.maketrans(b"{}", b"[]")
 _NO_BRACKETS = bytes(set(range(256)) - set(b"[]{}"))
+_FIELD = re.compile(r"missing required field `([\w-]+)`|\$\.([\w-]+)")
 
 
 def decode_json(body: bytes, *, may_hold_nul: bool = False, max_values: int = MAX_VALUES) -> Any:
@@ -117,6 +121,26 @@ def _count_members(value: Any, num_objects: int) -> int:
 
 def _refuse(what: str) -> NoReturn:
     raise InvalidInput(f"the JSON has {what}, which is the limit", code=codes.JSON_TOO_COMPLEX)
+
+
+def read_struct(value: Any, kind: type[T]) -> T:
+    """Return a decoded value as a struct.
+
+    Raises:
+        InvalidInput: ``missing_field``, or a field has another type or value; ``field`` is its name.
+    """
+    try:
+        return msgspec.convert(value, kind)
+    except msgspec.ValidationError as error:
+        text = str(error)
+        code = codes.MISSING_FIELD if "missing required field" in text else codes.INVALID_INPUT
+        raise InvalidInput(text, code=code, **({"field": name} if (name := find_field(text)) else {})) from None
+
+
+def find_field(text: str) -> str:
+    """Return the name of the field in an error of the decoder; empty: it names none."""
+    found = _FIELD.search(text)
+    return "" if found is None else found[1] or found[2]
 
 
 def invalid_form(why: str, **fields: Any) -> InvalidInput:

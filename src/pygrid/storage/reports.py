@@ -179,6 +179,14 @@ def delete_training(connection: sa.Connection, process_id: int) -> None:
         connection.execute(table.delete().where(table.c.process_id == process_id))
 
 
+_HAS_CLIENT = Prepared(sa.select(clients.c.id).where(clients.c.id == sa.bindparam("client_id")))
+
+
+def has_client(connection: sa.Connection, client_id: str) -> bool:
+    """Whether there is a client with this id, of any process."""
+    return client_id.isprintable() and _HAS_CLIENT.run(connection, {"client_id": client_id}) is not None
+
+
 def worker_not_found() -> NotFound:
     """The refusal for an id that does not belong to a present client of the process."""
     return NotFound("Worker ID not found! Authenticate for this process first.", code=codes.WORKER_NOT_FOUND)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import http
 import logging
 import math
+import re
 import secrets
 from collections.abc import Mapping
 from typing import Any
@@ -30,6 +31,7 @@ _CODES = {
     405: "method_not_allowed",
     413: "payload_too_large",
 }
+_PARAMETER = re.compile(r"^Missing required \w+ parameter '([^']{1,100})'")
 
 
 class Problem(msgspec.Struct):
@@ -100,6 +102,9 @@ def to_problem(error: HTTPException) -> dict[str, Any]:
         problem["detail"] = (
             "; ".join(f"{part['field']}: {part['detail']}" for part in errors) or "the request is not valid"
         )
+        if not errors and (missing := _PARAMETER.search(error.detail)):
+            problem["errors"] = [{"field": missing[1], "detail": "it is missing"}]
+            problem["detail"] = f"{missing[1]} is missing"
         if errors and all("missing required field" in part["detail"] for part in errors):
             code = "missing_field"
     elif status == 404:

@@ -16,6 +16,7 @@ from litestar import Request, Response
 from litestar.exceptions import HTTPException
 
 from pygrid.errors import PygridError
+from pygrid.messages.decoding import find_field
 from pygrid.web.problems import answer_unexpected, explain, problem_response, to_problem
 from pygrid.web.requests import AppRequest
 
@@ -29,9 +30,9 @@ class Area(enum.Enum):
     ACCOUNTS = enum.auto()
     """``/users``, ``/roles`` and ``/groups``, and their messages."""
     DEVICES = enum.auto()
-    """``/model-centric``, and its messages."""
+    """The routes of devices below ``/model-centric``, and their messages."""
     DATA = enum.auto()
-    """``/data-centric``, and its messages."""
+    """``/data-centric``, the routes of model owners below ``/model-centric``, and their messages."""
     NODES = enum.auto()
     """The routes of nodes and of searches at a Network."""
 
@@ -97,6 +98,19 @@ ROWS: Mapping[Area, Mapping[str, tuple[int | None, str | None]]] = {
 }
 """Area -> code -> (status, text). None: the status of the error, the text of `TEXTS`."""
 
+FIELDS: Mapping[str, str] = {
+    **{name: f"'{name}' needs to be a positive number" for name in ("ping", "download", "upload")},
+    **dict.fromkeys(("model_name", "model_version", "model", "version"), TEXTS["process_not_found"]),
+    "auth_token": "The 'auth_token' you sent is invalid.",
+    "worker_id": TEXTS["worker_not_found"],
+    "request_key": TEXTS["invalid_request_key"],
+    "model_id": TEXTS["model_not_found"],
+    "plan_id": TEXTS["plan_not_found"],
+    "protocol_id": TEXTS["protocol_not_found"],
+}
+"""Field of a request of a device -> the text if it is missing or has another type."""
+_OF_FIELDS = ("invalid_input", "missing_field")
+
 
 IN_QUERY: Mapping[str, int] = {
     "cycle_closed": 400,
@@ -108,8 +122,10 @@ IN_QUERY: Mapping[str, int] = {
 """Code -> status on the routes of devices for clients of 2020, which send their request key in the query."""
 
 
-def find_text(area: Area, code: str, detail: str) -> str:
-    """Return the published text of an error; ``detail`` if there is none."""
+def find_text(area: Area, code: str, detail: str, field: str | None = None) -> str:
+    """Return the published text of an error, possibly about one field; ``detail`` if there is none."""
+    if area is Area.DEVICES and code in _OF_FIELDS and field in FIELDS:
+        return FIELDS[field]
     _, text = ROWS[area].get(code, (None, None))
     return text or (detail if area is Area.NODES else TEXTS.get(code, detail))
 
@@ -121,9 +137,16 @@ def publish(problem: Mapping[str, Any], area: Area) -> dict[str, Any]:
     published = {
         **problem,
         "status": status or problem["status"],
-        area.member: find_text(area, code, problem["detail"]),
+        area.member: find_text(area, code, problem["detail"], _field_of(problem)),
     }
     return {**published, "success": False} if code == "model_exists" else published
+
+
+def _field_of(problem: Mapping[str, Any]) -> str | None:
+    """The first field that a problem document names."""
+    for part in problem.get("errors", ()):
+        return find_field(part["detail"]) or str(part["field"])
+    return problem.get("field")
 
 
 def exception_handlers(area: Area) -> dict[Any, Any]:
@@ -160,4 +183,4 @@ def in_pythons_words(text: str) -> str:
 
 def _words_about_body(request: Request[Any, Any, Any]) -> str:
     body = request.read_body if isinstance(request, AppRequest) else b""
-    return in_pythons_words(body.decode(errors="replace")) if len(body) <= MAX_EXPLAINED else ""
+    return in_pythons_words(body.decode(errors="replace")) if 0 < len(body) <= MAX_EXPLAINED else ""

@@ -499,11 +499,11 @@ MESSAGES: dict[str, tuple[bytes, int, str]] = {
     "a list": (b"[]", 400, "invalid_input"),
     "a number": (b"1", 400, "invalid_input"),
     "null": (b"null", 400, "invalid_input"),
-    "no fields": (b"{}", 400, "missing_field"),
+    "no fields": (b'{"wait_s":0}', 400, "missing_field"),
     "nested deeply": (_nested(40), 400, "json_too_complex"),
     "nested very deeply": (_nested(30_000), 400, "json_too_complex"),
     "too long": (json.dumps({"worker_id": "x" * 70_000}).encode(), 413, "payload_too_large"),
-    "fields of other types": (b'{"worker_id":1,"model":[]}', 400, "invalid_input"),
+    "fields of other types": (b'{"worker_id":1,"model":[],"wait_s":0}', 400, "invalid_input"),
     "NaN": (b'{"worker_id":"w","model":"digits","ping":NaN}', 400, "invalid_json"),
 }
 

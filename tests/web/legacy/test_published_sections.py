@@ -80,7 +80,7 @@ async def test_downloads(site: Site) -> None:  # noqa: F811
         ("get-plan", {"plan_id": 99}, 400, "Plan ID not found!"),
         ("get-protocol", {"protocol_id": 1}, 400, "Protocol ID not found!"),
         ("get-model", {"model_id": process["id"], "request_key": "0" * 64}, 401, "Invalid request key!"),
-        ("get-model", {"model_id": process["id"], "worker_id": "other"}, 401, "Invalid request key!"),
+        ("get-model", {"model_id": process["id"], "worker_id": "other"}, 400, "Worker ID not found!"),
     ]
     for path, query, status, text in cases:
         params = {"worker_id": device.worker_id, "request_key": device.key, **query}

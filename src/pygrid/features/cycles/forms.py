@@ -8,7 +8,8 @@ from typing import Any
 import msgspec
 
 from pygrid import codes
-from pygrid.errors import InvalidInput, Unauthenticated
+from pygrid.errors import Unauthenticated
+from pygrid.messages.decoding import read_struct
 
 
 class PublishedReport(msgspec.Struct):
@@ -27,10 +28,11 @@ def missing_key() -> Unauthenticated:
 
 
 def read_members(members: Mapping[str, Any]) -> PublishedReport:
-    """Return the members of a report. Raises InvalidInput: ``missing_field``, or one is not a text."""
-    try:
-        return msgspec.convert(members, PublishedReport)
-    except msgspec.ValidationError as error:
-        if "missing required field" in str(error):
-            raise InvalidInput(f"the report is not complete: {error}", code=codes.MISSING_FIELD) from None
-        raise InvalidInput(f"the report is not valid: {error}", field="diff") from None
+    """Return the members of a report.
+
+    Raises:
+        InvalidInput: ``missing_field``, or one is not a text. Unauthenticated: ``missing_request_key``.
+    """
+    if members.get("request_key") in (None, ""):
+        raise Unauthenticated("the report has no 'request_key'", code=codes.MISSING_REQUEST_KEY, field="request_key")
+    return read_struct(members, PublishedReport)

@@ -20,6 +20,7 @@ from pygrid.features.cycles.report_stage import Memory, ReportStage
 from pygrid.features.cycles.report_text import MAX_OTHER_BYTES, DiffText, ReportText, not_base64
 from pygrid.storage.processes import Checkpoint
 from pygrid.storage.report_batches import INVALID_KEY
+from pygrid.storage.reports import has_client, worker_not_found
 from pygrid.storage.store import Store
 from pygrid.tensors.safetensors import ordered_header
 
@@ -47,6 +48,21 @@ class PublishedDevices:
     async def find_state(self, process: HostedProcess, checkpoint: Checkpoint) -> str:
         """Return the file name of a checkpoint as a State. Raises InvalidInput: ``plan_variant_unavailable``."""
         return await self._store.states.prepare(process, checkpoint.model_hash)
+
+    async def redeem_key(self, request_key: str, client_id: str | None) -> RedeemedKey:
+        """Return the ticket of a key that came in a query.
+
+        Raises:
+            NotFound: ``worker_not_found``. Unauthenticated: as `CyclesService.redeem_key`.
+        """
+        if not client_id:
+            raise worker_not_found()
+        try:
+            return await self._cycles.redeem_key(request_key, client_id)
+        except Unauthenticated:
+            if await self._store.database.look_up(lambda connection: has_client(connection, client_id)):
+                raise
+            raise worker_not_found() from None
 
     async def take_report(self, request_key: str, client_id: str | None, diff: str) -> None:
         """Take a report whose ``diff`` is a State in base64, which may contain white space.

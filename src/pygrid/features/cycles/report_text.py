@@ -12,6 +12,7 @@ from typing import Any
 from pygrid import codes
 from pygrid.errors import InvalidInput, PayloadTooLarge
 from pygrid.messages.decoding import decode_json
+from pygrid.web.published import in_pythons_words
 
 MAX_OTHER_BYTES = 4096
 """Length of a report without the text of its diff."""
@@ -89,7 +90,12 @@ class ReportText:
         return self._decode(bytes(self._other))
 
     def _decode(self, text: bytes) -> dict[str, Any]:
-        value = decode_json(text)
+        try:
+            value = decode_json(text)
+        except InvalidInput as error:
+            if error.code == "invalid_json" and (words := in_pythons_words(text.decode(errors="replace"))):
+                raise InvalidInput(words, code=codes.INVALID_JSON) from None
+            raise
         if not isinstance(value, dict):
             raise InvalidInput("the report is not a JSON object", code=codes.INVALID_JSON)
         return value

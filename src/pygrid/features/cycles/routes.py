@@ -8,6 +8,7 @@ from typing import Annotated, Any
 
 from litestar import Request, Response, Router, get, post
 from litestar.datastructures import State
+from litestar.exceptions import ValidationException
 from litestar.params import FromQuery, JSONBody, QueryParameter
 from litestar.response import Stream
 
@@ -16,7 +17,7 @@ from pygrid.errors import NotFound, PygridError
 from pygrid.features.cycles.clients import ClientRegistry
 from pygrid.features.cycles.forms import missing_key
 from pygrid.features.cycles.published import PublishedDevices
-from pygrid.features.cycles.service import CyclesService
+from pygrid.features.cycles.service import CyclesService, RedeemedKey
 from pygrid.messages import media
 from pygrid.messages.cycles import (
     AuthenticateRequest,
@@ -29,13 +30,14 @@ from pygrid.messages.cycles import (
     ReportAccepted,
     ReportRefused,
 )
+from pygrid.messages.decoding import decode_json
 from pygrid.web.addresses import client_address
 from pygrid.web.auth import find_bearer
 from pygrid.web.blobs import ProcessBlobs, StateBlobs, describe_blob
 from pygrid.web.message_memory import MessageMemory
 from pygrid.web.pacing import Pacer
-from pygrid.web.problems import describe_problems
-from pygrid.web.published import Area, exception_handlers, find_text
+from pygrid.web.problems import describe_problems, problem_response, to_problem
+from pygrid.web.published import Area, exception_handlers, find_text, publish
 from pygrid.web.requests import ANY_CONTENT_TYPE, AppRequest, stream_body, wait_until_gone
 from pygrid.web.services import service
 
@@ -59,6 +61,22 @@ def _key(request: Request[Any, Any, Any]) -> tuple[str, str | None]:
     if not key:
         raise missing_key()
     return key, request.query_params.get("worker_id")
+
+
+async def _redeem(request: AppRequest, state: State) -> RedeemedKey:
+    """Return the ticket of a download. Raises as `CyclesService.redeem_key` and `PublishedDevices.redeem_key`."""
+    if find_bearer(request):
+        return await service(state, CyclesService).redeem_key(*_key(request))
+    return await service(state, PublishedDevices).redeem_key(*_key(request))
+
+
+def _reject_invalid(request: AppRequest, error: ValidationException) -> Response[Any]:
+    """Answer a cycle request with a field of another type: clients of 2020 get 200 with the published text."""
+    problem = publish(to_problem(error), Area.DEVICES)
+    body = decode_json(request.read_body) if request.read_body else None
+    if not isinstance(body, dict) or "wait_s" in body:
+        return problem_response(problem)
+    return Response(CycleRejected("rejected", error=problem["error"]), status_code=200)
 
 
 @post("/authenticate", status_code=200, responses=describe_problems(400, 401, 404, 429))
@@ -108,7 +126,12 @@ async def speed_test_upload(request: AppRequest, state: State, worker_id: Text, 
     return {}
 
 
-@post("/cycle-request", status_code=200, responses=describe_problems(400, 404, 429))
+@post(
+    "/cycle-request",
+    status_code=200,
+    responses=describe_problems(400, 404, 429),
+    exception_handlers={ValidationException: _reject_invalid},
+)
 async def cycle_request(
     request: AppRequest, data: JSONBody[CycleRequest], state: State
 ) -> CycleAccepted | CycleRejected:
@@ -122,7 +145,7 @@ async def cycle_request(
     except PygridError as error:
         if data.wait_s is not None or error.status not in _PUBLISHED_REFUSALS:
             raise
-        return CycleRejected("rejected", error=find_text(Area.DEVICES, error.code, error.detail))
+        return CycleRejected("rejected", error=_published_text(error))
     if isinstance(answer, CycleAccepted) and isinstance(answer.model_hash, str):
         service(state, ProcessBlobs).preload(answer.model_hash)
     return answer
@@ -134,7 +157,7 @@ async def get_model(request: AppRequest, state: State, model_id: FromQuery[int])
 
     A client of 2020, which sends its request key in the query, gets a protobuf State.
     """
-    ticket = await service(state, CyclesService).redeem_key(*_key(request))
+    ticket = await _redeem(request, state)
     checkpoint = await service(state, CyclesService).find_model(ticket, model_id)
     if not find_bearer(request):
         name = await service(state, PublishedDevices).find_state(ticket.process, checkpoint)
@@ -149,7 +172,7 @@ async def get_plan(
     request: AppRequest, state: State, plan_id: FromQuery[int], receive_operations_as: FromQuery[str | None] = None
 ) -> Response[Any]:
     """Download a plan of the process: the plan archive, or its variant for clients of 2020 as a protobuf Plan."""
-    ticket = await service(state, CyclesService).redeem_key(*_key(request))
+    ticket = await _redeem(request, state)
     plan = service(state, CyclesService).find_plan(ticket, plan_id)
     dialect = receive_operations_as or ("list" if plan.is_traced and not find_bearer(request) else "onnx")
     if dialect == "onnx" and not plan.is_traced:
@@ -161,7 +184,7 @@ async def get_plan(
 @get("/get-protocol", responses=describe_problems(400, 401, 404))
 async def get_protocol(request: AppRequest, state: State, protocol_id: FromQuery[int]) -> None:
     """Download a protocol of the process. Processes have no protocols: ``protocols`` of an acceptance is empty."""
-    await service(state, CyclesService).redeem_key(*_key(request))
+    await _redeem(request, state)
     raise NotFound("Protocol ID not found!", code=codes.PROTOCOL_NOT_FOUND, protocol_id=protocol_id)
 
 
@@ -188,10 +211,15 @@ async def _take_published(request: AppRequest, state: State) -> ReportAccepted |
         try:
             await published.take_report_body(stream_body(request, None), announced, client_address(request), held)
         except PygridError as error:
-            if error.status not in _PUBLISHED_REFUSALS or error.code in ("missing_request_key", "invalid_json"):
+            is_no_report = error.code == "missing_request_key" and "field" not in error.fields
+            if error.status not in _PUBLISHED_REFUSALS or is_no_report or error.code == "invalid_json":
                 raise
-            return ReportRefused(find_text(Area.DEVICES, error.code, error.detail))
+            return ReportRefused(_published_text(error))
     return ReportAccepted("success")
+
+
+def _published_text(error: PygridError) -> str:
+    return find_text(Area.DEVICES, error.code, error.detail, error.fields.get("field"))
 
 
 DEVICE_PATHS = tuple(

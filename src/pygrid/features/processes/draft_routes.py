@@ -113,5 +113,5 @@ router = Router(
         delete_draft,
     ],
     tags=["drafts"],
-    exception_handlers=exception_handlers(Area.DEVICES),
+    exception_handlers=exception_handlers(Area.DATA),
 )

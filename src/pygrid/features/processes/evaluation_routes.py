@@ -48,5 +48,5 @@ router = Router(
     "/model-centric",
     route_handlers=[list_evaluations, put_evaluation],
     tags=["processes"],
-    exception_handlers=exception_handlers(Area.DEVICES),
+    exception_handlers=exception_handlers(Area.DATA),
 )

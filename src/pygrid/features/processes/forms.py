@@ -12,10 +12,8 @@ from typing import Any
 
 import msgspec
 
-from pygrid import codes
-from pygrid.errors import InvalidInput
 from pygrid.features.processes.hosting import PLAN_PREFIX, HostForm, split_parts
-from pygrid.messages.decoding import decode_json, invalid_form
+from pygrid.messages.decoding import decode_json, invalid_form, read_struct
 from pygrid.plans.variants import DIALECTS, MAX_VARIANT_BYTES
 from pygrid.storage.blobs.protocol import BlobWriter
 from pygrid.tensors.flat import check_model
@@ -66,11 +64,7 @@ async def read_host_message(body: AsyncIterator[bytes], held: HeldText) -> HostM
 
 
 def _read_message(data: bytes) -> HostMessage:
-    try:
-        return msgspec.convert(decode_json(data), HostMessage)
-    except msgspec.ValidationError as error:
-        is_missing = "missing required field" in str(error)
-        raise InvalidInput(str(error), code=codes.MISSING_FIELD if is_missing else codes.INVALID_INPUT) from None
+    return read_struct(decode_json(data), HostMessage)
 
 
 async def read_host_form(content_type: str, body: AsyncIterator[bytes], model: BlobWriter) -> HostForm:

@@ -273,5 +273,5 @@ router = Router(
         retrieve_model,
     ],
     tags=["processes"],
-    exception_handlers=exception_handlers(Area.DEVICES),
+    exception_handlers=exception_handlers(Area.DATA),
 )
