@@ -100,19 +100,27 @@ async def form_events(
         raise invalid_form(f"the form is malformed: {error}") from error
 
 
+def is_multipart(content_type: str) -> bool:
+    """Return whether the body is a multipart form."""
+    return content_type.strip().lower().startswith("multipart/")
+
+
 def is_text_form(content_type: str) -> bool:
     """Return whether the body is an ordinary form, not a multipart one."""
     return content_type.partition(";")[0].strip().lower() == "application/x-www-form-urlencoded"
 
 
-async def read_text_form(body: AsyncIterator[bytes]) -> bytes:
-    """Return the body of an ordinary form; it counts for the comparison of calls with one ``Idempotency-Key``."""
-    data = b"".join([piece async for piece in body])
-    if (call := current_call.get()) is not None:
+async def body_pieces(body: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
+    """Yield the pieces of a body without parts; it counts for the comparison of calls with one ``Idempotency-Key``."""
+    call = current_call.get()
+    if call is not None:
         call.body.begin("form")
-        call.body.update(data)
+    async for piece in body:
+        if call is not None:
+            call.body.update(piece)
+        yield piece
+    if call is not None:
         call.body.end()
-    return data
 
 
 def _hash(body: BodyHash, event: FormEvent) -> None:

@@ -20,7 +20,7 @@ import inspect
 import logging
 import re
 import typing
-from collections.abc import Awaitable, Callable, Coroutine
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
 from typing import Annotated, Any, Protocol
 
 import msgspec
@@ -32,7 +32,7 @@ from pygrid import codes
 from pygrid.clock import Clock
 from pygrid.core.idempotency import CallScope, KeptAnswer, RepeatableCall, current_call, in_progress
 from pygrid.errors import Conflict, InvalidInput, PayloadTooLarge, PygridError
-from pygrid.web.forms import form_events, is_text_form, read_text_form
+from pygrid.web.forms import body_pieces, form_events, is_multipart
 from pygrid.web.requests import AppRequest, stream_body
 from pygrid.web.services import service
 
@@ -132,7 +132,7 @@ def repeatable(
     A handler needs a parameter ``request`` and returns a message.
 
     Args:
-        form: the body is a multipart form that the handler streams, else JSON.
+        form: the body is a form, or JSON, that the handler streams; else JSON.
         keeps_answer: False if the answer holds a secret; a second call learns only that the first was done.
         shape: maps the result of the use case to that of the handler; None: they are the same.
         check: called with the handler's arguments before a stored answer; refuses a caller who lost the right to it.
@@ -228,11 +228,11 @@ async def _read_form(request: AppRequest, call: RepeatableCall, kept: KeptAnswer
     token = current_call.set(call)
     try:
         content_type = request.headers.get("content-type", "")
-        if is_text_form(content_type):
-            await read_text_form(body)
-        else:
-            async for _ in form_events(content_type, body, parts="the same parts as before", max_parts=_MAX_PARTS):
-                pass
+        events: AsyncIterator[object] = body_pieces(body)
+        if is_multipart(content_type):
+            events = form_events(content_type, body, parts="the same parts as before", max_parts=_MAX_PARTS)
+        async for _ in events:
+            pass
     except PayloadTooLarge:
         raise _reused() from None
     finally:

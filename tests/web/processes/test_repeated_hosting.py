@@ -10,7 +10,8 @@ from typing import Any
 import pytest
 
 from pygrid.tensors import encode
-from support.training import Site, config, form, model
+from support.pysyft import message
+from support.training import PLAN, Site, config, form, model
 from support.web import assert_problem
 
 HOST, DRAFTS = "/model-centric/host-training", "/model-centric/drafts"
@@ -39,6 +40,40 @@ async def test_it_is_made_once(site: Site, path: str) -> None:
         assert (await site.web.post(hosting, **sent)).content == first.content
     found = await site.web.get("/model-centric/processes", headers=site.owner)
     assert len(found.json()["processes"]) == 1
+
+
+@pytest.mark.parametrize("kind", ["native", "published"])
+async def test_json_with_files_as_text_hosts_once(site: Site, kind: str) -> None:
+    forms = [message(num_cycles=number) for number in (1, 2)]
+    if kind == "native":
+        files = {"model": encode(model()).hex(), "plans": {"training_plan": PLAN.hex()}}
+        forms = [{**files, **config(num_cycles=number)} for number in (1, 2)]
+
+    async def send(form: Any, **more: str) -> Any:
+        return await site.web.post(HOST, json=form, headers={**site.owner, "Idempotency-Key": "one", **more})
+
+    first = await send(forms[0])
+    assert (first.status_code, first.json()) == (201, {"status": "success"}), first.text
+    assert "Idempotency-Replayed" not in first.headers
+    again = await send(forms[0])
+    assert (again.status_code, again.content, again.headers["Idempotency-Replayed"]) == (201, first.content, "true")
+    for other in (forms[1], {"model": ""}, []):
+        assert_problem(await send(other), 409, "idempotency_key_reused")
+    longer = {**forms[0], "protocols": "x" * 1_000_000}
+    assert_problem(await send(longer), 409, "idempotency_key_reused")
+    as_form = {"files": form(config(), encode(model())), "headers": {**site.owner, "Idempotency-Key": "one"}}
+    assert_problem(await site.web.post(HOST, **as_form), 409, "idempotency_key_reused")
+    taken = await send(forms[0], **{"Idempotency-Key": "two"})
+    assert_problem(taken, 409, "process_exists")
+    found = await site.web.get("/model-centric/processes", headers=site.owner)
+    assert len(found.json()["processes"]) == 1
+
+
+async def test_json_that_is_refused_keeps_no_answer(site: Site) -> None:
+    headers = {**site.owner, "Idempotency-Key": "one"}
+    refused = await site.web.post(HOST, json={**message(), "model": "xyz"}, headers=headers)
+    assert_problem(refused, 400, "invalid_input")
+    assert (await site.web.post(HOST, json=message(), headers=headers)).json() == {"status": "success"}
 
 
 async def test_without_an_account_a_key_changes_nothing(site: Site) -> None:

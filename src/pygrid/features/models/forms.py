@@ -18,7 +18,7 @@ from pygrid.messages.decoding import decode_json, invalid_form
 from pygrid.messages.models import ServeRequest
 from pygrid.plans.serving import MAX_SERVED_BYTES
 from pygrid.storage.blobs.protocol import BlobWriter
-from pygrid.web.forms import PartTarget, read_form, read_text_form, unknown_part
+from pygrid.web.forms import PartTarget, body_pieces, read_form, unknown_part
 
 MAX_CONFIG_BYTES = 64 * 1024
 MAX_FORM_BYTES = MAX_SERVED_BYTES + 1024**2
@@ -63,7 +63,7 @@ async def read_published_form(body: AsyncIterator[bytes], model: BlobWriter) -> 
         InvalidInput: ``invalid_form``; ``unknown_encoding``: the model is not ISO-8859-1. InvalidConfig: a field is not
             valid.
     """
-    fields = await asyncio.to_thread(_split_form, await read_text_form(body))
+    fields = await asyncio.to_thread(_split_form, b"".join([piece async for piece in body_pieces(body)]))
     if unknown := sorted(fields.keys() - _SMALL - {"model"}):
         raise unknown_part(unknown[0], "model and the fields of a served model")
     text = fields.pop("model", "")

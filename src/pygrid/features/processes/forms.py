@@ -18,7 +18,7 @@ from pygrid.plans.variants import DIALECTS, MAX_VARIANT_BYTES
 from pygrid.storage.blobs.protocol import BlobWriter
 from pygrid.tensors.flat import check_model
 from pygrid.tensors.stream import StreamCheck
-from pygrid.web.forms import PartTarget, read_form, unknown_part
+from pygrid.web.forms import PartTarget, body_pieces, read_form, unknown_part
 from pygrid.web.message_memory import HeldText
 
 MAX_CONFIG_BYTES = 256 * 1024
@@ -45,11 +45,6 @@ class HostMessage(msgspec.Struct):
     protocols: Any = None
 
 
-def is_json(content_type: str) -> bool:
-    """Whether a request to host a process is in JSON, and not a multipart form."""
-    return not content_type.strip().lower().startswith("multipart/")
-
-
 async def read_host_message(body: AsyncIterator[bytes], held: HeldText) -> HostMessage:
     """Read the JSON of a process, in memory that ``held`` counts while it arrives.
 
@@ -57,7 +52,7 @@ async def read_host_message(body: AsyncIterator[bytes], held: HeldText) -> HostM
         InvalidInput: ``missing_field``, or as `decode_json`. Unavailable: ``server_busy``.
     """
     data = bytearray()
-    async for piece in body:
+    async for piece in body_pieces(body):
         data += piece
         held.grow(len(data))
     return await asyncio.to_thread(_read_message, bytes(data))

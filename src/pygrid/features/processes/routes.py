@@ -17,7 +17,6 @@ from pygrid.core.access import Permission
 from pygrid.features.processes.forms import (
     MAX_FORM_BYTES,
     MAX_MESSAGE_BYTES,
-    is_json,
     read_host_form,
     read_host_message,
 )
@@ -28,6 +27,7 @@ from pygrid.messages.processes import CheckpointInfo, ContributionList, CycleInf
 from pygrid.settings import DomainSettings
 from pygrid.web.auth import find_principal, require
 from pygrid.web.blobs import ProcessBlobs, StateBlobs, describe_blob
+from pygrid.web.forms import is_multipart
 from pygrid.web.idempotency import repeatable
 from pygrid.web.message_memory import MessageMemory
 from pygrid.web.problems import describe_problems
@@ -86,7 +86,7 @@ async def host_training(request: AppRequest, state: State) -> ProcessInfo | Host
     """
     processes, principal = service(state, ProcessesService), find_principal(request)
     content_type = request.headers.get("content-type", "")
-    if is_json(content_type):
+    if not is_multipart(content_type):
         with service(state, MessageMemory).hold() as held:
             message = await read_host_message(stream_body(request, MAX_MESSAGE_BYTES), held)
             await service(state, PublishedHosting).host(principal, message)
