@@ -41,12 +41,12 @@ from pygrid.core.access import (
     token_reads_only,
 )
 from pygrid.errors import Forbidden, InvalidInput, PygridError, Unauthenticated, Unavailable, explain_os_error
-from pygrid.messages.decoding import decode_json, holds_nul, read_struct
+from pygrid.messages.decoding import decode_json, holds_nul, in_pythons_words, read_struct
 from pygrid.transport.links import GOING_AWAY, NORMAL, SocketClosed
 from pygrid.web.addresses import client_address
 from pygrid.web.auth import find_authenticator
 from pygrid.web.message_memory import MessageMemory
-from pygrid.web.published import Area, find_text, in_pythons_words
+from pygrid.web.published import Area, find_text
 from pygrid.web.services import service
 from pygrid.web.sites import is_of_other_site
 from pygrid.web.sockets import AsgiSocket

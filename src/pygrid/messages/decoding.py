@@ -6,6 +6,7 @@ Every request body, WebSocket message and frame between apps is decoded here. Th
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Mapping
 from typing import Any, NoReturn, TypeVar
@@ -26,6 +27,8 @@ MAX_TEXTS = 50_000
 """Quoted texts, including the names of members."""
 MAX_ESCAPES = 200_000
 """Backslashes in one text. Each costs 30 times the time of another character."""
+MAX_EXPLAINED = 4096
+"""Longest invalid JSON that is decoded a second time, for Python's words about it."""
 
 _BRACKETS = bytes.maketrans(b"{}", b"[]")
 _NO_BRACKETS = bytes(set(range(256)) - set(b"[]{}"))
@@ -141,6 +144,19 @@ def find_field(text: str) -> str:
     """Return the name of the field in an error of the decoder; empty: it names none."""
     found = _FIELD.search(text)
     return "" if found is None else found[1] or found[2]
+
+
+def in_pythons_words(text: str) -> str:
+    """Return Python's error for invalid JSON, which published answers contain; empty: there is none, or it is long."""
+    if len(text) > MAX_EXPLAINED:
+        return ""
+    try:
+        json.loads(text)
+    except ValueError as error:
+        return str(error)
+    except RecursionError:
+        pass
+    return ""
 
 
 def invalid_form(why: str, **fields: Any) -> InvalidInput:

@@ -8,7 +8,6 @@ nodes at a Network.
 from __future__ import annotations
 
 import enum
-import json
 from collections.abc import Mapping
 from typing import Any
 
@@ -16,12 +15,9 @@ from litestar import Request, Response
 from litestar.exceptions import HTTPException
 
 from pygrid.errors import PygridError
-from pygrid.messages.decoding import find_field
+from pygrid.messages.decoding import MAX_EXPLAINED, find_field, in_pythons_words
 from pygrid.web.problems import answer_unexpected, explain, problem_response, to_problem
 from pygrid.web.requests import AppRequest
-
-MAX_EXPLAINED = 4096
-"""Longest invalid JSON that is decoded a second time, for Python's words about it."""
 
 
 class Area(enum.Enum):
@@ -166,19 +162,6 @@ def exception_handlers(area: Area) -> dict[Any, Any]:
         return problem_response(publish(to_problem(error), area), error.headers)
 
     return {PygridError: answer_error, HTTPException: answer_http_error}
-
-
-def in_pythons_words(text: str) -> str:
-    """Return Python's error for invalid JSON, which published answers contain; empty: there is none, or it is long."""
-    if len(text) > MAX_EXPLAINED:
-        return ""
-    try:
-        json.loads(text)
-    except ValueError as error:
-        return str(error)
-    except RecursionError:
-        pass
-    return ""
 
 
 def _words_about_body(request: Request[Any, Any, Any]) -> str:

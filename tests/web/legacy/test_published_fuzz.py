@@ -95,9 +95,8 @@ class Target:
 
     async def open(self) -> None:
         await self.site.host()
-        hosted = await self.site.web.post(
-            "/model-centric/host-training", json=message(num_cycles=1000), headers=self.site.owner
-        )
+        form = message(num_cycles=1000)
+        hosted = await self.site.web.post("/model-centric/host-training", json=form, headers=self.site.owner)
         assert hosted.status_code == 201, hosted.text
 
     async def device(self) -> Device:

@@ -64,9 +64,9 @@ async def test_a_short_secret_hosts_nothing(database: dict[str, Any]) -> None:
 async def test_secrets_check_tokens(database: dict[str, Any], secret: str) -> None:
     is_open = len(secret) < 32
     settings = load_settings({}, legacy_open=is_open, **database)
-    for _ in range(2):  # also after a restart
+    for is_restart in (False, True):
         async with running(build_domain(settings)) as web:
-            if _ == 0:
+            if not is_restart:
                 owner = await People(web).owner()
                 hosted = await web.post(HOST, json=message(authentication={"secret": secret}), headers=owner)
                 assert hosted.status_code == 201, hosted.text

@@ -11,8 +11,7 @@ from typing import Any
 
 from pygrid import codes
 from pygrid.errors import InvalidInput, PayloadTooLarge
-from pygrid.messages.decoding import decode_json
-from pygrid.web.published import in_pythons_words
+from pygrid.messages.decoding import decode_json, in_pythons_words
 
 MAX_OTHER_BYTES = 4096
 """Length of a report without the text of its diff."""
