@@ -120,8 +120,8 @@ IN_QUERY: Mapping[str, int] = {
 
 def find_text(area: Area, code: str, detail: str, field: str | None = None) -> str:
     """Return the published text of an error, possibly about one field; ``detail`` if there is none."""
-    if area is Area.DEVICES and code in _OF_FIELDS and field in FIELDS:
-        return FIELDS[field]
+    if area is Area.DEVICES and code in _OF_FIELDS and (text := FIELDS.get(field or "")):
+        return text
     _, text = ROWS[area].get(code, (None, None))
     return text or (detail if area is Area.NODES else TEXTS.get(code, detail))
 

@@ -70,10 +70,11 @@ async def _redeem(request: AppRequest, state: State) -> RedeemedKey:
     return await service(state, PublishedDevices).redeem_key(*_key(request))
 
 
-def _reject_invalid(request: AppRequest, error: ValidationException) -> Response[Any]:
+def _reject_invalid(request: Request[Any, Any, Any], error: ValidationException) -> Response[Any]:
     """Answer a cycle request with a field of another type: clients of 2020 get 200 with the published text."""
     problem = publish(to_problem(error), Area.DEVICES)
-    body = decode_json(request.read_body) if request.read_body else None
+    text = request.read_body if isinstance(request, AppRequest) else b""
+    body = decode_json(text) if text else None
     if not isinstance(body, dict) or "wait_s" in body:
         return problem_response(problem)
     return Response(CycleRejected("rejected", error=problem["error"]), status_code=200)
