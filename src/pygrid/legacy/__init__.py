@@ -14,7 +14,7 @@ from pygrid.features.processes.published import PublishedHosting
 from pygrid.legacy.accounts import GROUP_TYPES, AccountMessages, authentication_messages
 from pygrid.legacy.association_requests import association_request_routes
 from pygrid.legacy.data_routes import data_routes
-from pygrid.legacy.devices import device_messages
+from pygrid.legacy.devices import LargeReports, device_messages
 from pygrid.legacy.hosting import hosting_messages
 from pygrid.legacy.known_nodes import node_messages
 from pygrid.legacy.models import model_messages
@@ -51,8 +51,10 @@ def domain_feature(services: DomainServices, settings: DomainSettings) -> Featur
     }
     training = services.training
     of_devices = {**device_messages(training.clients, training.cycles, training.published), "socket-ping": ping}
+    streams = LargeReports(training.published, memory)
+    published = Published(messages, of_devices, memory=memory, streams=streams, as_text=GROUP_TYPES)
     return Feature(
-        services=(memory, nodes, Published(messages, of_devices, memory=memory, as_text=GROUP_TYPES)),
+        services=(memory, nodes, published),
         routes=(*association_request_routes, *data_routes, converse),
         open_sockets=("/",),
     )

@@ -3,20 +3,70 @@
 The types are ``model-centric/authenticate``, ``model-centric/cycle-request`` and ``model-centric/report``. They do the
 same as the routes below ``/model-centric``, except that a cycle request is answered at once: ``wait_s`` only marks a
 native client, whose answer has more fields. ``diff`` of a report is a State in base64, which may contain white space.
+A report of more than 64 KiB is read as a stream.
 """
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 
 import msgspec
 
+from pygrid.errors import PygridError
 from pygrid.features.cycles.clients import ClientRegistry
 from pygrid.features.cycles.forms import read_members
-from pygrid.features.cycles.published import PublishedDevices
+from pygrid.features.cycles.published import PublishedDevices, diff_parts
+from pygrid.features.cycles.report_text import ReportText
 from pygrid.features.cycles.service import CyclesService
-from pygrid.legacy.websocket import ENVELOPE, Answer, Handler, LegacyCaller, Message, read_fields
+from pygrid.legacy.websocket import ENVELOPE, Answer, Handler, LegacyCaller, Message, read_fields, refusal
 from pygrid.messages.cycles import AuthenticateRequest, CycleRequest
+from pygrid.web.message_memory import MessageMemory
+from pygrid.web.published import Area
+from pygrid.web.sockets import MessageParts
+
+REPORT = ENVELOPE + "report"
+MAX_SKIPPED_BYTES = 64 * 1024 * 1024
+
+
+class LargeReports:
+    """Takes reports over the WebSocket while they arrive."""
+
+    def __init__(self, published: PublishedDevices, memory: MessageMemory) -> None:
+        self._published = published
+        self._memory = memory
+
+    @staticmethod
+    def begins_report(start: bytes) -> bool:
+        """Return whether a message is a report, by its first bytes."""
+        text = ReportText(REPORT)
+        with contextlib.suppress(PygridError):
+            text.add(start)
+        return text.has_diff
+
+    async def take(self, caller: LegacyCaller, message: MessageParts) -> Answer:
+        """Return the answer to a report. After a refusal, up to 64 MiB of it are skipped, so its last members count."""
+        text, error = ReportText(REPORT), None
+        try:
+            with self._memory.hold() as held:
+                begun = b""
+                while not text.has_diff:
+                    begun += text.add(await anext(message))
+                parts = diff_parts(text, begun, message)
+                await self._published.take_begun(text, parts, None, caller.address, held)
+        except PygridError as refused:
+            error = refused
+            with contextlib.suppress(PygridError):
+                left = MAX_SKIPPED_BYTES
+                while not message.is_over and left > 0:
+                    part = await anext(message)
+                    left -= len(part)
+                    text.add(part)
+                text.finish()
+            await message.skip(MAX_SKIPPED_BYTES)
+        echoed = {"type": REPORT, **{name: text.envelope[name] for name in ("request_id",) if name in text.envelope}}
+        data = {"status": "success"} if error is None else {"error": refusal(error, Area.DEVICES)["error"]}
+        return {**echoed, "data": data}
 
 
 def device_messages(clients: ClientRegistry, cycles: CyclesService, published: PublishedDevices) -> dict[str, Handler]:
@@ -44,7 +94,7 @@ def device_messages(clients: ClientRegistry, cycles: CyclesService, published: P
     return {
         ENVELOPE + "authenticate": authenticate,
         ENVELOPE + "cycle-request": cycle_request,
-        ENVELOPE + "report": report,
+        REPORT: report,
     }
 
 

@@ -23,7 +23,7 @@ import re
 import secrets
 import time
 from collections.abc import Awaitable, Callable, Mapping
-from typing import Any, TypeAlias, TypeVar
+from typing import Any, Protocol, TypeAlias, TypeVar, cast
 
 import msgspec
 from litestar import WebSocket, websocket
@@ -49,7 +49,8 @@ from pygrid.web.message_memory import MessageMemory
 from pygrid.web.published import Area, find_text
 from pygrid.web.services import service
 from pygrid.web.sites import is_of_other_site
-from pygrid.web.sockets import AsgiSocket
+from pygrid.web.sockets import AsgiSocket, MessageParts
+from pygrid.web.streamed_messages import STREAMED
 
 logger = logging.getLogger(__name__)
 
@@ -71,6 +72,7 @@ MAX_WAITING = 64
 """Limit of large messages that wait for decoding. The server bounds the memory of all messages together."""
 PAUSES_PER_DECODING = 4
 """Pause after the decoding of a large message, as a multiple of its duration."""
+TOO_BIG = 1009
 TRY_AGAIN = 1013
 """Close code of a WebSocket over the limit."""
 SYFT_VERSION = "0.2.9"
@@ -125,6 +127,18 @@ class LegacyCaller:
 Handler: TypeAlias = Callable[[LegacyCaller, Message], Awaitable[Answer]]
 
 
+class Streams(Protocol):
+    """Takes messages of one type while they arrive."""
+
+    def begins_report(self, start: bytes) -> bool:
+        """Return whether a message is of this type, by its first bytes."""
+        ...
+
+    async def take(self, caller: LegacyCaller, message: MessageParts) -> Answer:
+        """Return the answer to a message."""
+        ...
+
+
 class Published:
     """The handlers of an app by type of message, and the number of open WebSockets.
 
@@ -133,6 +147,7 @@ class Published:
         device_handlers: answer to all clients.
         as_text: types with answers that are JSON texts in a JSON text, if the message has no ``request_id``.
         memory: bounds the memory of all large messages together.
+        streams: takes reports while they arrive; None: all messages are read whole.
         invalid: the answer to a message that is not a JSON object or has an unknown type; None: it names the fault.
     """
 
@@ -142,12 +157,14 @@ class Published:
         device_handlers: Mapping[str, Handler] | None = None,
         *,
         memory: MessageMemory | None = None,
+        streams: Streams | None = None,
         as_text: frozenset[str] = frozenset(),
         invalid: Answer | None = None,
     ) -> None:
         self.device_handlers = device_handlers or {}
         self.handlers = {**handlers, **self.device_handlers}
         self.memory = memory or MessageMemory()
+        self.streams = streams
         self.as_text = as_text
         self.invalid = invalid
         self.max_sockets = MAX_SOCKETS
@@ -239,6 +256,8 @@ async def ping(_caller: LegacyCaller, _message: Message) -> Answer:
 async def converse(socket: Socket, state: State) -> None:
     """Answer messages in sequence, until the client disconnects."""
     published = service(state, Published)
+    if published.streams is not None:
+        cast("dict[str, Any]", socket.scope)[STREAMED] = published.streams.begins_report
     await socket.accept()
     if published.num_open >= published.max_sockets:
         await socket.close(TRY_AGAIN, "too many connections; try again later")
@@ -256,8 +275,16 @@ async def _serve(socket: Socket, published: Published) -> None:
     try:
         while True:
             async with asyncio.timeout(published.idle_s):
-                text = await end.receive_text()
-            await end.send_text(msgspec.json.encode(await answer(published, caller, text)).decode())
+                found = await end.receive()
+            if isinstance(found, str):
+                said = await answer(published, caller, found)
+            else:
+                assert published.streams is not None
+                said = await published.streams.take(caller, found)
+            await end.send_text(msgspec.json.encode(said).decode())
+            if not isinstance(found, str) and not found.is_over:
+                await end.close(TOO_BIG, "the rest of a refused report is too long")
+                return
     except TimeoutError:
         await end.close(NORMAL, f"no message within {published.idle_s:g} s")
     except SocketClosed:

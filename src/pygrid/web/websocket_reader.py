@@ -3,13 +3,24 @@
 from __future__ import annotations
 
 from collections import deque
-from typing import Any
+from typing import Any, cast
 
 from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIOProtocol
 from websockets.frames import Close, CloseCode, Frame, Opcode
 from websockets.http11 import Request
 
 from pygrid.web.connections import CLOSED, ConnectionLimits, Connections, ConnectionSlot
+from pygrid.web.streamed_messages import (
+    CONTINUATION,
+    STREAMED,
+    STREAMED_BYTES,
+    TEXT,
+    BeginsStream,
+    FrameHead,
+    StreamedMessage,
+    peek,
+    read_head,
+)
 
 _READ_BYTES = 64 * 1024
 _PIECE = 2048
@@ -21,7 +32,8 @@ class BoundedWebSocket(WebSocketsSansIOProtocol):
 
     At most one piece with messages waits for the app, the number of fragments of a message is bounded, and a peer that
     reads nothing receives no pongs. In each round of `Turns`, at most `ConnectionLimits.frames_per_turn` frames of an
-    address are parsed.
+    address are parsed. A long text message that the app takes in parts is passed on while it arrives, as several events
+    ``websocket.receive`` with ``more_body``.
     """
 
     def __init__(self, *args: Any, limits: ConnectionLimits, **kwargs: Any) -> None:
@@ -43,6 +55,13 @@ class BoundedWebSocket(WebSocketsSansIOProtocol):
         """Size of each message that waits for the app."""
         self._num_taken = 0
         """Size of the message that the app received last."""
+        self._left = 0
+        """Unparsed bytes of the current frame, if it goes to the WebSocket library; 0: a frame begins."""
+        self._num_begun = 0
+        """Length of the fragments of the current message."""
+        self._is_whole = False
+        """The app takes the current message as a whole, although it is long."""
+        self._streamed: StreamedMessage | None = None
 
     def take_place(self, connections: Connections, place: ConnectionSlot) -> None:
         """Take over the slot of the connection until it is closed."""
@@ -166,13 +185,29 @@ class BoundedWebSocket(WebSocketsSansIOProtocol):
                 self.transport.pause_reading()
                 self._go_on()
                 return
-            num_frames += self._parse_piece()
+            found = self._parse_piece()
+            if found is None:
+                break
+            num_frames += found
         if not self.read_paused and not self.transport.is_closing():
             self.transport.resume_reading()
 
-    def _parse_piece(self) -> int:
-        """Parse one piece, and return the number of its frames."""
-        piece = self._waiting[self._at : self._at + _PIECE]
+    def _parse_piece(self) -> int | None:
+        """Parse one piece, and return the number of its frames; None: the next frame needs more bytes."""
+        size = _PIECE
+        if self.handshake_complete and (begins_stream := self._begins_stream()) is not None:
+            if self._streamed is not None and self._streamed.left:
+                return self._pass_on(self._streamed)
+            if not self._left:
+                head = read_head(self._waiting, self._at)
+                if head is None or (streams := self._streams(head, begins_stream)) is None:
+                    return None
+                if streams:
+                    return self._begin_frame(head)
+                self._left = head.num_bytes + head.length
+            size = min(size, self._left)
+            self._left -= min(size, len(self._waiting) - self._at)
+        piece = self._waiting[self._at : self._at + size]
         self._at += len(piece)
         self.conn.receive_data(piece)
         num_frames = len(self.conn.events)
@@ -183,6 +218,65 @@ class BoundedWebSocket(WebSocketsSansIOProtocol):
         else:
             self.handle_events()
         return num_frames
+
+    def _begins_stream(self) -> BeginsStream | None:
+        return cast("BeginsStream | None", self.scope.get(STREAMED))
+
+    def _streams(self, head: FrameHead, begins_stream: BeginsStream) -> bool | None:
+        """Return whether a frame is part of a message that is passed on in parts; None: more bytes decide."""
+        if not head.is_data or self._streamed is not None:
+            return head.is_data
+        is_first = head.opcode != CONTINUATION
+        if is_first:
+            self._num_begun, self._is_whole = 0, head.opcode != TEXT
+        self._num_begun += head.length
+        if self._num_begun > STREAMED_BYTES and not self._is_whole:
+            # A continuation without a beginning, or a message within another one, is for the library to refuse.
+            is_valid = is_first == (self.conn.current_size is None)
+            start = peek(self._waiting, self._at, head, b"" if is_first else b"".join(self.frames))
+            if is_valid and start is None:
+                self._num_begun -= head.length
+                return None
+            self._is_whole = not is_valid or start is None or not begins_stream(start)
+            return not self._is_whole
+        return False
+
+    def _begin_frame(self, head: FrameHead) -> int:
+        """Begin a frame of a message that is passed on in parts, and return the number of frames."""
+        if self._streamed is None:
+            self._streamed = StreamedMessage(head)
+            if self.frames:
+                self._put_part(b"".join(self.frames), is_last=False)
+                self.frames = []
+        elif head.opcode != CONTINUATION:
+            self._fail(CloseCode.PROTOCOL_ERROR, "expected a continuation frame")
+            return 1
+        self._streamed.begin(head)
+        self._at += head.num_bytes
+        if self._streamed.num_frames > self._limits.max_fragments * (1 + self._streamed.num_bytes // 2**20):
+            self._fail(CloseCode.MESSAGE_TOO_BIG, f"at most {self._limits.max_fragments} fragments for each megabyte")
+            return 1
+        return self._pass_on(self._streamed)
+
+    def _pass_on(self, message: StreamedMessage) -> int:
+        """Pass on what has arrived of the current frame; it counts as a frame."""
+        piece = self._waiting[self._at : self._at + message.left]
+        self._at += len(piece)
+        data = message.take(piece)
+        if data or message.is_over:
+            self._put_part(data, is_last=message.is_over)
+        if message.is_over:
+            self._streamed, self._num_begun, self.conn.current_size = None, 0, None
+        return 1
+
+    def _put_part(self, data: bytes, *, is_last: bool) -> None:
+        if self.close_sent:
+            return
+        self._queued.append(len(data))
+        event: Any = {"type": "websocket.receive", "bytes": data, "more_body": not is_last}
+        self.queue.put_nowait(event)
+        self.read_paused = True
+        self.transport.pause_reading()
 
     def _refuse_handshake(self) -> None:
         """End a connection whose request `pygrid.web.http_reader` accepted, and the WebSocket library did not."""

@@ -7,89 +7,20 @@ Should not happen: a device is cut off; a client without a key fills memory or t
 from __future__ import annotations
 
 import asyncio
-import base64
 import contextlib
 import json
-from collections.abc import AsyncIterator
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
-import httpx
-import numpy as np
 import pytest
 
-from pygrid.domain import build_domain
 from pygrid.features.cycles.published import PublishedDevices
-from pygrid.settings import load_settings
-from pygrid.syft import PlanMessage, write_plan, write_state
 from pygrid.web.message_memory import MessageMemory
-from pygrid.web.server import AppServer
 from pygrid.web.services import service
 from support.eventually import eventually
-from support.web import People, serving
-
-NUM_DEVICES = 20
-NUM_VALUES = 270_000
-"""A model of 1.1 MB, so its reports of 1.4 MB go through files."""
-LIMIT = 1024 * 1024
-"""Bytes that an address may hold. All reports together have 28 times as many."""
+from support.large_reports import LIMIT, NUM_DEVICES, NUM_VALUES, Round, diff, started  # noqa: F401 - fixture
 
 
-@dataclass
-class Round:
-    """A Domain whose process waits for the reports of `NUM_DEVICES` devices."""
-
-    web: httpx.AsyncClient
-    port: int
-    server: AppServer
-    state: Any
-    owner: dict[str, str]
-
-    async def device(self) -> dict[str, str]:
-        """The id and the key of a device that was admitted."""
-        named = {"model_name": "large", "model_version": "1.0"}
-        worker_id = (await self.web.post("/model-centric/authenticate", json=named)).json()["worker_id"]
-        asked = {"worker_id": worker_id, "model": "large", "version": "1.0"}
-        accepted = (await self.web.post("/model-centric/cycle-request", json=asked)).json()
-        return {"worker_id": worker_id, "request_key": accepted["request_key"]}
-
-    async def post(self, body: dict[str, str]) -> httpx.Response:
-        """The answer to a report over a connection of its own."""
-        async with httpx.AsyncClient(base_url=f"http://127.0.0.1:{self.port}", timeout=120) as web:
-            return await web.post("/model-centric/report", json=body)
-
-    async def num_reports(self) -> int:
-        (process,) = (await self.web.get("/model-centric/processes", headers=self.owner)).json()["processes"]
-        path = f"/model-centric/processes/{process['id']}/cycles"
-        found: int = (await self.web.get(path, headers=self.owner)).json()["cycles"][-1]["num_reports"]
-        return found
-
-
-@pytest.fixture
-async def started(tmp_path: Path) -> AsyncIterator[Round]:
-    app = build_domain(load_settings({}, data_dir=tmp_path / "data", id="test"))
-    form = {
-        "model": write_state([np.zeros(NUM_VALUES, np.float32)]).hex(),
-        "plans": {"training_plan:ts": write_plan(PlanMessage("training_plan", torchscript=b"opaque")).hex()},
-        "client_config": {"name": "large", "version": "1.0"},
-        "server_config": {"cycle_length": 3600, "num_cycles": 2, "max_diffs": 1000},
-    }
-    async with (
-        serving(app, held_bytes_per_address=LIMIT) as (server, port),
-        httpx.AsyncClient(base_url=f"http://127.0.0.1:{port}", timeout=60) as web,
-    ):
-        owner = await People(web).owner()
-        hosted = await web.post("/model-centric/host-training", json=form, headers=owner)
-        assert hosted.status_code == 201, hosted.text
-        yield Round(web, port, server, app.state, owner)
-
-
-def diff(value: float = 0.5, num_values: int = NUM_VALUES) -> str:
-    return base64.b64encode(write_state([np.full(num_values, value, np.float32)])).decode()
-
-
-async def test_the_reports_of_all_devices_are_taken(started: Round) -> None:
+async def test_the_reports_of_all_devices_are_taken(started: Round) -> None:  # noqa: F811
     devices = [await started.device() for _ in range(NUM_DEVICES)]
     text = diff()
     assert NUM_DEVICES * len(text) > 25 * LIMIT
@@ -108,7 +39,7 @@ async def test_the_reports_of_all_devices_are_taken(started: Round) -> None:
     assert service(started.state, MessageMemory).num_bytes == 0
 
 
-async def test_the_key_may_come_after_the_diff(started: Round, tmp_path: Path) -> None:
+async def test_the_key_may_come_after_the_diff(started: Round, tmp_path: Path) -> None:  # noqa: F811
     first, second = await started.device(), await started.device()
     body = {"diff": diff(), **first}
     assert (await started.post(body)).json() == {"status": "success"}
@@ -121,7 +52,7 @@ async def test_the_key_may_come_after_the_diff(started: Round, tmp_path: Path) -
     assert await started.num_reports() == 2
 
 
-async def test_bodies_without_a_key_fill_neither_memory_nor_the_disk(started: Round) -> None:
+async def test_bodies_without_a_key_fill_neither_memory_nor_the_disk(started: Round) -> None:  # noqa: F811
     stage = service(started.state, PublishedDevices).stage
     memory = service(started.state, MessageMemory)
     begun = b'{"diff": "' + b"A" * 1_500_000
@@ -147,7 +78,7 @@ async def test_bodies_without_a_key_fill_neither_memory_nor_the_disk(started: Ro
 
 
 @pytest.mark.parametrize("changes", [{"request_key": "0" * 64}, {"worker_id": "another"}])
-async def test_a_diff_with_an_invalid_key_is_not_read(started: Round, changes: dict[str, str]) -> None:
+async def test_a_diff_with_an_invalid_key_is_not_read(started: Round, changes: dict[str, str]) -> None:  # noqa: F811
     body = json.dumps({**await started.device(), **changes, "diff": "A"}).encode()
     head = b"POST /model-centric/report HTTP/1.1\r\nHost: localhost\r\nContent-Length: 90000000\r\n\r\n"
     reader, writer = await asyncio.open_connection("127.0.0.1", started.port)
@@ -159,7 +90,7 @@ async def test_a_diff_with_an_invalid_key_is_not_read(started: Round, changes: d
     writer.close()
 
 
-async def test_a_body_that_is_announced_too_long_is_not_read(started: Round) -> None:
+async def test_a_body_that_is_announced_too_long_is_not_read(started: Round) -> None:  # noqa: F811
     body = json.dumps({**await started.device(), "diff": "A"}).encode()
     head = b"POST /model-centric/report HTTP/1.1\r\nHost: localhost\r\nContent-Length: 90000000\r\n\r\n"
     reader, writer = await asyncio.open_connection("127.0.0.1", started.port)
@@ -168,7 +99,7 @@ async def test_a_body_that_is_announced_too_long_is_not_read(started: Round) -> 
     writer.close()
 
 
-async def test_a_wrong_diff_is_refused_while_it_arrives(started: Round) -> None:
+async def test_a_wrong_diff_is_refused_while_it_arrives(started: Round) -> None:  # noqa: F811
     device = await started.device()
     for wrong, words in (
         (diff(num_values=NUM_VALUES - 1), "has shape"),

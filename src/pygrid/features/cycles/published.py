@@ -111,14 +111,24 @@ class PublishedDevices:
                 raise missing_key()
             if text.has_diff:
                 break
+        await self.take_begun(text, diff_parts(text, begun, body), announced, address, held)
+
+    async def take_begun(
+        self, text: ReportText, parts: AsyncIterator[bytes], announced: int | None, address: str, held: Memory
+    ) -> None:
+        """Take a report of which `ReportText` has read the members before the diff. See `take_report_body`.
+
+        Args:
+            parts: those of the diff's text.
+        """
         before = text.members_before_diff()
         key, client_id = before.get("request_key"), before.get("worker_id")
         if isinstance(key, str) and key and text.has_diff:
             client = client_id if isinstance(client_id, str) else None
-            await self._take_parts(key, client, _parts(text, begun, body), text, announced)
+            await self._take_parts(key, client, parts, text, announced)
             return
         with self.stage.text(address, held) as staged:
-            async for part in _parts(text, begun, body):
+            async for part in parts:
                 await staged.add(part)
             report = read_members(text.finish())
             if not text.has_diff:
@@ -209,7 +219,7 @@ class DiffStream:
         self._state.finish()
 
 
-async def _parts(text: ReportText, begun: bytes, body: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
+async def diff_parts(text: ReportText, begun: bytes, body: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
     """Yield the parts of a diff's text, of which the first one was read."""
     yield begun
     async for piece in body:

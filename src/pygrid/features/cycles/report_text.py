@@ -25,9 +25,17 @@ _UNICODE_ESCAPE = re.compile(rb"\\u00([0-9a-fA-F]{2})")
 
 
 class ReportText:
-    """Splits the JSON of a report into the text of its ``diff`` and the rest, of which at most 4 KiB are kept."""
+    """Splits the JSON of a report into the text of its ``diff`` and the rest, of which at most 4 KiB are kept.
 
-    def __init__(self) -> None:
+    Args:
+        message_type: the report is ``data`` of a message of this type; empty: it is the whole JSON.
+    """
+
+    def __init__(self, message_type: str = "") -> None:
+        self.envelope: dict[str, Any] = {}
+        """The members next to ``data``."""
+        self._message_type = message_type
+        self._diff_depth = 2 if message_type else 1
         self.has_diff = False
         """Whether the text of the diff has begun."""
         self._other = bytearray()
@@ -42,7 +50,7 @@ class ReportText:
         """Where the current text begins in `_other`; -1: the next byte is not in a text."""
         self._depth = 0
         self._name = b""
-        """The last text of the outermost object, if only a colon came after it."""
+        """The last text of an object at `_diff_depth`, if only a colon came after it."""
         self._has_colon = False
 
     def add(self, data: bytes) -> bytes:
@@ -76,7 +84,8 @@ class ReportText:
 
     def members_before_diff(self) -> dict[str, Any]:
         """Return the members before the diff. Empty before the diff begins. Raises as `finish`."""
-        return self._decode(bytes(self._other[: self._num_before]) + b'"}') if self.has_diff else {}
+        end = b'"' + b"}" * self._diff_depth
+        return self._decode(bytes(self._other[: self._num_before]) + end) if self.has_diff else {}
 
     def finish(self) -> dict[str, Any]:
         """Return the members of the whole report; ``diff`` is empty if it was split off.
@@ -86,7 +95,10 @@ class ReportText:
         """
         if self._is_inside:
             raise InvalidInput("the text is not JSON: it ends inside the diff", code=codes.INVALID_JSON)
-        return self._decode(bytes(self._other))
+        members = self._decode(bytes(self._other))
+        if self.envelope.get("type", "") != self._message_type:
+            raise InvalidInput(f"a message with 'diff' needs the type {self._message_type!r}", code=codes.UNKNOWN_TYPE)
+        return members
 
     def _decode(self, text: bytes) -> dict[str, Any]:
         try:
@@ -97,15 +109,19 @@ class ReportText:
             raise
         if not isinstance(value, dict):
             raise InvalidInput("the report is not a JSON object", code=codes.INVALID_JSON)
-        return value
+        if not self._message_type:
+            return value
+        members = value.pop("data", None)
+        self.envelope = value
+        if not isinstance(members, dict):
+            raise InvalidInput("'data' must be an object with the fields of the message", field="data")
+        return members
 
     def _read_other(self, data: bytes, position: int) -> int:
         """Read bytes up to the text of the diff, and return the position after them."""
         for at in range(position, min(len(data), position + MAX_OTHER_BYTES + 1)):
             byte = data[at]
-            is_beginning = (
-                byte == _QUOTE and self._text_at < 0 and self._has_colon and self._name == _DIFF and self._depth == 1
-            )
+            is_beginning = byte == _QUOTE and self._text_at < 0 and self._has_colon and self._name == _DIFF
             self._note(byte)
             self._other.append(byte)
             if is_beginning:
@@ -130,7 +146,7 @@ class ReportText:
             elif byte == _BACKSLASH:
                 self._is_escaped = True
             elif byte == _QUOTE:
-                self._name = bytes(self._other[self._text_at :]) if self._depth == 1 else b""
+                self._name = bytes(self._other[self._text_at :]) if self._depth == self._diff_depth else b""
                 self._text_at, self._has_colon = -1, False
         elif byte == _QUOTE:
             self._text_at = len(self._other) + 1
