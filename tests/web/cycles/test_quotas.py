@@ -142,6 +142,16 @@ async def test_behind_a_proxy_that_is_trusted_each_client_has_its_own_address(op
     assert codes == ([200, 200, 429] if trusted else [200, 429, 429])
 
 
+async def test_pings_have_a_limit_of_their_own(opening: Open) -> None:
+    site = await opening(cycle_requests_per_minute=3)
+    hostile, other = at(site, "203.0.113.5"), at(site, "203.0.113.6")
+    path = "/model-centric/speed-test?worker_id=x&random=y&is_ping=true"
+    assert [(await hostile.web.get(path)).status_code for _ in range(31)] == [200] * 30 + [429]
+    asked = {"worker_id": "x", "model": "x", "version": "1", "wait_s": 0}
+    assert (await hostile.web.post("/model-centric/cycle-request", json=asked)).status_code == 404
+    assert (await other.web.get(path)).status_code == 200
+
+
 @pytest.mark.parametrize(
     ("limit", "method", "path", "changes"),
     [
@@ -160,7 +170,6 @@ async def test_behind_a_proxy_that_is_trusted_each_client_has_its_own_address(op
         ("cycle_requests_per_minute", "POST", "/model-centric/leave", {"worker_id": "x", "model": "x", "version": "1"}),
         ("speed_tests_per_minute", "GET", "/model-centric/speed-test?worker_id=x&random=y&size_bytes=1", None),
         ("speed_tests_per_minute", "POST", "/model-centric/speed-test?worker_id=x&random=y", None),
-        ("cycle_requests_per_minute", "GET", "/model-centric/speed-test?worker_id=x&random=y&is_ping=true", None),
     ],
 )
 async def test_an_address_may_ask_so_often(opening: Open, limit: str, method: str, path: str, changes: Any) -> None:

@@ -6,14 +6,19 @@ Should not happen: more than the limit is sent or taken; a transfer is so fast t
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import AsyncIterator
 
+import httpx
 import pytest
 
+from pygrid.clock import ManualClock
+from pygrid.domain import build_domain
 from pygrid.features.cycles.routes import SPEED_TEST_BYTES, SPEED_TEST_BYTES_PER_S
+from pygrid.settings import DomainSettings
 from pygrid.web.pacing import Pacer
 from support.training import Site
-from support.web import assert_problem
+from support.web import assert_problem, serving
 
 PATH = "/model-centric/speed-test"
 WHO = {"worker_id": "w", "random": "1"}
@@ -77,6 +82,34 @@ async def test_both_directions_are_paced(site: Site, monkeypatch: pytest.MonkeyP
     await site.web.get(PATH, params={**WHO, "size_bytes": 100_000})
     await site.web.post(PATH, params=WHO, content=b"x" * 100_000)
     assert sum(taken) >= 200_000
+
+
+async def test_ten_speed_tests_in_a_row(settings: DomainSettings, clock: ManualClock) -> None:
+    """As syft.js makes them, at the usual limits: pings, a download that ends early, an upload as a form."""
+    app = build_domain(dataclasses.replace(settings, limit_loopback=True), clock=clock)
+    async with serving(app) as (_, port), httpx.AsyncClient(base_url=f"http://127.0.0.1:{port}", timeout=60) as web:
+
+        async def download() -> int:
+            num_bytes = 0
+            async with web.stream("GET", PATH, params={**WHO, "random": "0.12?0.34"}) as answer:
+                if answer.status_code == 200:
+                    assert answer.headers["content-length"] == str(SPEED_TEST_BYTES)
+                    async for piece in answer.aiter_raw():
+                        if (num_bytes := num_bytes + len(piece)) > 500_000:
+                            break
+                return answer.status_code
+
+        for number in range(10):
+            for _ in range(60 if number == 0 else 5):
+                ping = await web.get(PATH, params={**WHO, "is_ping": 1})
+                assert (ping.status_code, ping.content) == (200, b"{}")
+            assert await download() == 200
+            form = {"file": ("blob", b"x" * 500_000, "application/octet-stream")}
+            sent = await web.post(PATH, params=WHO, files=form)
+            assert (sent.status_code, sent.json()) == (200, {})
+        assert [await download() for _ in range(11)] == [200] * 10 + [429]
+        assert_problem(await web.post(PATH, params=WHO, content=b"x"), 429, "rate_limited")
+        assert (await web.get(PATH, params={**WHO, "is_ping": 1})).status_code == 200, "pings go on"
 
 
 async def test_both_names_are_needed(site: Site) -> None:

@@ -3,6 +3,7 @@
 authenticate   ──> rate of the address ──> rate of the subject ──> number of clients of the subject, else of the address
 cycle request  ──> rate of the address
 speed test     ──> rate of the address
+ping           ──> rate of the address
 """
 
 from __future__ import annotations
@@ -19,6 +20,10 @@ from pygrid.rates import RateTable
 
 RETRY_FULL_S = 3600.0
 """Retry time for an address at its limit of clients; when one of them will expire is unknown."""
+
+
+PINGS = 10
+"""Pings per cycle request. On a fast network, syft.js sends more than 2,000 pings before its cycle request."""
 
 
 @dataclass(frozen=True)
@@ -50,6 +55,9 @@ class DeviceQuotas:
         self._cycle_requests = RateTable(
             clock, limits.cycle_requests_per_minute, "cycle requests", "PYGRID_CYCLE_REQUESTS_PER_MINUTE"
         )
+        self._pings = RateTable(
+            clock, PINGS * limits.cycle_requests_per_minute, "pings", "PYGRID_CYCLE_REQUESTS_PER_MINUTE"
+        )
         self._speed_tests = RateTable(
             clock, limits.speed_tests_per_minute, "speed tests", "PYGRID_SPEED_TESTS_PER_MINUTE"
         )
@@ -65,6 +73,10 @@ class DeviceQuotas:
     def take_cycle_request(self, address: str) -> None:
         """Count a request for a cycle, or a departure."""
         self._cycle_requests.take(self._bucket(address))
+
+    def take_ping(self, address: str) -> None:
+        """Count a ping of a speed test."""
+        self._pings.take(self._bucket(address))
 
     def take_speed_test(self, address: str) -> None:
         """Count a speed test in one direction."""

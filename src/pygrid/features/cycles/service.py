@@ -95,9 +95,9 @@ class CyclesService:
         self._buffers = ReportBuffers()
 
     def take_speed_test(self, address: str, *, is_ping: bool = False) -> None:
-        """Count a speed test; a ping counts as a request for a cycle. Raises TooManyRequests: ``rate_limited``."""
+        """Count a speed test, or a ping of one. Raises TooManyRequests: ``rate_limited``."""
         if is_ping:
-            self._quotas.take_cycle_request(address)
+            self._quotas.take_ping(address)
         else:
             self._quotas.take_speed_test(address)
 
