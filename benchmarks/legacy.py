@@ -1,8 +1,9 @@
 """What clients of 2020 cost a Domain, beside native devices in the same run.
 
-    python benchmarks/legacy.py                 all parts, about two minutes
-    python benchmarks/legacy.py --only codec    one of: report, codec, model, burst, step
+    python benchmarks/legacy.py                 all parts
+    python benchmarks/legacy.py --only codec    one of: report, codec, model, burst, many, step
 
+``many`` sends 21 GB and writes 16 GB to the disk.
 ``step`` runs the published client in Node, and is left out without it. Exit code 1: a budget was missed.
 """
 
@@ -22,8 +23,9 @@ from typing import Any
 
 import numpy as np
 
-from figure import Figure, measure_parts
-from loadgen import Address, Connection, Device, Process, host, open_devices, sign_up
+from figure import Figure, Measure, measure_parts
+from loadgen import Address, Connection, Device, Process, cycles, host, open_devices, sign_up
+from many_reports import Reports, admit, host_large
 from pygrid.syft import PlanMessage, read_state, state_pieces, write_plan, write_state
 from server_process import start_domain
 from vector_model import diff_bytes, model_bytes, plan_bytes
@@ -33,6 +35,8 @@ SMALL = 50_000
 NUM_REPORTS = 200
 NUM_DOWNLOADS = 200
 NUM_AT_ONCE = 200
+LARGE = 10_000_000
+"""Values of a model of 40 MB, whose reports in JSON have 53 MB."""
 REPEATS = 3
 CONFIG = {"cycle_length": 3600, "num_cycles": 50, "max_diffs": 100_000}
 
@@ -87,7 +91,7 @@ def _old_diff(value: float = 1e-3) -> str:
     return base64.b64encode(write_state([np.full(SMALL, value, np.float32)])).decode()
 
 
-async def measure_report(folder: Path) -> list[Figure]:
+async def measure_report(folder: Path, num_reports: int = NUM_REPORTS, repeats: int = REPEATS) -> list[Figure]:
     """CPU of the server for a durable report of 200 kB, one device after the other, beside the native one."""
     with await asyncio.to_thread(start_domain, folder) as domain:
         token = await _owner(domain.address)
@@ -95,19 +99,19 @@ async def measure_report(folder: Path) -> list[Figure]:
         new = await host(domain.address, token, "new", model_bytes(SMALL), plan_bytes(SMALL), CONFIG)
         diff, body = _old_diff(), diff_bytes(SMALL)
         cpu: dict[str, list[float]] = {"old": [], "new": []}
-        for _ in range(REPEATS):
-            olds = await _old_devices(domain.address, old, NUM_REPORTS)
+        for _ in range(repeats):
+            olds = await _old_devices(domain.address, old, num_reports)
             keys = [(await device.join())["request_key"] for device in olds]
             before = domain.cpu_s
             for device, key in zip(olds, keys, strict=True):
                 await device.send(key, diff)
-            cpu["old"].append((domain.cpu_s - before) / NUM_REPORTS)
-            news = await open_devices(domain.address, new, NUM_REPORTS)
+            cpu["old"].append((domain.cpu_s - before) / num_reports)
+            news = await open_devices(domain.address, new, num_reports)
             keys = [(await device.join())["request_key"] for device in news]
             before = domain.cpu_s
             for native, key in zip(news, keys, strict=True):
                 await native.report(key, body)
-            cpu["new"].append((domain.cpu_s - before) / NUM_REPORTS)
+            cpu["new"].append((domain.cpu_s - before) / num_reports)
             everyone: list[Device] = [*olds, *news]
             for one in everyone:
                 one.connection.close()
@@ -140,7 +144,7 @@ async def measure_codec(_folder: Path) -> list[Figure]:
     ]
 
 
-async def measure_model(folder: Path) -> list[Figure]:
+async def measure_model(folder: Path, num_downloads: int = NUM_DOWNLOADS) -> list[Figure]:
     """CPU of a download of a checkpoint that was served before, beside the native one."""
     with await asyncio.to_thread(start_domain, folder) as domain:
         token = await _owner(domain.address)
@@ -155,16 +159,16 @@ async def measure_model(folder: Path) -> list[Figure]:
         for repeat in range(REPEATS + 1):
             for kind, (device, found) in enumerate(zip(devices, accepted, strict=True)):
                 before = domain.cpu_s
-                for _ in range(NUM_DOWNLOADS):
+                for _ in range(num_downloads):
                     await device.download(found)
                 if repeat:  # the first round fills the caches
-                    cpu[kind].append((domain.cpu_s - before) / NUM_DOWNLOADS)
+                    cpu[kind].append((domain.cpu_s - before) / num_downloads)
     ours, native_s = (statistics.median(values) for values in cpu)
     note = f"{1e6 * ours:.3g} and {1e6 * native_s:.3g} us of CPU"
     return [Figure("get-model of a served checkpoint, over the native one", ours / native_s, "x", 1.5, note=note)]
 
 
-async def measure_burst(folder: Path) -> list[Figure]:
+async def measure_burst(folder: Path, num_at_once: int = NUM_AT_ONCE) -> list[Figure]:
     """The longest wait of a native device while 200 accounts sign up and 200 clients of 2020 take part."""
     with await asyncio.to_thread(start_domain, folder) as domain:
         token = await _owner(domain.address)
@@ -172,7 +176,7 @@ async def measure_burst(folder: Path) -> list[Figure]:
         new = await host(domain.address, token, "new", model_bytes(SMALL), plan_bytes(SMALL), CONFIG)
         diff = _old_diff()
         (native,) = await open_devices(domain.address, new, 1)
-        connections = [await Connection.open(domain.address) for _ in range(2 * NUM_AT_ONCE)]
+        connections = [await Connection.open(domain.address) for _ in range(2 * num_at_once)]
         waits: list[float] = []
         is_over = False
 
@@ -187,7 +191,7 @@ async def measure_burst(folder: Path) -> list[Figure]:
             await connections[number].post_json("/users", account, expect=(200, 201, 429, 503))
 
         async def take_part(number: int) -> None:
-            device = OldDevice(connections[NUM_AT_ONCE + number], old)
+            device = OldDevice(connections[num_at_once + number], old)
             await device.authenticate()
             found = await device.join()
             await device.download(found)
@@ -196,8 +200,8 @@ async def measure_burst(folder: Path) -> list[Figure]:
         polling = asyncio.create_task(poll())
         began = time.perf_counter()
         works: list[Awaitable[None]] = [
-            *(enroll(number) for number in range(NUM_AT_ONCE)),
-            *(take_part(number) for number in range(NUM_AT_ONCE)),
+            *(enroll(number) for number in range(num_at_once)),
+            *(take_part(number) for number in range(num_at_once)),
         ]
         await asyncio.gather(*works)
         whole_s = time.perf_counter() - began
@@ -205,6 +209,31 @@ async def measure_burst(folder: Path) -> list[Figure]:
         await polling
     note = f"{len(waits)} requests in {whole_s:.3g} s"
     return [Figure("longest cycle request beside 200 sign-ups and 200 old clients", max(waits), "s", 1, note=note)]
+
+
+async def measure_many(folder: Path, num_devices: int = NUM_AT_ONCE, size: int = LARGE) -> list[Figure]:
+    """Peak memory of the server while many devices of one address report a large model at once."""
+    figures, reports = [], Reports(size)
+    for over in ("http", "websocket"):
+        with await asyncio.to_thread(start_domain, folder / over) as domain:
+            process = await host_large(domain.address, await _owner(domain.address), "large", size)
+            devices = await admit(domain.address, process, num_devices)
+            before = domain.held_bytes
+            domain.forget_peak()
+            began, cpu_s = time.perf_counter(), domain.cpu_s
+            await asyncio.gather(*(reports.send(domain.address, *device, over) for device in devices))
+            whole_s, cpu_s = time.perf_counter() - began, domain.cpu_s - cpu_s
+            peak = domain.peak_bytes
+            (cycle,) = await cycles(domain.address, process)
+        if cycle["num_reports"] != num_devices:
+            raise RuntimeError(f"{cycle['num_reports']} of {num_devices} reports were taken")
+        shutil.rmtree(folder / over)
+        rate = num_devices * reports.num_bytes / 1e6 / whole_s
+        cpu_ms = 1000 * cpu_s / num_devices
+        note = f"{before / 1e6:.0f} MB before; {whole_s:.3g} s, {rate:.3g} MB/s, {cpu_ms:.3g} ms of CPU each"
+        what = f"peak memory, {num_devices} devices report {reports.num_bytes / 1e6:.3g} MB each over {over}"
+        figures.append(Figure(what, peak / 1e6, "MB", 450, note=note))
+    return figures
 
 
 async def measure_step(_folder: Path) -> list[Figure]:
@@ -220,11 +249,12 @@ async def measure_step(_folder: Path) -> list[Figure]:
     ]
 
 
-PARTS = {
+PARTS: dict[str, Measure] = {
     "report": measure_report,
     "codec": measure_codec,
     "model": measure_model,
     "burst": measure_burst,
+    "many": measure_many,
     "step": measure_step,
 }
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import json
 import secrets
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, cast
 
@@ -223,11 +223,17 @@ async def sign_up(address: Address, email: str, password: str) -> str:
 
 
 async def host(
-    address: Address, token: str, name: str, model: Bytes, plan: Bytes, server_config: dict[str, Any]
+    address: Address,
+    token: str,
+    name: str,
+    model: Bytes,
+    plan: Bytes,
+    server_config: dict[str, Any],
+    more: Mapping[str, Bytes] | None = None,
 ) -> Process:
-    """Host a process in version 1.0."""
+    """Host a process in version 1.0; ``more``: further parts of the form."""
     config = {"client_config": {"name": name, "version": "1.0"}, "server_config": server_config}
-    parts = {"config": json.dumps(config).encode(), "model": model, "plan:training_plan": plan}
+    parts = {"config": json.dumps(config).encode(), "model": model, "plan:training_plan": plan, **(more or {})}
     boundary = secrets.token_hex(16)
     body = bytearray()
     for part, content in parts.items():

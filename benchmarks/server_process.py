@@ -93,6 +93,16 @@ class ServerProcess:
             raise RuntimeError("this system does not tell the peak memory of a process")
         return int(match.group(1)) * 1024
 
+    @property
+    def held_bytes(self) -> int:
+        """The memory that it holds now (VmRSS)."""
+        match = re.search(r"VmRSS:\s+(\d+) kB", Path(f"/proc/{self._process.pid}/status").read_text())
+        return int(match.group(1)) * 1024 if match else 0
+
+    def forget_peak(self) -> None:
+        """Let `peak_bytes` count from now on. Source: proc_pid_clear_refs(5)."""
+        Path(f"/proc/{self._process.pid}/clear_refs").write_text("5")
+
     def stop(self) -> None:
         """End it gently, by force after 15 seconds."""
         self._process.send_signal(signal.SIGTERM)

@@ -27,18 +27,28 @@ def diff_bytes(size: int, value: float = 1e-3) -> bytes:
     return encode({NAME: np.full(size, value, np.float32)}, {"num_examples": "1"})
 
 
-def plan_bytes(size: int) -> bytes:
-    """A training plan: every step takes ``lr`` times the mean of ``x`` off each value."""
+def plan_bytes(size: int, *, has_labels: bool = False) -> bytes:
+    """A training plan: every step takes ``lr`` times the mean of ``x`` off each value.
+
+    Args:
+        has_labels: the mean is that of ``x - y``, as clients of 2020 need two ports.
+    """
+    ports = ("x", "y") if has_labels else ("x",)
     data, step, new = helper.make_tensor_value_info, helper.make_node, f"new/params/{NAME}"
     real = TensorProto.FLOAT
     graph = helper.make_graph(
         [
-            step("ReduceMean", ["data/x"], ["metrics/loss"], name="loss", keepdims=0),
+            *([step("Sub", ["data/x", "data/y"], ["x-y"], name="error")] if has_labels else []),
+            step("ReduceMean", ["x-y" if has_labels else "data/x"], ["metrics/loss"], name="loss", keepdims=0),
             step("Mul", ["hyper/lr", "metrics/loss"], ["step"], name="step"),
             step("Sub", [f"params/{NAME}", "step"], [new], name="update"),
         ],
         "train",
-        [data(f"params/{NAME}", real, [size]), data("hyper/lr", real, []), data("data/x", real, ["batch"])],
+        [
+            data(f"params/{NAME}", real, [size]),
+            data("hyper/lr", real, []),
+            *(data(f"data/{port}", real, ["batch"]) for port in ports),
+        ],
         [data(new, real, [size]), data("metrics/loss", real, [])],
     )
     opset = 20
@@ -48,12 +58,12 @@ def plan_bytes(size: int) -> bytes:
         inputs=(
             Port(f"params/{NAME}", "float32", (size,)),
             Port("hyper/lr", "float32", ()),
-            Port("data/x", "float32", ("batch",)),
+            *(Port(f"data/{port}", "float32", ("batch",)) for port in ports),
         ),
         outputs=(Port(new, "float32", (size,)), Port("metrics/loss", "float32", ())),
-        num_nodes=3,
+        num_nodes=2 + len(ports),
         flops_fixed=size + 1,
-        flops_per_example=1,
+        flops_per_example=len(ports),
     )
     manifest = Manifest(
         format=FORMAT,
@@ -63,7 +73,7 @@ def plan_bytes(size: int) -> bytes:
         author="",
         opset=opset,
         graphs={"train": train},
-        data={"x": DataPort("float32", ())},
+        data={port: DataPort("float32", ()) for port in ports},
         hyper={"lr": Hyper(0.1, 0.0, 1.0)},
         metrics={"loss": "mean"},
         max_batch_size=32,

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 import fleet
+import legacy
 import model_memory
 import relay
 import search
@@ -65,6 +66,19 @@ async def test_cycles_and_large_reports_are_measured(tmp_path):
         *await measure_large(tmp_path / "large", num_devices=2, size=100_000),
     ]
     assert [figure.unit for figure in figures] == ["ms", "x", "x"]
+    assert all(figure.value > 0 for figure in figures)
+
+
+@pytest.mark.slow
+async def test_clients_of_2020_are_measured(tmp_path):
+    figures = [
+        *await legacy.measure_report(tmp_path / "report", num_reports=3, repeats=1),
+        *await legacy.measure_codec(tmp_path),
+        *await legacy.measure_model(tmp_path / "model", num_downloads=3),
+        *await legacy.measure_burst(tmp_path / "burst", num_at_once=4),
+        *await legacy.measure_many(tmp_path / "many", num_devices=3, size=300_000),
+    ]
+    assert [figure.unit for figure in figures] == ["ms", "MB/s", "MB/s", "x", "s", "MB", "MB"]
     assert all(figure.value > 0 for figure in figures)
 
 

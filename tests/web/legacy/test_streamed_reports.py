@@ -25,7 +25,7 @@ from pygrid.legacy.devices import LargeReports
 from pygrid.syft import PlanMessage, write_plan, write_state
 from pygrid.web.message_memory import MessageMemory
 from pygrid.web.services import service
-from support.eventually import eventually
+from support.eventually import eventually, turns
 from support.large_reports import LIMIT, NUM_DEVICES, NUM_VALUES, Round, diff, started  # noqa: F401 - fixture
 
 REPORT = "model-centric/report"
@@ -183,7 +183,7 @@ async def test_bytes_that_arrive_one_by_one(started: Round) -> None:  # noqa: F8
     for start, end in itertools.pairwise(borders):
         writer.write(sent[start:end])
         await writer.drain()
-        await asyncio.sleep(0)
+        await turns(1)
     found = await asyncio.wait_for(reader.readuntil(b"0.2.9"), 60)
     assert b'"data":{"status":"success"}' in found
     writer.close()
