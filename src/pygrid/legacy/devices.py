@@ -19,8 +19,9 @@ from pygrid.features.cycles.forms import read_members
 from pygrid.features.cycles.published import PublishedDevices, diff_parts
 from pygrid.features.cycles.report_text import ReportText
 from pygrid.features.cycles.service import CyclesService
-from pygrid.legacy.websocket import ENVELOPE, Answer, Handler, LegacyCaller, Message, read_fields, refusal
+from pygrid.legacy.websocket import ENVELOPE, Answer, Handler, LegacyCaller, Message, read_fields, refusal, unexpected
 from pygrid.messages.cycles import AuthenticateRequest, CycleRequest
+from pygrid.transport.links import SocketClosed
 from pygrid.web.message_memory import MessageMemory
 from pygrid.web.published import Area
 from pygrid.web.sockets import MessageParts
@@ -46,7 +47,8 @@ class LargeReports:
 
     async def take(self, caller: LegacyCaller, message: MessageParts) -> Answer:
         """Return the answer to a report. After a refusal, up to 64 MiB of it are skipped, so its last members count."""
-        text, error = ReportText(REPORT), None
+        text = ReportText(REPORT)
+        found: Answer = {"status": "success"}
         try:
             with self._memory.hold() as held:
                 begun = b""
@@ -54,8 +56,11 @@ class LargeReports:
                     begun += text.add(await anext(message))
                 parts = diff_parts(text, begun, message)
                 await self._published.take_begun(text, parts, None, caller.address, held)
-        except PygridError as refused:
-            error = refused
+        except (SocketClosed, TimeoutError):
+            raise
+        except Exception as error:
+            said = refusal(error, Area.DEVICES) if isinstance(error, PygridError) else unexpected(error)
+            found = {"error": said["error"]}
             with contextlib.suppress(PygridError):
                 left = MAX_SKIPPED_BYTES
                 while not message.is_over and left > 0:
@@ -64,9 +69,8 @@ class LargeReports:
                     text.add(part)
                 text.finish()
             await message.skip(MAX_SKIPPED_BYTES)
-        echoed = {"type": REPORT, **{name: text.envelope[name] for name in ("request_id",) if name in text.envelope}}
-        data = {"status": "success"} if error is None else {"error": refusal(error, Area.DEVICES)["error"]}
-        return {**echoed, "data": data}
+        echoed = {name: value for name, value in text.envelope.items() if name == "request_id"}
+        return {"type": REPORT, **echoed, "data": found}
 
 
 def device_messages(clients: ClientRegistry, cycles: CyclesService, published: PublishedDevices) -> dict[str, Handler]:

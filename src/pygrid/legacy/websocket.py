@@ -320,7 +320,7 @@ async def _answer(published: Published, caller: LegacyCaller, text: str) -> Answ
     except PygridError as error:
         found = refusal(error, Area.DEVICES if message["type"] in published.device_handlers else Area.DATA)
     except Exception as error:
-        found = _unexpected(error)
+        found = unexpected(error)
     whole = _wrap(echoed, found)
     if message["type"] in published.as_text and "request_id" not in message:
         return msgspec.json.encode(whole).decode()
@@ -379,7 +379,8 @@ def _find_echoed(text: str) -> Answer:
     return found
 
 
-def _unexpected(error: Exception) -> Answer:
+def unexpected(error: Exception) -> Answer:
+    """Return the answer to a client after a fault of the server, which is logged."""
     if (explained := explain_os_error(error)) is not None:
         logger.error("disk failed", extra={"code": explained.code, "reason": str(error)})
         return refusal(explained)

@@ -8,6 +8,7 @@ Should not happen: a report counts whose members after the diff are wrong; a mes
 from __future__ import annotations
 
 import asyncio
+import errno
 import itertools
 import json
 from collections.abc import AsyncIterator, Iterable
@@ -22,6 +23,7 @@ from websockets.frames import Frame, Opcode
 
 from pygrid.features.cycles.published import PublishedDevices
 from pygrid.legacy.devices import LargeReports
+from pygrid.storage.store import Store
 from pygrid.syft import PlanMessage, write_plan, write_state
 from pygrid.web.message_memory import MessageMemory
 from pygrid.web.services import service
@@ -159,6 +161,23 @@ async def test_a_wrong_report_is_refused_and_the_socket_goes_on(started: Round, 
         assert await started.num_reports() == 0
         assert await say(socket, message({**device, "diff": diff()})) == DONE
     assert service(started.state, MessageMemory).num_bytes == 0
+
+
+async def test_a_full_disk_is_told_and_the_socket_goes_on(started: Round, monkeypatch: pytest.MonkeyPatch) -> None:  # noqa: F811
+    device = await started.device()
+    diffs = service(started.state, Store).diffs
+
+    def full(*_: Any) -> Any:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    async with talking(started.port) as socket:
+        with monkeypatch.context() as patch:
+            patch.setattr(type(diffs), "spool", full)
+            found = await say(socket, message({**device, "diff": diff()}))
+            assert list(found["data"]) == ["error"]
+            assert "disk" in found["data"]["error"]
+            assert "Traceback" not in found["data"]["error"]
+        assert await say(socket, message({**device, "diff": diff()})) == DONE
 
 
 HANDSHAKE = (
