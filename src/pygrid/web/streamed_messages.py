@@ -24,7 +24,7 @@ class FrameHead(NamedTuple):
 
     is_final: bool
     opcode: int
-    """With the reserved bits, so that a frame of an extension is none that is known here."""
+    """With the reserved bits, so a frame of an extension has an unknown one."""
     mask: bytes
     """Empty: the frame is not masked."""
     num_bytes: int
@@ -67,7 +67,7 @@ class StreamedMessage:
     """A message that is passed on in parts."""
 
     head: FrameHead
-    """Of the current frame."""
+    """The head of the current frame."""
     left: int = 0
     """Missing bytes of the frame."""
     num_frames: int = 0
