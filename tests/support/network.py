@@ -33,7 +33,13 @@ SECRET = "0123456789abcdef0123456789abcdef"
 async def served(app: Litestar, port: int = 0) -> AsyncIterator[int]:
     """The app on a port of loopback; gives the port."""
     config = uvicorn.Config(
-        app, port=port, ws="websockets-sansio", log_config=None, lifespan="on", timeout_graceful_shutdown=2
+        app,
+        port=port,
+        ws="websockets-sansio",
+        log_config=None,
+        lifespan="on",
+        timeout_graceful_shutdown=2,
+        timeout_keep_alive=75,  # as of an app: a slow client trains for longer than the 5 s of uvicorn
     )
     server = uvicorn.Server(config)
     task = asyncio.create_task(server.serve())
