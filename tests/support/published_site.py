@@ -20,10 +20,9 @@ from pygrid.plans.authoring import initial_params
 from pygrid.settings import load_settings
 from pygrid.tensors import Params, decode, encode
 from support.eventually import eventually
-from support.network import served
 from support.syftjs import task
 from support.training import config
-from support.web import People
+from support.web import People, serving
 
 RunTasks = Callable[[list[dict[str, Any]]], Awaitable[list[dict[str, Any]]]]
 """`tasks -> results` of published clients."""
@@ -135,8 +134,10 @@ class PublishedSite:
 @pytest.fixture
 async def site(tmp_path: Path) -> AsyncIterator[PublishedSite]:
     app = build_domain(load_settings({}, data_dir=tmp_path / "data", id="test"))
-    async with served(app) as port, httpx.AsyncClient(base_url=f"http://127.0.0.1:{port}", timeout=180) as web:
-        yield PublishedSite(f"http://127.0.0.1:{port}", web, await People(web).owner())
+    async with serving(app, idle_s=75) as (_, port):
+        url = f"http://127.0.0.1:{port}"
+        async with httpx.AsyncClient(base_url=url, timeout=180) as web:
+            yield PublishedSite(url, web, await People(web).owner())
 
 
 def assert_same_diff(found: Params, right: Params) -> None:
