@@ -15,15 +15,13 @@ import torch
 from pygrid.domain import build_domain
 from pygrid.settings import load_settings
 from pygrid.syft import Action, PlanMessage, Ref, write_plan, write_state
-from support.network import served
 from support.published_site import PublishedSite, build_subject
 from support.syftjs import needs_node, run_in_node, task
-from support.web import People
+from support.web import People, serving
 
 SIZES = (784, 392, 10)
 BATCH = 64
 NUM_STEPS = 8
-REPEATS = 2
 
 
 class _Actions:
@@ -60,14 +58,17 @@ def hand_written() -> PlanMessage:
 
 
 async def time_steps() -> tuple[float, float]:
-    """Median milliseconds of a step: emitted, and written by hand. Both start from the same weights."""
+    """Median milliseconds of a step: emitted, and written by hand, with reports over HTTP and the WebSocket."""
     folder = await asyncio.to_thread(needs_node)
     torch.manual_seed(1)
     layers = [torch.nn.Linear(*SIZES[:2]), torch.nn.ReLU(), torch.nn.Linear(*SIZES[1:])]
     subject = build_subject(torch.nn.Sequential(*layers), SIZES[:1], (BATCH,))
     with tempfile.TemporaryDirectory() as data:
         app = build_domain(load_settings({}, data_dir=Path(data) / "data", id="bench"))
-        async with served(app) as port, httpx.AsyncClient(base_url=f"http://127.0.0.1:{port}", timeout=60) as web:
+        async with (
+            serving(app, idle_s=75) as (_, port),
+            httpx.AsyncClient(base_url=f"http://127.0.0.1:{port}", timeout=60) as web,
+        ):
             site = PublishedSite(f"http://127.0.0.1:{port}", web, await People(web).owner())
             emitted = await site.host(subject, "emitted", batch_size=BATCH, max_diffs=100)
             form = {
@@ -80,7 +81,8 @@ async def time_steps() -> tuple[float, float]:
             assert hosted.status_code == 201, hosted.text
             written = {"name": "written", "version": "1.0"}
             batches = subject.batches(3, NUM_STEPS, BATCH)
-            tasks = [task(site.url, process, batches) for _ in range(REPEATS) for process in (emitted, written)]
+            urls = site.url, site.url.replace("http", "ws")
+            tasks = [task(url, process, batches) for url in urls for process in (emitted, written)]
             results = await run_in_node(folder, tasks)
     assert all(one["events"] == ["accepted", "reported"] for one in results), results
     np.testing.assert_allclose(results[0]["losses"], results[1]["losses"], rtol=1e-4)
