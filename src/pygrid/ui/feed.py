@@ -1,15 +1,29 @@
-"""One answer for many readers: pages that show the same numbers share each read of the store."""
+"""What a page follows live, and one answer for many readers: pages that show the same numbers share each read."""
 
 from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
 from typing import Any
 
 PAUSE_S = 0.1
 """Shortest time between two reads of one key."""
 MAX_SHARE = 0.05
 """Largest part of the time that the reads of one key take."""
+
+
+@dataclass(frozen=True, slots=True)
+class Topic:
+    """What a page follows."""
+
+    signals: tuple[str, ...]
+    """Signals of the store after which its parts are fetched again."""
+    data_signals: tuple[str, ...] = ()
+    """Signals after which `load` returns new data."""
+    load: Callable[[], Awaitable[bytes]] | None = None
+    look: Callable[[], object] | None = None
+    """Returns numbers in memory that change without a signal; the stream compares them each second."""
 
 
 class SharedReads:

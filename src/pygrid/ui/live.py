@@ -8,8 +8,7 @@ fetches nothing for that. Nothing is sent again: after each connect, the page fe
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable
-from dataclasses import dataclass
+from collections.abc import AsyncIterator
 from typing import Any
 
 import msgspec
@@ -19,71 +18,21 @@ from litestar.params import FromQuery
 from litestar.response import Stream
 
 from pygrid import codes
-from pygrid.core.access import Permission, Principal
-from pygrid.errors import Forbidden, InvalidInput, NotFound
-from pygrid.features.associations.network.service import NetworkAssociations
-from pygrid.features.cycles.progress import ProgressService
-from pygrid.features.datasets.service import DatasetsService
-from pygrid.features.jobs.service import JobsService
-from pygrid.features.processes.service import ProcessesService
-from pygrid.features.relay.network.service import Relay
-from pygrid.storage.signals import (
-    LocalSignals,
-    Signals,
-    audit_topic,
-    budgets_topic,
-    cycle_topic,
-    datasets_topic,
-    domains_topic,
-    event_topic,
-    job_topic,
-    people_topic,
-    processes_topic,
-    progress_topic,
-    queue_topic,
-)
-from pygrid.storage.store import Store
+from pygrid.errors import InvalidInput, NotFound
+from pygrid.storage.signals import Signals
+from pygrid.ui import domain_topics, network_topics
 from pygrid.ui.access import find_cookie, signed_in
 from pygrid.ui.console import console_of
-from pygrid.ui.feed import SharedReads
-from pygrid.ui.pages.people import SEE_PEOPLE
-from pygrid.ui.pages.supervision import SEE_AUDIT
-from pygrid.ui.training import encode_live
+from pygrid.ui.feed import Topic
 from pygrid.web.auth import find_authenticator
 from pygrid.web.requests import AppRequest
-from pygrid.web.services import service
 from pygrid.web.sessions import SessionWatch
 from pygrid.web.sse import ServerEvent, event_stream
 
 MAX_TOPICS = 12
 LOOK_S = 1.0
 PAUSE_S = 0.1
-"""Shortest time between two events of a stream: changes that come together are told once."""
-
-
-@dataclass(frozen=True, slots=True)
-class Topic:
-    """What a page follows."""
-
-    signals: tuple[str, ...]
-    """Signals of the store after which its parts are fetched again."""
-    data_signals: tuple[str, ...] = ()
-    """Signals after which `load` returns new data."""
-    load: Callable[[], Awaitable[bytes]] | None = None
-    look: Callable[[], object] | None = None
-    """Returns numbers in memory that change without a signal; the stream compares them each `LOOK_S` seconds."""
-
-
-_LISTS: dict[str, tuple[tuple[Permission, ...], tuple[str, ...]]] = {
-    "audit": (SEE_AUDIT, (audit_topic(),)),
-    "datasets": ((), (datasets_topic(),)),
-    "people": (SEE_PEOPLE, (people_topic(),)),
-    "processes": ((), (processes_topic(),)),
-    "queue": ((), (queue_topic(),)),
-}
-"""The topics of lists: one of the permissions that they need, and their signals."""
-_BUDGETS = (Permission.TRIAGE_REQUESTS, Permission.UPLOAD_DATA)
-"""One of them is needed to follow what others spend: other people see their own share alone."""
+"""Shortest time between two events of a stream: changes that come together are one event."""
 
 
 @get("/live", guards=[signed_in()])
@@ -92,15 +41,13 @@ async def live(request: AppRequest, state: State, topics: FromQuery[str] = "") -
     names = [name for name in topics.split(",") if name]
     if len(names) > MAX_TOPICS:
         raise InvalidInput(f"a page follows at most {MAX_TOPICS} topics", code=codes.INVALID_INPUT)
-    is_network = console_of(request).kind == "network"
-    signals: Signals = service(state, LocalSignals) if is_network else service(state, Store).signals
-    find = _find_network_topic if is_network else _find_topic
-    watched = {name: topic for name in names if (topic := await find(state, request.user, name))}
+    kind = network_topics if console_of(request).kind == "network" else domain_topics
+    watched = {name: topic for name in names if (topic := await kind.find_topic(state, request.user, name))}
     token = find_cookie(request)
     assert token is not None, "a guard has checked it"
     request.stop_counting()
     return event_stream(
-        _changes(signals, watched),
+        _changes(kind.signals_of(state), watched),
         state.stopping,
         SessionWatch(find_authenticator(request), token, request.user),
     )
@@ -140,62 +87,6 @@ async def _changes(signals: Signals, watched: dict[str, Topic]) -> AsyncIterator
             number += 1
             yield ServerEvent(number, "data" if is_data else "changed", data)
         await asyncio.sleep(PAUSE_S)
-
-
-async def _find_topic(state: State, principal: Principal, name: str) -> Topic | None:
-    """Return a topic; None: it is unknown, or not for this principal."""
-    kind, _, key = name.partition(":")
-    try:
-        if kind == "process" and key.isdecimal():
-            return await _training(state, principal, int(key))
-        if kind == "job":
-            return Topic((job_topic((await service(state, JobsService).get(principal, key)).id),))
-        if kind == "budget" and key.isdecimal() and len(key) < 10:
-            await service(state, DatasetsService).get(principal, int(key))
-            return Topic((queue_topic(),))
-    except (NotFound, Forbidden):
-        return None
-    permissions, signals = _LISTS.get(name, ((), ()))
-    if permissions and not any(map(principal.may, permissions)):
-        return None
-    if name == "datasets" and any(map(principal.may, _BUDGETS)):
-        signals += (budgets_topic(),)
-    return Topic(signals) if signals else None
-
-
-async def _find_network_topic(state: State, principal: Principal, name: str) -> Topic | None:
-    """Return a topic of a Network; None: it is unknown, or not for this principal."""
-    if name not in ("domains", "invitations", "relay") or not principal.may(Permission.MANAGE_NODES):
-        return None
-    members, pipes = service(state, NetworkAssociations).fleet, service(state, Relay)
-
-    def look_at_domains() -> object:
-        return [(one.name, one.state, one.heartbeat.load, one.heartbeat.counts) for one in members]
-
-    def look_at_relay() -> object:
-        use = [(one.name, pipes.pipes.list_callers(one.name), pipes.pipes.carried_bytes(one.name)) for one in members]
-        return use, dict(pipes.refusals)
-
-    look = {"domains": look_at_domains, "relay": look_at_relay}.get(name)
-    return Topic((domains_topic(),), look=look)
-
-
-async def _training(state: State, principal: Principal, process_id: int) -> Topic:
-    """Return the topic of a training. Pages of callers who see the same share the reads."""
-    progress, reads = service(state, ProgressService), service(state, SharedReads)
-    process = await service(state, ProcessesService).get(principal, process_id)
-    is_managed = (await progress.get(principal, process_id)).is_managed
-
-    async def read() -> bytes:
-        found = await progress.get(principal, process_id)
-        return encode_live(found, process.server_config, f"process:{process_id}")
-
-    async def load() -> bytes:
-        data: bytes = await reads.read(("training", process_id, is_managed), read)
-        return data
-
-    signals = cycle_topic(process_id), event_topic(process_id)
-    return Topic(signals, (progress_topic(process_id),), load)
 
 
 def live_routes() -> list[Any]:
