@@ -9,6 +9,8 @@ process that is paused and keeps its locks.
 from __future__ import annotations
 
 import asyncio
+import os
+import socket
 import threading
 from pathlib import Path
 
@@ -23,6 +25,7 @@ from pygrid.storage.ownership import DatabaseLock, FolderLock
 from pygrid.storage.sql import database as sql_database
 from pygrid.storage.sql.database import Database
 from pygrid.storage.sql.migrations import migrate
+from pygrid.storage.sql.prepared import Prepared
 from support.eventually import eventually
 
 
@@ -226,3 +229,25 @@ def test_a_paused_transaction_does_not_keep_its_locks(postgres_url: str, monkeyp
     finally:
         paused.close()
         other.close()
+
+
+async def test_a_connection_that_breaks_in_a_prepared_statement_is_no_internal_error(postgres_url: str) -> None:
+    database = Database(postgres_url)
+    try:
+        migrate(database)
+        find = Prepared(
+            sa.select(installation.installation.c.app).where(installation.installation.c.id == sa.bindparam("id"))
+        )
+
+        def read(connection: sa.Connection) -> object:
+            find.run(connection, {"id": 99})
+            with socket.socket(fileno=os.dup(connection.connection.driver_connection.fileno())) as cut:  # type: ignore[union-attr]
+                cut.shutdown(socket.SHUT_RDWR)
+            return find.run(connection, {"id": 99})
+
+        with pytest.raises(Unavailable) as caught:
+            await database.read(read)
+        assert caught.value.code == "database_unavailable"
+        assert await database.read(lambda connection: find.run(connection, {"id": 99})) is None
+    finally:
+        database.close()

@@ -34,8 +34,10 @@ _SQLITE_AWAY = frozenset(
 _PRIMARY = 0xFF
 """Bits of the primary code in a SQLite result code."""
 _DISK_FULL = "53100"
-_POSTGRES_AWAY = ("08", "53", "57P", "58", "25006", "55P03")
-"""Prefixes of SQLSTATE: connection, resources, operators, system; read-only, a lock."""
+_POSTGRES_AWAY = ("08", "53", "57P", "58", "25006", "25P03", "55P03")
+"""Prefixes of SQLSTATE: connection, resources, operators, system; read-only, an idle transaction, a lock."""
+_AWAY_KINDS = frozenset(("OperationalError", "InterfaceError"))
+"""Classes of the driver's errors without a SQLSTATE: the connection broke, or there is none."""
 _CONFLICT = ("40001", "40P01")
 """SQLSTATE of a failed serialization and of a deadlock: the transaction was undone, and can be run again."""
 BUSY_RETRY_AFTER_S = 1
@@ -52,20 +54,21 @@ def explain(error: BaseException) -> PygridError | None:
     if is_conflict(error):
         detail = "too many requests change the same data now, so nothing was changed; send the request again"
         return Unavailable(detail, code=codes.STORAGE_BUSY, retry_after_s=BUSY_RETRY_AFTER_S)
-    if not isinstance(error, sa.exc.DBAPIError):
-        return None
-    original = error.orig
+    # Prepared statements raise the errors of the driver.
+    original = error.orig if isinstance(error, sa.exc.DBAPIError) else error
     if isinstance(original, sqlite3.Error):
         return _explain_sqlite(original)
+    if not type(original).__module__.startswith("psycopg"):
+        return None
     state = getattr(original, "sqlstate", None)
-    if isinstance(error, sa.exc.DataError) and state is None and "NUL" in str(original):
+    if state is None and type(original).__name__ == "DataError" and "NUL" in str(original):
         return _invalid_text("a NUL character")
     if state == _DISK_FULL:
         return storage_full()
-    is_away = error.connection_invalidated or (
+    is_away = is_lost(error) or (
         state.startswith(_POSTGRES_AWAY)
         if isinstance(state, str)
-        else isinstance(error, sa.exc.OperationalError | sa.exc.InterfaceError)
+        else not _AWAY_KINDS.isdisjoint(kind.__name__ for kind in type(original).__mro__)
     )
     return unavailable() if is_away else None
 
