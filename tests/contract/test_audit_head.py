@@ -6,12 +6,14 @@ Should not: a private job on a log that was not compared; a replica that refuses
 
 from __future__ import annotations
 
+import threading
 from pathlib import Path
 
 import pytest
 
 from pygrid import codes
 from pygrid.errors import Unavailable
+from pygrid.storage import audit
 from pygrid.storage.audit import AuditedWrites, Head
 from pygrid.storage.sql.database import Database
 from pygrid.storage.sql.migrations import migrate
@@ -47,6 +49,26 @@ async def test_the_head_is_read_when_the_store_answers_again(database: Database,
     assert (writes.is_unread, writes.is_rolled_back) == (False, is_old)
     if not is_old:
         writes.check()
+
+
+async def test_a_start_does_not_wait_for_a_store_that_is_slow(
+    database: Database, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    migrate(database)
+    monkeypatch.setattr(audit, "READ_HEAD_S", 0.05)
+    answers = threading.Event()
+
+    class Slow(Store):
+        def find(self) -> Head | None:
+            answers.wait(60)
+            return None
+
+    writes = AuditedWrites(database, tmp_path / "head", Slow())
+    await writes.recover()
+    assert writes.is_unread, "no private job runs until it was read"
+    answers.set()
+    await writes.recover()
+    assert (writes.is_unread, writes.is_rolled_back) == (False, False)
 
 
 async def test_a_head_that_is_no_head_is_not_read_again_and_again(database: Database, tmp_path: Path) -> None:

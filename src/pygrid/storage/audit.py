@@ -282,6 +282,10 @@ class HeadStore(Protocol):
         ...
 
 
+READ_HEAD_S = 3.0
+"""Longest wait for the exported head when an app starts or begins to lead; after that it is read again later."""
+
+
 class AuditedWrites:
     """Transactions that write entries of the audit log.
 
@@ -321,8 +325,9 @@ class AuditedWrites:
 
         self.is_rolled_back, self.is_unread = True, False
         try:
-            known = await asyncio.to_thread(read)
-        except (InvalidInput, Unavailable, OSError) as error:
+            async with asyncio.timeout(READ_HEAD_S):
+                known = await asyncio.to_thread(read)
+        except (InvalidInput, Unavailable, OSError) as error:  # a timeout is an OSError
             logger.exception("exported audit head cannot be read")
             self.is_unread = not isinstance(error, InvalidInput)
             return
