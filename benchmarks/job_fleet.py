@@ -101,6 +101,11 @@ class JobFleet:
             assert result.status_code == 200, result.text
         return job
 
+    async def is_running(self, job_id: str) -> bool:
+        """Whether a Worker runs an exact job."""
+        job = await self._owner.job(job_id)
+        return job["state"] == "running" and job["progress"] > 0
+
     async def wait_begun(self, job_id: str, database: Database) -> None:
         """Wait until a Worker was given a private job."""
         await eventually(lambda: charges_of(database).get(job_id) == "running", PATIENCE_S)

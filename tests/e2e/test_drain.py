@@ -95,6 +95,7 @@ def test_a_domain_that_drains_is_not_ready_and_still_serves(tmp_path: Path) -> N
         domain.process.send_signal(signal.SIGTERM)
         eventually_blocking(lambda: httpx.get(f"{address}/readyz").status_code == 503)
         assert httpx.get(f"{address}/readyz").json()["code"] == "shutting_down"
+        assert httpx.get(f"{address}/readyz", headers={"pygrid-draining": "404"}).status_code == 404
         assert httpx.get(f"{address}/healthz").status_code == 200, "it still serves"
         domain.process.send_signal(signal.SIGTERM)
         assert domain.process.wait(120) == 0, "a second signal ends it at once"

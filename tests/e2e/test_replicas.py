@@ -11,13 +11,9 @@ from __future__ import annotations
 import asyncio
 from pathlib import Path
 
-import httpx
 import pytest
 
 import failover
-from loadgen import Address
-from pygrid.web.leadership import FOLLOWER_PATHS
-from replicas import running_cluster, status
 
 FAULTS = [
     "kill -9 of the leader",
@@ -48,25 +44,3 @@ def test_replicas_are_restarted_one_after_the_other_and_no_request_fails(tmp_pat
     assert result.exit_codes == {0: 3}
     assert [fault.num_failed for fault in result.faults] == [0]
     assert not result.repeated, "a device had to repeat a request"
-
-
-@pytest.mark.slow
-def test_followers_refuse_what_only_the_leader_serves(tmp_path: Path) -> None:
-    asyncio.run(_refuse(tmp_path))
-
-
-async def _refuse(folder: Path) -> None:
-    async with running_cluster(folder) as cluster:
-        leader = await cluster.find_leader()
-        for replica in cluster.replicas:
-            if replica is not leader:
-                await asyncio.to_thread(_assert_refuses, replica.address)
-
-
-def _assert_refuses(follower: Address) -> None:
-    for method, path in (("POST", "/model-centric/cycle-request"), ("GET", "/jobs"), ("POST", "/users")):
-        answer = httpx.request(method, f"http://{follower[0]}:{follower[1]}{path}", timeout=20)
-        assert (answer.status_code, answer.json()["code"]) == (503, "not_leader")
-        assert answer.headers["retry-after"] == "1"
-    for path in FOLLOWER_PATHS - {"/metrics"}:
-        assert status(follower, path) not in (0, 503), path
