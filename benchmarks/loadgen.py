@@ -48,8 +48,9 @@ class Connection(asyncio.Protocol):
         self._reset(False)
 
     @classmethod
-    async def open(cls, address: Address) -> Connection:
-        _, connection = await asyncio.get_running_loop().create_connection(cls, *address)
+    async def open(cls, address: Address, source: str = "127.0.0.1") -> Connection:
+        """Connect from one of the loopback addresses."""
+        _, connection = await asyncio.get_running_loop().create_connection(cls, *address, local_addr=(source, 0))
         return connection
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
@@ -205,9 +206,9 @@ class Device:
         await self.connection.request("POST", "/model-centric/report", body, bearer=request_key)
 
 
-async def open_devices(address: Address, process: Process, num: int) -> list[Device]:
+async def open_devices(address: Address, process: Process, num: int, source: str = "127.0.0.1") -> list[Device]:
     """``num`` authenticated devices, each with a connection of its own."""
-    devices = [Device(await Connection.open(address), process) for _ in range(num)]
+    devices = [Device(await Connection.open(address, source), process) for _ in range(num)]
     await asyncio.gather(*(device.authenticate() for device in devices))
     return devices
 
