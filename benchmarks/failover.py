@@ -222,10 +222,11 @@ async def run(
         RequestFailed: a device got an answer that the protocol does not allow here.
         AssertionError: the cluster did not recover, or a job did not end.
     """
+    repeated: Counter[str] = Counter()
     async with (
         running_cluster(folder, PYGRID_DRAIN_S=str(drain_s)) as cluster,
         httpx.AsyncClient(
-            transport=Repeating(repeated := Counter()), base_url="http://{}:{}".format(*cluster.address), timeout=60
+            transport=Repeating(repeated), base_url="http://{}:{}".format(*cluster.address), timeout=60
         ) as web,
     ):
         return await _Run(cluster, web, repeated, random.Random(seed), with_jobs).run(seconds, kinds)

@@ -104,7 +104,7 @@ class JobFleet:
     async def is_running(self, job_id: str) -> bool:
         """Whether a Worker runs an exact job."""
         job = await self._owner.job(job_id)
-        return job["state"] == "running" and job["progress"] > 0
+        return bool(job["state"] == "running" and job["progress"] > 0)
 
     async def wait_begun(self, job_id: str, database: Database) -> None:
         """Wait until a Worker was given a private job."""
