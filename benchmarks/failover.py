@@ -222,7 +222,7 @@ async def run(
         RequestFailed: a device got an answer that the protocol does not allow here.
         AssertionError: the cluster did not recover, or a job did not end.
     """
-    repeated: Counter[str] = Counter()
+    repeated: Counter[int] = Counter()
     async with (
         running_cluster(folder, PYGRID_DRAIN_S=str(drain_s)) as cluster,
         httpx.AsyncClient(
