@@ -532,5 +532,5 @@ async def test_a_network_has_no_pages_of_data(tmp_path: Path) -> None:
     async with running(build_network(load_network_settings({}, data_dir=tmp_path / "n"))) as web:
         await People(web).owner()
         ann = await Browser(web).sign_in("owner@example.org")
-        for path in ("/admin/requests", "/admin/processes", "/admin/datasets", "/admin/jobs", "/admin/live"):
+        for path in ("/admin/requests", "/admin/processes", "/admin/datasets", "/admin/jobs"):
             assert (await ann.get(path)).status_code == 404
