@@ -474,7 +474,7 @@ class Cycles:
         kernel.call_at(kernel.now + 1.0, partial(self._poll, cycle_id))
 
     def end_time(self, replica: Replica, cycle_id: int) -> Steps:
-        """Close or reopen a cycle at its deadline, or begin its time of grace."""
+        """Close or reopen a cycle at its deadline, or begin its grace period."""
         kernel = self.kernel
         yield
         transaction = Transaction(kernel, replica)

@@ -217,7 +217,7 @@ def test_which_origin_is_the_apps_own(origin: str, host: str, is_own: bool) -> N
     assert Site(address="https://domain.example/under").is_own(origin, host) is is_own
 
 
-# The set-up code
+# The setup code
 
 
 async def test_off_loopback_the_first_account_needs_the_code(far: Web) -> None:

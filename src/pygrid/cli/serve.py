@@ -106,7 +106,7 @@ def console_address(settings: AppSettings, address: str) -> str:
 
 
 def first_steps(settings: AppSettings, address: str) -> list[str]:
-    """The lines that show how to create the first account, with the set-up code where one is needed."""
+    """The lines that show how to create the first account, with the setup code where one is needed."""
     from pygrid.storage.setup_code import find_setup_code
 
     setup_code = find_setup_code(settings)
@@ -124,7 +124,7 @@ def first_steps(settings: AppSettings, address: str) -> list[str]:
             f"{command} --setup-code CODE",
         ]
     return [
-        "The first account becomes its Owner, and needs this set-up code, which can be used once:",
+        "The first account becomes its Owner, and needs this setup code, which can be used once:",
         f"{command} --setup-code {setup_code.read()}",
         *([f"{in_browser}?code={setup_code.read()}"] if settings.admin else []),
     ]
@@ -179,7 +179,7 @@ def serve(
 
 
 def _log_start(settings: AppSettings, address: str) -> None:
-    """Log what the banner shows; the set-up code stays in its file."""
+    """Log what the banner shows; the setup code stays in its file."""
     from pygrid.storage.setup_code import find_setup_code
 
     code = find_setup_code(settings)

@@ -96,7 +96,7 @@ class DomainClient(SessionClient):
             client_config: settings for devices: a `ClientConfig`, or a mapping with ``epochs``, ``batch_size``,
                 ``max_updates``, the hyperparameters of the plan, and texts or objects for code of your own.
             server_config: settings of the cycles: a `ServerConfig`, or a mapping with its fields.
-            averaging_plan: used instead of the weighted mean.
+            averaging_plan: used instead of the Domain's rule.
         Raises:
             Conflict: the Domain has a process of that name and version (``process_exists``).
             Unauthenticated, Forbidden: you are not logged in, or may not host.

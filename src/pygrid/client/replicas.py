@@ -89,7 +89,9 @@ class NetworkModel:
             model = get_served(_impatient(self._open_domain(ref)), self.id)
             if model.info.sha256 != self.info.sha256:
                 raise NotFound(
-                    f"another model is now served as {self.id!r} there", code=codes.MODEL_NOT_FOUND, domain=ref.name
+                    f"another model is now served as {self.id!r} at {ref.name!r}",
+                    code=codes.MODEL_NOT_FOUND,
+                    domain=ref.name,
                 )
             self._models[ref.name] = model
         return self._models[ref.name]

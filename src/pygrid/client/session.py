@@ -207,7 +207,7 @@ class SessionClient:
             setup_code: for the first account of an app that other machines reach; the app shows it when it starts.
         Raises:
             Conflict: there is an account with this address (``email_taken``).
-            Forbidden: sign-up is closed (``signup_closed``), or the set-up code is missing or wrong
+            Forbidden: sign-up is closed (``signup_closed``), or the setup code is missing or wrong
                 (``setup_code_needed``, ``setup_code_wrong``).
         """
         request = {"email": email, "password": password, **({"setup_code": setup_code} if setup_code else {})}

@@ -117,7 +117,7 @@ class Leases:
         """
         check_spec(spec)
         if spec.id in self._jobs:
-            raise Conflict(f"job {spec.id} is here already", code=codes.JOB_EXISTS, job_id=spec.id)
+            raise Conflict(f"job {spec.id} already waits for a Worker, or runs", code=codes.JOB_EXISTS, job_id=spec.id)
         job = self._jobs[spec.id] = LeasedJob(spec, on_progress, asyncio.get_running_loop().create_future(), begin)
         try:
             job.sent, job.files = await asyncio.to_thread(self._pack, spec)

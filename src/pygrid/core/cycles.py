@@ -5,7 +5,7 @@
                     └────┘ reopen: the deadline passed with fewer than ``min_diffs`` reports. The checkpoint and the
                            reports stay, assignments that did not report end, a new deadline begins.
 
-With ``grace_s``, an open cycle that would close or reopen first has a time of grace: it admits nobody, and its clients
+With ``grace_s``, an open cycle that would close or reopen first has a grace period: it admits nobody, and its clients
 may still report. It ends early when all of them have reported.
 
 A diff is always ``original - trained``, so ``new = old - mean(diff)``.
@@ -68,7 +68,7 @@ class Cycle:
     num_left: int = 0
     """Named clients that have left and will not report. The cycle does not wait for them."""
     grace_until: dt.datetime | None = None
-    """End of the time of grace, once it has begun."""
+    """End of the grace period, once it has begun."""
     num_late: int = 0
     """Clients that were admitted, had not reported when the cycle closed or was reopened, and have not left."""
     lease_fence: int = 0
@@ -200,11 +200,11 @@ class Due(enum.Enum):
 
 
 def due(cycle: Cycle, config: ServerConfig, now: dt.datetime) -> Due:
-    """Whether an open cycle closes, is reopened, or begins its time of grace.
+    """Whether an open cycle closes, is reopened, or begins its grace period.
 
     With at least `needed_diffs` reports it closes when ``max_diffs`` is reached, the deadline has passed, or all
     clients that can be admitted have reported. Without ``max_diffs``, deadline and ``max_workers`` it closes at once.
-    Each named client that has left reduces the number of expected reports by one. With ``grace_s`` the time of grace
+    Each named client that has left reduces the number of expected reports by one. With ``grace_s`` the grace period
     begins instead, unless all clients of the cycle have reported.
     """
     if cycle.state is not CycleState.OPEN:
@@ -397,7 +397,7 @@ def _takes_reports(cycle: Cycle, config: ServerConfig, now: dt.datetime) -> bool
     if cycle.state is not CycleState.OPEN:
         return False
     if cycle.grace_until is None and config.grace_s > 0:
-        return True  # if the deadline has passed, the first transaction that sees it begins the time of grace
+        return True  # if the deadline has passed, the first transaction that sees it begins the grace period
     return cycle.ends_at is None or now < cycle.ends_at
 
 
@@ -459,7 +459,7 @@ def accept(
 ) -> tuple[Cycle, AcceptedReport | RepeatedReport | PygridError]:
     """Accept a report into a cycle: the cycle after it, and the outcome. A refusal leaves the cycle as it was.
 
-    The report that makes the cycle complete closes it, or begins its time of grace. The reports of a batch are folded
+    The report that makes the cycle complete closes it, or begins its grace period. The reports of a batch are folded
     one after the other, so a cycle closes in the middle of a batch, and refuses the rest of it.
 
     Returns:

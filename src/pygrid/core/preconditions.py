@@ -26,7 +26,7 @@ class Precondition:
             PreconditionFailed: the current version is another one.
         """
         if self.if_none_match is not None and current is not None:
-            raise PreconditionFailed("it exists already: read it, and change it with its ETag in If-Match")
+            raise PreconditionFailed("the object exists already: read it, and send its ETag in If-Match to change it")
         if self.if_match is None:
             return
         tags = {tag.strip() for tag in self.if_match.split(",")}

@@ -126,7 +126,7 @@ class CycleInfo(msgspec.Struct):
     completed_at: dt.datetime | None
     num_late: int = 0
     grace_until: dt.datetime | None = None
-    """End of the time of grace, once it has begun."""
+    """End of the grace period, once it has begun."""
     scheduled: dict[str, float] = {}
     """The values of this cycle that ``server_config.schedules`` sets."""
     metric_spread: dict[str, MetricSpread] = {}

@@ -1,4 +1,4 @@
-"""Runs a hosted averaging plan: the process owner's own rule on the server, in place of the weighted mean."""
+"""Runs a hosted averaging plan: the rule of the process owner, in place of the Domain's."""
 
 from __future__ import annotations
 

@@ -177,7 +177,7 @@ class _Worker:
                 )
             if name in self.values:
                 raise InvalidPlan(
-                    f"graph {self.name!r}, {label}: {name[:80]!r} is made twice",
+                    f"graph {self.name!r}, {label}: two nodes write {name[:80]!r}",
                     code=codes.PLAN_GRAPH_INVALID,
                     graph=self.name,
                 )

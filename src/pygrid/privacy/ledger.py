@@ -162,7 +162,7 @@ def check_delta_for(delta: float, num_records: int) -> None:
     most = 1 / (10 * max(1, num_records))
     if delta > most:
         raise InvalidInput(
-            f"delta is {delta:g}, too large for {num_records:,} records: use at most 1 / (10 records), {most:.2g}",
+            f"delta is {delta:g}, too large for {num_records:,} records: use at most 1 / (10 * records), {most:.2g}",
             code=codes.INVALID_DELTA,
         )
 

@@ -53,14 +53,14 @@ def reopen_cycle(connection: sa.Connection, cycle: Cycle, config: ServerConfig, 
 
 
 def store_grace(connection: sa.Connection, cycle: Cycle, config: ServerConfig, now: dt.datetime) -> None:
-    """Store a cycle whose time of grace has begun, with its event."""
+    """Store a cycle whose grace period has begun, with its event."""
     rows.update_cycle(connection, cycle)
     data = {"num_reports": cycle.num_reports, "num_assigned": cycle.num_assigned, "grace_s": config.grace_s}
     rows.put_event(connection, cycle.process_id, cycle.sequence, "cycle_grace", now, data)
 
 
 def end_if_due(connection: sa.Connection, cycle: Cycle, config: ServerConfig, now: dt.datetime) -> Cycle:
-    """Close a cycle, or begin its time of grace, if a report or a departure makes that due.
+    """Close a cycle, or begin its grace period, if a report or a departure makes that due.
 
     The caller holds the lease of a closing cycle after this.
     """

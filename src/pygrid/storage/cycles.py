@@ -43,7 +43,7 @@ cycles = sa.Table(
     sa.Column("totals", sa.JSON, nullable=True),
     # Number of named clients that have left the process: the cycle does not wait for them.
     sa.Column("num_left", sa.Integer, nullable=False, server_default=sa.text("0")),
-    # End of the time of grace, once it has begun; and clients that had not reported at the end.
+    # End of the grace period, once it has begun; and clients that had not reported at the end.
     sa.Column("grace_until", UtcDateTime, nullable=True),
     sa.Column("num_late", sa.Integer, nullable=False, server_default=sa.text("0")),
     # The largest distance, or norm, of a diff that counted in full; NULL without a limit.

@@ -17,7 +17,7 @@ _CODE_BYTES = 10
 
 
 class SetupCode:
-    """A set-up code: from the settings, else a random one that is kept in a file (mode 0600)."""
+    """A setup code: from the settings, else a random one that is kept in a file (mode 0600)."""
 
     def __init__(self, path: Path, given: str = "") -> None:
         self.path = path
@@ -41,7 +41,7 @@ class SetupCode:
 
 
 def find_setup_code(settings: AppSettings) -> SetupCode | None:
-    """The set-up code of an app; None if only this machine can reach the app.
+    """The setup code of an app; None if only this machine can reach the app.
 
     An app that listens on loopback and has a public address is behind a proxy, so others can reach it.
     """
@@ -57,7 +57,7 @@ def _kept_code(path: Path) -> str:
     code = path.read_text().strip()
     if not code:
         raise InvalidConfig(
-            f"{path} contains no set-up code: delete the file, and the next start makes a new one",
+            f"{path} contains no setup code: delete the file, and the next start makes a new one",
             code=codes.SETUP_CODE_DAMAGED,
         )
     return code

@@ -31,7 +31,7 @@ async def read_fields(request: AppRequest, max_fields: int = MAX_FIELDS) -> dict
     """
     kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
     if kind != _TYPE:
-        raise UnsupportedMediaType(f"a page sends {_TYPE}, and this is {kind[:80]!r}")
+        raise UnsupportedMediaType(f"the content type of a form is {kind[:80]!r}; use {_TYPE}")
     try:
         pairs = parse_qsl(
             (await request.body()).decode(), keep_blank_values=True, errors="strict", max_num_fields=max_fields

@@ -38,7 +38,7 @@ def answer_rows(format_: str, name: str, rows: Sequence[Any], columns: Sequence[
 
     Args:
         format_: ``csv`` or ``json``.
-        name: of the file, without its ending.
+        name: file name, without its ending.
         rows: dataclasses with these columns among their fields.
     """
     found = [{column: getattr(row, column) for column in columns} for row in rows]

@@ -1,7 +1,7 @@
 """JSON logs are all JSON: records, warnings, unhandled exceptions, and errors of the start.
 
 Should happen: each line is one object, with the reason and its code.
-Should not happen: a traceback, a banner or a message in text between them; a set-up code in the log.
+Should not happen: a traceback, a banner or a message in text between them; a setup code in the log.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
-"""Clients that report after the end of their cycle: seen, given a time of grace, and preferred in the next cycle.
+"""Clients that report after the end of their cycle: seen, given a grace period, and preferred in the next cycle.
 
-Should happen: a report in the time of grace counts once, in its own cycle, also when the Domain stops in between; late
+Should happen: a report in the grace period counts once, in its own cycle, also when the Domain stops in between; late
 clients are in the cycle, its events and the metrics; places are kept for them for a bounded time.
-Should not happen: a client joins a cycle that has ended; a report counts after the time of grace; a client that never
+Should not happen: a client joins a cycle that has ended; a report counts after the grace period; a client that never
 reports always has a place.
 """
 
@@ -32,7 +32,7 @@ async def events(site: Site, process: dict[str, Any]) -> list[dict[str, Any]]:
     return [json.loads(line.removeprefix("data: ")) for line in answer.text.splitlines() if line.startswith("data: ")]
 
 
-# -- the time of grace -------------------------------------------------------------------------------------------------
+# -- the grace period -------------------------------------------------------------------------------------------------
 
 
 async def test_a_report_in_the_time_of_grace_counts_and_the_last_one_closes(site: Site) -> None:

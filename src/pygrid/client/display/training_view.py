@@ -180,7 +180,7 @@ def _progress(info: ProcessInfo) -> Iterator[tuple[str, int, int | None, str]]:
     if cycle is not None and cycle.state != "completed":
         target = info.server_config.get("max_diffs") or info.server_config.get("min_diffs") or cycle.num_assigned
         reports = f"{cycle.num_reports} of {target}, {counted(cycle.num_assigned, 'device')} at work"
-        state = cycle.state if cycle.grace_until is None else f"{cycle.state}, time of grace"
+        state = cycle.state if cycle.grace_until is None else f"{cycle.state}, grace period"
         yield f"cycle {cycle.sequence}", cycle.num_reports, target or None, f"{state}: reports {reports}"
 
 

@@ -212,7 +212,9 @@ def _named(datasets: Mapping[str, Source] | Sequence[Source]) -> dict[str, Datas
         base = name = wanted or _name_of(dataset)
         while name in named:
             if wanted:
-                raise InvalidInput(f"two Domains have the name {name!r}", code=codes.INVALID_FEDERATION)
+                raise InvalidInput(
+                    f"two Domains have the name {name!r}: use one for each", code=codes.INVALID_FEDERATION
+                )
             name = f"{base}-{len(named) + 1}"
         named[name] = dataset
     where = [(dataset._api.url, dataset.id) for dataset in named.values()]

@@ -63,8 +63,8 @@ class Attempts:
         self._sketch.record(Bound(f"sign-in {network_of(address)}", MAX_SIGN_INS_PER_ADDRESS))
 
     def begin_setup_code(self, address: str) -> Attempt:
-        """Count a try of the set-up code."""
-        return self._sketch.record(*self._bounds_of(address), Bound("set-up code", MAX_PER_ACCOUNT))
+        """Count a try of the setup code."""
+        return self._sketch.record(*self._bounds_of(address), Bound("setup code", MAX_PER_ACCOUNT))
 
     def forget(self, attempt: Attempt) -> None:
         """Remove the count of a successful attempt."""

@@ -137,7 +137,7 @@ class SignIn:
 
     @property
     def needs_setup_code(self) -> bool:
-        """Whether the first account needs the set-up code."""
+        """Whether the first account needs the setup code."""
         return self._setup_code is not None
 
     async def sign_up(
@@ -210,7 +210,7 @@ class SignIn:
             return
         if not given:
             raise Forbidden(
-                "the first account needs the set-up code, which the server shows at its start and keeps in the file "
+                "the first account needs the setup code, which the server shows at its start and keeps in the file "
                 f"{self._setup_code.path.name} of its data folder: send it as setup_code (pygrid login --setup-code "
                 "CODE)",
                 code=codes.SETUP_CODE_NEEDED,
@@ -219,7 +219,7 @@ class SignIn:
         if not self._setup_code.fits(given):
             self.failures.record("setup_code", None, address)
             raise Forbidden(
-                f"the set-up code is wrong: use the one in the file {self._setup_code.path.name} of the data folder",
+                f"the setup code is wrong: use the one in the file {self._setup_code.path.name} of the data folder",
                 code=codes.SETUP_CODE_WRONG,
             )
         self.attempts.forget(attempt)

@@ -46,7 +46,7 @@ class CycleProgress:
 
     @property
     def num_late(self) -> int:
-        """Clients that still train although the cycle has reached its end: it is in its time of grace."""
+        """Clients that still train although the cycle has reached its end: it is in its grace period."""
         return self.num_training if self.cycle.grace_until is not None else 0
 
 

@@ -184,7 +184,7 @@ class CycleScheduler:
         return min(LOOK_S, max(0.0, (min(times) - self._clock.now()).total_seconds()))
 
     async def _end_time(self, cycle_id: int) -> None:
-        """Close or reopen a cycle whose deadline has passed, or begin its time of grace."""
+        """Close or reopen a cycle whose deadline has passed, or begin its grace period."""
 
         def transaction(connection: sa.Connection) -> tuple[Cycle, bool]:
             now = self._clock.now()

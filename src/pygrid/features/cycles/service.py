@@ -305,7 +305,7 @@ class CyclesService:
         return report
 
     def _has_new_grace(self, cycle: Cycle) -> bool:
-        """Whether the time of grace of an open cycle has begun, and the scheduler does not know it."""
+        """Whether the grace period of an open cycle has begun, and the scheduler does not know it."""
         current = self._scheduler.current(cycle.process_id)
         is_known = current is not None and (current.id, current.state) == (cycle.id, CycleState.OPEN)
         return is_known and current is not None and current.grace_until != cycle.grace_until

@@ -383,7 +383,7 @@ async def _check_averaging(data: bytes, config: ServerConfig, model: Layout) -> 
             f"server_config.iterative_plan is {config.iterative_plan}, but the averaging plan has {iterative}",
             field="iterative_plan",
         )
-    max_diffs = config.max_diffs if config.grace_s == 0 else None  # reports in the time of grace come on top
+    max_diffs = config.max_diffs if config.grace_s == 0 else None  # reports in the grace period come on top
     most = min(n for n in (max_diffs, config.max_workers, float("inf")) if n is not None)
     limit = GateLimits().max_diffs
     if not iterative and most > limit:

@@ -81,7 +81,7 @@ class Interception(TorchFunctionMode):  # type: ignore[misc]
         """Set up the mode.
 
         Args:
-            source: of random numbers; None: there are none, and dropout is off.
+            source: source of random numbers; None: there are none, and dropout is off.
             tracing: False for the eager reference, which keeps most torch functions.
             dropout: whether dropout is on.
         """

@@ -25,7 +25,9 @@ def embedding_dense_backward(
     c: Context, grad: LoweredValue, indices: LoweredValue, num: int, padding_idx: int, by_freq: bool
 ) -> LoweredValue:
     if by_freq:
-        raise AuthoringError("scale_grad_by_freq is not in the plan set", code=codes.PLAN_OPERATOR_UNSUPPORTED)
+        raise AuthoringError(
+            "scale_grad_by_freq is not in the plan set; leave it out", code=codes.PLAN_OPERATOR_UNSUPPORTED
+        )
     width = grad.shape[-1]
     count = numel(indices.shape)
     if padding_idx >= 0:
