@@ -46,7 +46,7 @@ SERVER_CONFIG: dict[str, Any] = {
     "late_first_s": 0.5,
     "outlier_factor": None,
 }
-"""Cycles end at ``max_diffs`` with a short time of grace, so that some reports come in it, and some after it."""
+"""Cycles end at ``max_diffs`` with a short grace period, so that some reports come in it, and some after it."""
 NUM_DEVICES = 8
 MAX_UPTIME_S = 1.0
 """The server is killed at a moment drawn evenly from its first second."""
