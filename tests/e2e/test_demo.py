@@ -114,9 +114,8 @@ def check_third_part(output: str) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("seed", ["1", "2"])
-def test_a_model_learns_from_records_that_stay_at_the_domain(tmp_path, seed):
-    done = demo(tmp_path / "out", "--only", "records", "--seed", seed)
+def test_a_model_learns_from_records_that_stay_at_the_domain(tmp_path):
+    done = demo(tmp_path / "out", "--only", "records", "--seed", "1")
     assert done.returncode == 0, done.stderr
     check_second_part(done.stdout)
     assert "cycle" not in done.stdout

@@ -14,6 +14,8 @@ from pygrid.settings import DomainSettings, NetworkSettings, load_network_settin
 _LARGEST = 2**40
 """A number above that is accepted means that there is no upper bound."""
 _LONGEST = 1000
+_LARGEST_MINIMUM = 64
+"""A text whose shortest length is above is recorded without lengths."""
 
 
 def setting_fields() -> dict[str, Any]:
@@ -48,10 +50,11 @@ def _describe(cls: type, field: dataclasses.Field[Any], load: Callable[..., Any]
     if kind == "int":
         found |= {"min": _lowest(accepts, default), "max": _highest(accepts, default, _LARGEST)}
     elif kind == "str" and not choices:
-        lengths = [length for length in range(1, _LONGEST + 1) if accepts("a" * length)]
-        if lengths and len(lengths) < _LONGEST:
-            assert lengths == list(range(lengths[0], lengths[-1] + 1))
-            found |= {"min_length": lengths[0], "max_length": lengths[-1] if lengths[-1] < _LONGEST else None}
+        shortest = next((length for length in range(1, _LARGEST_MINIMUM + 1) if accepts("a" * length)), None)
+        if shortest is not None:
+            longest = _highest(lambda length: accepts("a" * length), shortest, _LONGEST)
+            if shortest > 1 or longest is not None:
+                found |= {"min_length": shortest, "max_length": longest}
     return {key: value for key, value in found.items() if value is not None or key in ("default", "flag")}
 
 
