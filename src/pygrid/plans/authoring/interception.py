@@ -21,7 +21,7 @@ from torch.nn.modules.transformer import _detect_is_causal_mask
 from torch.overrides import TorchFunctionMode
 
 from pygrid import codes
-from pygrid.plans.authoring import functions, matrices, noise, recurrent
+from pygrid.plans.authoring import broadcasts, functions, matrices, noise, recurrent
 from pygrid.plans.authoring.diagnostics import authoring_error, current_place, torch_caller
 from pygrid.plans.authoring.noise import Noise
 
@@ -109,6 +109,7 @@ class Interception(TorchFunctionMode):  # type: ignore[misc]
                 return noise.DRAWS[func](self.noise(), *args, **kwargs)
         if self.tracing:
             self._refuse(func, args, kwargs)
+            broadcasts.check(func, args, kwargs)
         elif func in functions.REFERENCE:
             with self:
                 return functions.REFERENCE[func](*args, **kwargs)
@@ -332,7 +333,7 @@ def _cross_entropy(mode: Interception, *args: Any, **kwargs: Any) -> torch.Tenso
         scores = scores * weight.view(-1, *([1] * (input.dim() - axis - 1)))
     spread = -scores.sum(axis).masked_fill(ignored, 0.0).sum()
     total = shares.masked_fill(ignored, 0.0).sum()
-    spread = spread / torch.where(total == 0, 1.0, total)
+    spread = torch.where(total == 0, 0.0, spread / torch.where(total == 0, 1.0, total))
     return (1 - smoothing) * exact + smoothing / input.shape[axis] * spread
 
 

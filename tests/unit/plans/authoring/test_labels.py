@@ -52,6 +52,24 @@ def test_a_batch_without_labels_changes_nothing(name: str) -> None:
     assert Runner(plan).evaluate(params, {"x": x, "y": labels})["loss"] == pytest.approx(expected, rel=1e-5)
 
 
+@pytest.mark.parametrize("smoothing", [0.0, 0.1])
+@pytest.mark.parametrize("ignored", [0, 1])
+def test_a_batch_of_classes_of_weight_0_changes_nothing(smoothing: float, ignored: int) -> None:
+    weight = torch.tensor([1.0, 2.0, 1.0, 0.0])  # the first example of the self-check has the last class
+
+    @pygrid.plan(data={"x": pygrid.Tensor["batch", 3], "y": pygrid.Label(4)})
+    def loss(model: nn.Module, x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
+        return F.cross_entropy(model(x), y, weight, ignore_index=ignored, label_smoothing=smoothing)
+
+    model = nn.Linear(3, 4)
+    params = initial_params(model)
+    data = {"x": np.random.default_rng(1).random((4, 3), np.float32), "y": np.array([3, ignored, 3, 3])}
+    result = Runner(loss.build(model)).train(params, data, batch_size=4)
+    assert result.metrics == {"loss": 0.0}
+    for name, array in result.params.items():
+        np.testing.assert_array_equal(array, params[name])
+
+
 def test_scores_of_minus_infinity() -> None:
     """A class that is masked has no part in the loss."""
 
