@@ -174,6 +174,12 @@ def find_near(name: str, known: Iterable[str], cutoff: float = 0.7) -> str | Non
     return candidates[found[0]] if found else None
 
 
+def did_you_mean(name: str, known: Iterable[str]) -> str:
+    """The end of a message about a name that does not exist: a known name that is near; empty: there is none."""
+    near = find_near(name, known)
+    return f"; did you mean {near!r}?" if near else ""
+
+
 def _initials(name: str) -> str:
     return "".join(word[:1] for word in name.split("_"))
 

@@ -175,3 +175,9 @@ async def test_tokens_of_others_are_ended_by_those_who_may_change_the_account(
     assert_problem(await web.get("/users/me", headers=of_user), 403, "invalid_credentials")
     newest = (await service(domain.state, Database).read(lambda connection: list_entries(connection, 0, 1000)))[-1]
     assert (newest.action, newest.actor, newest.data["user_id"]) == ("token_revoked", 2, 3)
+
+
+async def test_a_wrong_scope_is_answered_with_the_valid_ones(web: Web, people: People) -> None:
+    refused = await web.post("/users/me/tokens", json={"name": "n", "scope": "raed"}, headers=await people.owner())
+    assert_problem(refused, 400, "invalid_input")
+    assert refused.json()["detail"] == "scope: 'raed' is not one of its values; use all or read"

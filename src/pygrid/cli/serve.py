@@ -238,9 +238,11 @@ def _listen(settings: AppSettings) -> socket.socket:
         listening.listen(_BACKLOG)
     except OSError as error:
         listening.close()
+        hint = "If another app runs there, stop it or use another --port; --port 0 picks a free one."
+        if isinstance(error, PermissionError):
+            hint = "Ports below 1024 need more rights: use another --port, and a reverse proxy in front of it."
         raise InvalidConfig(
-            f"cannot listen on {settings.host} port {settings.port}: {error.strerror}. "
-            "If another app runs there, stop it or use another --port; --port 0 picks a free one.",
+            f"cannot listen on {settings.host} port {settings.port}: {error.strerror}. {hint}",
             code=codes.ADDRESS_IN_USE,
         ) from error
     return listening

@@ -39,7 +39,7 @@ def load_credentials() -> Credentials:
     path = credentials_file()
     try:
         return msgspec.json.decode(path.read_bytes(), type=Credentials)
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         return Credentials()
     except msgspec.DecodeError as error:
         raise InvalidInput(
@@ -118,8 +118,15 @@ def find_network_token(network_url: str) -> str | None:
 
 def _save(credentials: Credentials) -> Path:
     path = credentials_file()
-    path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-    descriptor, draft = tempfile.mkstemp(dir=path.parent)  # readable by this user only from the start
+    try:
+        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        descriptor, draft = tempfile.mkstemp(dir=path.parent)  # readable by this user only from the start
+    except OSError as error:
+        raise InvalidInput(
+            f"the login cannot be kept in {path}: {error.strerror}. Set XDG_CONFIG_HOME to a folder that you can "
+            f"write, or pass an API token in {TOKEN_VARIABLE}",
+            code=codes.CREDENTIALS_DAMAGED,
+        ) from error
     try:
         with os.fdopen(descriptor, "wb") as file:
             file.write(msgspec.json.format(msgspec.json.encode(credentials), indent=2) + b"\n")

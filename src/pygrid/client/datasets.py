@@ -28,6 +28,7 @@ from pygrid.client.downloads import MAX_MEMORY_BYTES
 from pygrid.client.hosting import FormBody, FormPart
 from pygrid.client.sql_query import SqlQuery
 from pygrid.client.table_files import DataSource, body_of, check_packed_name
+from pygrid.configs import did_you_mean
 from pygrid.errors import InvalidInput, NotFound, PreconditionFailed, PygridError
 from pygrid.messages.datasets import (
     TIMES,
@@ -44,6 +45,7 @@ from pygrid.messages.datasets import (
     Visibility,
 )
 from pygrid.messages.jobs import BudgetInfo, PolicyInfo
+from pygrid.messages.plain_words import in_plain_words
 from pygrid.messages.preparation_text import preparations_of, write_preparation
 from pygrid.messages.preparations import PrepareRequest
 from pygrid.tensors import decode
@@ -147,7 +149,14 @@ class Datasets:
         Raises:
             NotFound: there is no such dataset, or you cannot see it (``dataset_not_found``).
         """
-        return Dataset(self._api, self._api.get("/data-centric/datasets/by-name", DatasetInfo, query={"name": name}))
+        try:
+            info = self._api.get("/data-centric/datasets/by-name", DatasetInfo, query={"name": name})
+        except NotFound as error:
+            near = did_you_mean(name, (other.name for other in self.list()))
+            raise NotFound(
+                f"{self._api.url} has no dataset {name!r} that you can see{near}", code=error.code
+            ) from error
+        return Dataset(self._api, info)
 
     def by_id(self, dataset_id: int) -> Dataset:
         """The dataset of an id. Raises NotFound: you can see no such dataset (``dataset_not_found``)."""
@@ -424,7 +433,8 @@ def _request(kind: type[T], given: Mapping[str, Any], **more: Any) -> T:
         return to_message(values, kind)
     except msgspec.ValidationError as error:
         raise InvalidInput(
-            f"the description of the upload is not valid: {error}", code=codes.INVALID_DATASET_CONFIG
+            f"the description of the upload is not valid: {in_plain_words(str(error))}",
+            code=codes.INVALID_DATASET_CONFIG,
         ) from error
 
 

@@ -35,6 +35,7 @@ from pygrid.client.process import Process
 from pygrid.client.session import SessionClient
 from pygrid.client.terms import check_guarantee, privacy_terms, statistic_requests
 from pygrid.client.workers import Workers
+from pygrid.configs import did_you_mean
 from pygrid.configuration import ClientConfig, ServerConfig
 from pygrid.errors import NotFound
 from pygrid.messages.jobs import JobState, StatisticRequest, Unit
@@ -131,6 +132,7 @@ class DomainClient(SessionClient):
             which = f"{name!r}" if version is None else f"{name!r} in version {version!r}"
             others = sorted({info.name for info in self.processes()})
             there = f"it has: {', '.join(others[:20])}" if others else "it has no processes"
+            there += did_you_mean(name, others) if name not in others else ""
             raise NotFound(f"{self.url} has no process {which}; {there}", code=codes.PROCESS_NOT_FOUND)
         return Process(self._api, found[0])
 

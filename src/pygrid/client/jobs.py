@@ -43,6 +43,7 @@ from pygrid.messages.jobs import (
     PrivacyRequest,
 )
 from pygrid.messages.media import PLAN, TENSORS
+from pygrid.messages.plain_words import in_plain_words
 from pygrid.tensors import Params, decode
 from pygrid.transport import Api, Request, Response
 from pygrid.transport.base import BytesBody
@@ -381,7 +382,12 @@ def get_job(api: Api, job_id: str) -> Job:
         NotFound: there is no such job, or the caller may not see it (``job_not_found``).
         InvalidInput: several ids begin with these characters; the message lists them (``ambiguous_id``).
     """
-    if _MIN_PREFIX <= len(job_id) < _ID_CHARS:
+    if len(job_id) < _MIN_PREFIX:
+        raise NotFound(
+            f"{job_id!r} is not the id of a job: pass its first {_MIN_PREFIX} characters, or more",
+            code=codes.JOB_NOT_FOUND,
+        )
+    if len(job_id) != _ID_CHARS:
         return Job(api, _only_job(job_id, find_jobs(api)))
     return Job(api, api.get(f"{_PATH}/{job_id}", JobInfo))
 
@@ -428,7 +434,9 @@ def send_request(api: Api, given: Mapping[str, Any], parts: Sequence[FormPart]) 
     try:
         request = to_message(given, JobRequest)
     except msgspec.ValidationError as error:
-        raise InvalidInput(f"the request for a job is not valid: {error}", code=codes.INVALID_JOB) from error
+        raise InvalidInput(
+            f"the request for a job is not valid: {in_plain_words(str(error))}", code=codes.INVALID_JOB
+        ) from error
     form = FormBody([FormPart("config", "application/json", json_body(request)), *parts])
     info_of = api.send_body(_PATH, JobInfo, form, headers={"Content-Type": form.media_type}, once=True)
     return Job(api, info_of)

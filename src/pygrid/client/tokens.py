@@ -7,6 +7,7 @@ from typing import Literal
 
 from pygrid import codes
 from pygrid.client.display.tables import Table, TableColumn, html_or_error
+from pygrid.configs import did_you_mean
 from pygrid.errors import NotFound
 from pygrid.messages.accounts import ApiTokenInfo, ApiTokenList, ApiTokenRequest, Done, NewApiToken
 from pygrid.transport import Api
@@ -26,11 +27,15 @@ class ApiTokenTable(Table[ApiTokenInfo]):
 
 def revoke_by_name(api: Api, user: int | Literal["me"], name: str) -> None:
     """End a token of a user, by its name. Raises NotFound: there is none (``token_not_found``)."""
-    for token in tokens_of(api, user):
+    there = tokens_of(api, user)
+    for token in there:
         if token.name == name:
             api.change("DELETE", f"/users/{user}/tokens/{token.id}", Done)
             return
-    raise NotFound(f"there is no token named {name!r} on {api.url}", code=codes.TOKEN_NOT_FOUND)
+    names = [token.name for token in there]
+    raise NotFound(
+        f"there is no token named {name!r} on {api.url}{did_you_mean(name, names)}", code=codes.TOKEN_NOT_FOUND
+    )
 
 
 def tokens_of(api: Api, user: int | Literal["me"]) -> ApiTokenTable:

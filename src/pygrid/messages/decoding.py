@@ -15,6 +15,7 @@ import msgspec
 
 from pygrid import codes
 from pygrid.errors import InvalidInput
+from pygrid.messages.plain_words import choices_of, in_plain_words
 
 T = TypeVar("T")
 
@@ -137,7 +138,9 @@ def read_struct(value: Any, kind: type[T]) -> T:
     except msgspec.ValidationError as error:
         text = str(error)
         code = codes.MISSING_FIELD if "missing required field" in text else codes.INVALID_INPUT
-        raise InvalidInput(text, code=code, **({"field": name} if (name := find_field(text)) else {})) from None
+        name = find_field(text)
+        plain = in_plain_words(text, choices_of(kind, name))
+        raise InvalidInput(plain, code=code, **({"field": name} if name else {})) from None
 
 
 def find_field(text: str) -> str:

@@ -30,7 +30,7 @@ def answer_error(request: Request[Any, Any, Any], error: PygridError) -> Respons
 
 def answer_framework_error(request: Request[Any, Any, Any], error: HTTPException) -> Response[bytes]:
     """Answer a refusal by the framework."""
-    return _page(request, to_problem(error))
+    return _page(request, to_problem(request, error))
 
 
 def answer_unexpected_page(request: Request[Any, Any, Any], error: Exception) -> Response[bytes]:

@@ -21,6 +21,7 @@ from pygrid.core.access import Authenticator, Permission, Principal
 from pygrid.errors import PygridError, explain_os_error
 from pygrid.lifecycle import ClientGone
 from pygrid.messages import media
+from pygrid.messages.plain_words import choices_of, in_plain_words
 
 logger = logging.getLogger(__name__)
 
@@ -86,19 +87,19 @@ def explain(request: Request[Any, Any, Any], error: PygridError) -> dict[str, An
     return problem
 
 
-def answer_http_error(_request: Request[Any, Any, Any], error: HTTPException) -> Response[bytes]:
+def answer_http_error(request: Request[Any, Any, Any], error: HTTPException) -> Response[bytes]:
     """Answer a refusal by the framework: unknown route, wrong method, invalid body or parameter."""
-    return problem_response(to_problem(error), error.headers)
+    return problem_response(to_problem(request, error), error.headers)
 
 
-def to_problem(error: HTTPException) -> dict[str, Any]:
+def to_problem(request: Request[Any, Any, Any], error: HTTPException) -> dict[str, Any]:
     """Return the problem document of a refusal by the framework."""
     status = error.status_code
     phrase = http.HTTPStatus(status).phrase
     code = _CODES.get(status, phrase.lower().replace(" ", "_"))
     problem: dict[str, Any] = {"title": phrase.capitalize(), "status": status, "detail": error.detail or phrase}
     if isinstance(error, ValidationException):
-        problem["errors"] = errors = _invalid_parts(error)
+        problem["errors"] = errors = _invalid_parts(request, error)
         problem["detail"] = (
             "; ".join(f"{part['field']}: {part['detail']}" for part in errors) or "the request is not valid"
         )
@@ -112,13 +113,15 @@ def to_problem(error: HTTPException) -> dict[str, Any]:
     return {"type": f"urn:pygrid:error:{code}", "code": code, **problem}
 
 
-def _invalid_parts(error: ValidationException) -> list[dict[str, str]]:
+def _invalid_parts(request: Request[Any, Any, Any], error: ValidationException) -> list[dict[str, str]]:
     parts = []
+    body = getattr(request.scope.get("route_handler"), "parsed_data_field", None)
     for part in error.extra if isinstance(error.extra, list) else []:
         field, detail = str(part.get("key") or part.get("source") or ""), str(part.get("message", ""))
         # The framework calls the body "data", and reports only that name if the body is empty.
         if detail == "'data'":
             detail = "it is empty; send a JSON object"
+        detail = in_plain_words(detail, choices_of(getattr(body, "annotation", None), field))
         parts.append({"field": "body" if field in ("data", "") else field, "detail": detail})
     return parts
 

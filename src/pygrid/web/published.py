@@ -158,8 +158,8 @@ def exception_handlers(area: Area) -> dict[Any, Any]:
             problem[area.member] = _words_about_body(request) or problem[area.member]
         return problem_response(problem)
 
-    def answer_http_error(_request: Request[Any, Any, Any], error: HTTPException) -> Response[bytes]:
-        return problem_response(publish(to_problem(error), area), error.headers)
+    def answer_http_error(request: Request[Any, Any, Any], error: HTTPException) -> Response[bytes]:
+        return problem_response(publish(to_problem(request, error), area), error.headers)
 
     return {PygridError: answer_error, HTTPException: answer_http_error}
 

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
 
-from pygrid.cli.serve import shown_address
+from pygrid.cli.serve import _listen, shown_address
+from pygrid.errors import InvalidConfig
 from pygrid.settings import load_settings
 from pygrid.transport.address import check_url
 
@@ -26,3 +28,17 @@ def test_an_address_has_brackets_where_it_needs_them(host: str, shown: str, tmp_
     settings = load_settings({}, data_dir=tmp_path, host=host, secret_key="s" * 32)
     assert shown_address(settings, 5000) == shown
     assert check_url(shown) == shown
+
+
+def test_a_port_that_needs_more_rights_is_not_taken_for_one_in_use(tmp_path: Path) -> None:
+    if int(Path("/proc/sys/net/ipv4/ip_unprivileged_port_start").read_text()) <= 99:
+        pytest.skip("every user may listen on every port here")
+    "host".encode("idna")  # loaded while the standard library can be read
+    was = os.geteuid()
+    if was == 0:
+        os.seteuid(65534)
+    try:
+        with pytest.raises(InvalidConfig, match="Ports below 1024 need more rights"):
+            _listen(load_settings({}, data_dir=tmp_path, port=99))
+    finally:
+        os.seteuid(was)

@@ -121,3 +121,12 @@ def test_a_domain_behind_a_network_has_its_token_whether_its_identity_is_named_o
     monkeypatch.setenv("PYGRID_URL", pinned)
     with connect() as domain:
         assert (domain.url, domain.token) == (address, "given")
+
+
+def test_a_folder_that_cannot_be_written_is_named_with_a_way_out(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "file").write_text("")
+    monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path / "file"))
+    with pytest.raises(InvalidInput, match=r"cannot be kept in .*XDG_CONFIG_HOME to a folder.*PYGRID_TOKEN"):
+        remember_token(HERE, "first")

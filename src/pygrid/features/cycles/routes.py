@@ -72,7 +72,7 @@ async def _redeem(request: AppRequest, state: State) -> RedeemedKey:
 
 def _reject_invalid(request: Request[Any, Any, Any], error: ValidationException) -> Response[Any]:
     """Answer a cycle request with a field of another type: clients of 2020 get 200 with the published text."""
-    problem = publish(to_problem(error), Area.DEVICES)
+    problem = publish(to_problem(request, error), Area.DEVICES)
     text = request.read_body if isinstance(request, AppRequest) else b""
     body = decode_json(text) if text else None
     if not isinstance(body, dict) or "wait_s" in body:

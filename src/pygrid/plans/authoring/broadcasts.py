@@ -46,14 +46,14 @@ def check(func: Any, args: Sequence[Any], kwargs: dict[str, Any]) -> None:
     if func in _LOSSES:
         reason = (
             f"{func.__name__} gets an input and a target of shapes {shapes}, and would compare each example with all "
-            "others; give both the same shape, for example by squeeze(1) or unsqueeze(1)"
+            "others; bring both to one shape, for example by squeeze(1) or unsqueeze(1)"
         )
         raise authoring_error(reason, current_place(), code=codes.PLAN_SHAPE)
     place = current_place()
     if place is not None and a.dim() != b.dim() and not any(isinstance(size, int) for size in (*grown_a, *grown_b)):
         reason = (
-            f"this subtracts tensors of shapes {shapes}: each example from all others. If that is not meant, give both "
-            "the same shape, for example by squeeze(1)"
+            f"this subtracts tensors of shapes {shapes}: each example from all others. If that is not meant, bring "
+            "both to one shape, for example by squeeze(1)"
         )
         if (place, reason) not in _warned:
             _warned.add((place, reason))
