@@ -382,14 +382,13 @@ def get_job(api: Api, job_id: str) -> Job:
         NotFound: there is no such job, or the caller may not see it (``job_not_found``).
         InvalidInput: several ids begin with these characters; the message lists them (``ambiguous_id``).
     """
-    if len(job_id) < _MIN_PREFIX:
-        raise NotFound(
-            f"{job_id!r} is not the id of a job: pass its first {_MIN_PREFIX} characters, or more",
-            code=codes.JOB_NOT_FOUND,
-        )
-    if len(job_id) != _ID_CHARS:
+    if len(job_id) >= _MIN_PREFIX and len(job_id) != _ID_CHARS:
         return Job(api, _only_job(job_id, find_jobs(api)))
-    return Job(api, api.get(f"{_PATH}/{job_id}", JobInfo))
+    try:
+        return Job(api, api.get(f"{_PATH}/{job_id}", JobInfo))
+    except InvalidInput as error:
+        reason = f"{job_id!r} is not the id of a job: pass its first {_MIN_PREFIX} characters, or more"
+        raise NotFound(reason, code=codes.JOB_NOT_FOUND) from error
 
 
 def _only_job(prefix: str, jobs: Sequence[JobInfo]) -> JobInfo:

@@ -270,7 +270,8 @@ async def test_refusals_over_the_websocket(talk: Talk) -> None:
         ):
             found = await talk.say(kind, **fields, **credentials)
             assert (found["success"], found["error"]) == (False, text), (kind, credentials)
-    missing = ({"id": 99}, "Role ID not found!"), ({}, MISSING), ({"id": "x"}, "Expected `int`, got `str` - at `$.id`")
+    text = "it must be a whole number, not a text - at `$.id`"
+    missing = ({"id": 99}, "Role ID not found!"), ({}, MISSING), ({"id": "x"}, text)
     for fields, text in missing:
         assert (await talk.say("get-role", owner, **fields))["error"] == text
     assert (await talk.say("put-role", owner, id=1, role="Owner"))["code"] == "invalid_input"
