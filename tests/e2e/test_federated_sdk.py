@@ -327,6 +327,34 @@ def test_an_owner_who_revokes_is_not_waited_for_and_too_few_end_it(world: World)
     assert world.num_open() == 0
 
 
+def test_columns_with_other_names_are_bound_by_domain(world: World) -> None:
+    """At bob, only he knows which of two numbers is the label."""
+    data = logistic_data(200, seed=200)
+    renamed = {"features": data["x"], "ward": data["y"] * 0, "diagnosis": data["y"]}
+    made = world.owners["bob"].datasets.upload("renamed", renamed, visibility="listed", progress=False)
+    made.policy(**POLICY)
+    datasets = {"alice": world.science["alice"].datasets["points"], "bob": world.science["bob"].datasets["renamed"]}
+    given: dict[str, Any] = {"coordinator": world.hub, "rounds": 1, **TRAINING, **TERMS}
+
+    def train(binding: dict[str, Any]) -> FederatedRun:
+        return federate(logistic_plan(), logistic_params(), datasets, binding=binding, **given)
+
+    before = world.num_open()
+    for binding, refusal in (
+        ({}, "^bob: which column is the plan's 'y'"),
+        ({"bob": {"y": "diagnoses"}}, "^bob: the dataset has no column 'diagnoses'"),
+        ({"bobb": {"y": "diagnosis"}}, "binding names 'bobb', .* did you mean 'bob'"),
+        ({"y": "diagnosis"}, "^alice: the dataset has no column 'diagnosis'"),
+    ):
+        with pytest.raises(InvalidInput, match=refusal):
+            train(binding)
+    assert world.num_open() == before
+    run = train({"x": "x", "bob": {"x": "features", "y": "diagnosis"}})
+    run.wait()
+    assert [member.state for member in run.domains] == ["released"] * 2
+    assert [one.client for one in run.history[0].contributions] == ["alice", "bob"]
+
+
 @pytest.mark.slow
 def test_what_makes_no_sense_is_refused_before_anything_is_asked(world: World) -> None:
     before = sum(len(domain.jobs(mine=True)) for domain in world.science.values())

@@ -44,6 +44,15 @@ Coordinator = Annotated[
 Evaluate = Annotated[
     Path | None, typer.Option(metavar="PATH", help="Your evaluation data for each cycle: NPZ or safetensors.")
 ]
+Bind = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--bind",
+        "-b",
+        metavar="[NAME:]INPUT=COLUMN",
+        help="Column of an input, everywhere or at the Domain of a NAME; default: by name or meaning; repeatable.",
+    ),
+]
 Resume = Annotated[str | None, typer.Option(metavar="NAME", help="Training to continue, started on any machine.")]
 
 
@@ -68,6 +77,7 @@ def federate(
     hyper: Hyper = None,
     optimizer: Optimizer = None,
     server_optimizer: ServerOptimizer = None,
+    bind: Bind = None,
     epsilon: Epsilon = None,
     delta: Delta = None,
     clip: Clip = 1.0,
@@ -96,6 +106,7 @@ def federate(
     options: dict[str, Any] = {"epochs": epochs, "batch_size": batch_size, "cycle_s": cycle_s, "evaluate": data}
     options |= {"min_domains": min_domains, "epsilon": epsilon, "delta": delta, "clip": clip, "unit": unit}
     options |= {"hyper": read_settings(hyper or []), "optimizer": read_settings(optimizer or [])}
+    options["binding"] = _bindings(bind or [])
     options |= {"server_optimizer": read_settings(server_optimizer or []) or None}
     with connect(coordinator) as hub:
         if resume is not None:
@@ -132,6 +143,19 @@ def _follow(run: FederatedRun, output: Path | None) -> None:
     if output is not None:
         run.model(path=output)
         say(f"{output}: {output.stat().st_size:,} bytes")
+
+
+def _bindings(given: list[str]) -> dict[str, Any]:
+    """The columns of the inputs, in part by Domain."""
+    bindings: dict[str, Any] = {}
+    for item in given:
+        key, is_pair, column = item.partition("=")
+        who, _, port = key.rpartition(":")
+        where = bindings.setdefault(who, {}) if who else bindings
+        if not is_pair or not isinstance(where, dict):
+            raise InvalidInput(f"--bind {item!r} is not [NAME:]INPUT=COLUMN, like x=measurements or bob:x=values")
+        where[port] = column
+    return bindings
 
 
 def _datasets(given: list[str]) -> dict[str, Dataset] | list[Dataset]:

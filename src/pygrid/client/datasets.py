@@ -154,7 +154,7 @@ class Datasets:
         except NotFound as error:
             near = did_you_mean(name, (other.name for other in self.list()))
             raise NotFound(
-                f"{self._api.url} has no dataset {name!r} that you can see{near}", code=error.code
+                f"{self._api.url} has no dataset {name!r} that you can see{near}", code=codes.DATASET_NOT_FOUND
             ) from error
         return Dataset(self._api, info)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from typing import Any, TypeVar
 
@@ -15,8 +16,22 @@ T = TypeVar("T")
 
 
 def json_body(value: object) -> BytesBody:
-    """The body of a request. Raises InvalidInput: a value in it has no JSON form."""
-    return BytesBody(msgspec.json.encode(value, enc_hook=_plain))
+    """The body of a request. Raises InvalidInput: a value in it has no JSON form, as infinity and NaN."""
+    body = msgspec.json.encode(value, enc_hook=_plain)
+    if b"null" in body:  # which the encoder also writes for numbers that are not finite
+        _check_finite(msgspec.to_builtins(value, enc_hook=_plain), "")
+    return BytesBody(body)
+
+
+def _check_finite(value: Any, name: str) -> None:
+    if isinstance(value, float) and not math.isfinite(value):
+        raise InvalidInput(f"{name or 'the value'} is {value}, which cannot be sent: use a finite number")
+    if isinstance(value, Mapping):
+        for key, member in value.items():
+            _check_finite(member, f"{name}.{key}".lstrip("."))
+    elif isinstance(value, list | tuple):
+        for index, member in enumerate(value):
+            _check_finite(member, f"{name}[{index}]")
 
 
 def to_message(given: Mapping[str, Any], kind: type[T]) -> T:

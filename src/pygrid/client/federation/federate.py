@@ -20,6 +20,7 @@ from typing import Any
 import msgspec
 
 from pygrid import codes
+from pygrid.client.binding import complete_binding
 from pygrid.client.datasets import Dataset
 from pygrid.client.domain import DomainClient, connect
 from pygrid.client.evaluation import check_held_out
@@ -28,7 +29,8 @@ from pygrid.client.federation.run import FederatedRun
 from pygrid.client.hosting import ModelSource, PlanSource, load_plan, model_body
 from pygrid.client.session import identity_of
 from pygrid.client.terms import privacy_terms
-from pygrid.errors import InvalidInput, Unauthenticated
+from pygrid.configs import did_you_mean
+from pygrid.errors import InvalidInput, PygridError, Unauthenticated
 from pygrid.messages.jobs import PrivacyRequest, Unit
 from pygrid.messages.processes import HostRequest
 from pygrid.plans import Plan
@@ -61,7 +63,7 @@ def federate(
     clip: float = 1.0,
     unit: Unit | None = None,
     sampling_rate: float | None = None,
-    binding: Mapping[str, str] | None = None,
+    binding: Mapping[str, str | Mapping[str, str]] | None = None,
     server_optimizer: Mapping[str, Any] | None = None,
     evaluate: Data | None = None,
     coordinator_url: str | None = None,
@@ -88,8 +90,9 @@ def federate(
         epsilon, delta: the guarantee at each Domain for all cycles together, charged to its budget at the start. With
             neither, the job is non-private: after a person's approval, each cycle's diff leaves as it is.
         clip, unit, sampling_rate: as for `DomainClient.submit`.
-        binding: data port of the plan -> column, the same at each Domain; for other ports, the only column that fits
-            by name or meaning.
+        binding: data port of the plan -> column; for other ports, the only column that fits by name or meaning. Where
+            columns have different names: name of a Domain -> its binding, for example
+            ``{"y": "label", "bob": {"y": "diagnosis"}}``.
         server_optimizer: how the coordinator applies the mean diff, for example
             ``{"name": "adam", "learning_rate": 0.01}``.
         evaluate: local data by the name of the plan's data port; each cycle's model is evaluated on it, here. The first
@@ -108,7 +111,8 @@ def federate(
     asked = _named(datasets)
     _check(rounds, min_domains, len(asked), cycle_s)
     training: dict[str, Any] = {"epochs": epochs, "batch_size": batch_size, "hyper": dict(hyper or {}), "seed": seed}
-    training |= {"binding": dict(binding or {}), "optimizer": dict(optimizer or {}), "reason": reason}
+    bindings = _bindings(loaded, asked, binding or {})
+    training |= {"optimizer": dict(optimizer or {}), "reason": reason}
     notes = Notes(
         secret=secrets.token_hex(32),
         reached_at=coordinator_url or _address_of(coordinator),
@@ -116,7 +120,10 @@ def federate(
         min_domains=min_domains,
         asked=training
         | {"privacy": _privacy(privacy_terms(epsilon, delta, clip, unit or "record", sampling_rate), unit)},
-        members=[FederationMember(who, dataset._api.url, dataset.name, dataset.id) for who, dataset in asked.items()],
+        members=[
+            FederationMember(who, dataset._api.url, dataset.name, dataset.id, binding=bindings[who])
+            for who, dataset in asked.items()
+        ],
     )
     # Domains train by their jobs; this is what devices would do, and the plan bounds it.
     largest = min(batch_size, loaded.manifest.max_batch_size)
@@ -168,6 +175,29 @@ def resume_federated(
         check_held_out(run.process.plan() if record.is_hosted else record.plan(), evaluate)
     run.decide(within_s=decide_within_s, progress=progress)
     return run
+
+
+def _bindings(
+    plan: Plan, asked: Mapping[str, Dataset], given: Mapping[str, str | Mapping[str, str]]
+) -> dict[str, dict[str, str]]:
+    """The given columns of the ports, by Domain. Raises InvalidInput: they do not fit (``binding_unclear``)."""
+    common = {port: column for port, column in given.items() if isinstance(column, str)}
+    own = {who: columns for who, columns in given.items() if not isinstance(columns, str)}
+    for who in own:
+        if who not in asked:
+            hint = did_you_mean(who, asked)
+            raise InvalidInput(f"binding names {who!r}, which has no dataset here{hint}", code=codes.BINDING_UNCLEAR)
+    bindings = {who: {**common, **own.get(who, {})} for who in asked}
+    for who, dataset in asked.items():
+        try:
+            schema = dataset.schema
+        except PygridError:  # the request to this Domain meets the same error, and the Domain is left out with it
+            continue
+        try:
+            complete_binding(plan.manifest.data, schema, bindings[who])
+        except InvalidInput as error:
+            raise InvalidInput(f"{who}: {error.detail}", code=error.code) from error
+    return bindings
 
 
 def _privacy(terms: PrivacyRequest | None, unit: Unit | None) -> dict[str, Any] | None:

@@ -41,6 +41,8 @@ class FederationMember(msgspec.Struct):
     """Empty: no request was sent, or it was refused at once."""
     refusal: str = ""
     """The reason why the Domain does not take part; empty: none is known."""
+    binding: dict[str, str] = {}
+    """Data port of the plan -> column of this dataset, where the user names it."""
 
 
 class Notes(msgspec.Struct):

@@ -42,6 +42,7 @@ def _submit(record: Record, member: FederationMember, api: Api) -> str:
         model = Path(folder) / "model"
         model.write_bytes(record.model())
         asked = {**notes.asked, "plan": record.plan(), "model": model, "federation": federation}
+        asked["binding"] = asked.get("binding", {}) | member.binding
         dataset, privacy = Datasets(api).by_id(member.dataset_id), asked.pop("privacy")
         if privacy is not None and privacy["unit"] is None:
             privacy = privacy | {"unit": protected_unit(dataset)}
