@@ -33,6 +33,7 @@ from pygrid.transport.identity import IdentityKey
 FIRST_CONTACT_S = 10.0
 """Time limit for retries before the first answer of an app."""
 _MAX_USER_BYTES = 1024**2
+_API_TOKEN = "pgt_"
 _WRONG_PASSWORD = "invalid_credentials"
 
 
@@ -45,6 +46,9 @@ class SessionApi(Api):
         except Unauthenticated as error:
             if self.token is None and error.code == _WRONG_PASSWORD:
                 raise
+            if (self.token or "").startswith(_API_TOKEN):
+                hint = "with `pygrid token make NAME`, and pass it in PYGRID_TOKEN or to connect"
+                raise Unauthenticated(f"{error.detail}, {hint}", code=error.code, **error.fields) from error
             was = "the session has ended" if self.token else "nobody is logged in"
             raise Unauthenticated(
                 f"{was}; log in with connect(url).login(email, password), or on the command line with: pygrid login "

@@ -156,6 +156,23 @@ def test_the_commands(owner: DomainClient) -> None:
     assert "bob" not in run(owner, "user", "list")
 
 
+def test_a_role_of_its_own_invites_people_and_makes_roles(site: AsgiTransport, owner: DomainClient) -> None:
+    owner.roles.add("Recruiter", ["can_create_users"])
+    owner.roles.add("Role Editor", ["can_edit_roles", "can_host_models"])
+    owner.users.add("rita@example.org", PASSWORD, "Recruiter")
+    owner.users.add("ed@example.org", PASSWORD, "Role Editor")
+    rita = connect(transport=site).login("rita@example.org", PASSWORD)
+    assert rita.users.add("new@example.org", PASSWORD).role.name == "User"
+    assert rita.users.invite("newer@example.org", "user").code
+    with pytest.raises(Forbidden):
+        rita.users.invite("newest@example.org", "Owner")
+    ed = connect(transport=site).login("ed@example.org", PASSWORD)
+    assert permissions_of(ed.roles.add("Trainer", ["can_host_models"])) == ["can_host_models"]
+    new = connect(transport=site).login("new@example.org", PASSWORD)
+    with pytest.raises(Forbidden, match="lacks can_triage_requests"):
+        new.roles()
+
+
 def test_a_network_has_users_and_roles_too(tmp_path: Path) -> None:
     with contextlib.closing(AsgiTransport(build_network(load_network_settings({}, data_dir=tmp_path)))) as transport:
         owner = owner_of(transport)
@@ -186,7 +203,7 @@ def test_an_invitation_a_reset_and_a_token(
         host(script)
     assert "nightly\tread\t" in run(newcomer, "token", "list")
     run(newcomer, "token", "revoke", "nightly")
-    with pytest.raises(Unauthenticated):
+    with pytest.raises(Unauthenticated, match=r"^this API token .*: make another one, with `pygrid token make NAME`"):
         script.processes()
     code = run(owner, "user", "reset", "bob@example.org").split()[-1]
     forgetful = connect(transport=site)

@@ -111,7 +111,6 @@ def federate(
     asked = _named(datasets)
     _check(rounds, min_domains, len(asked), cycle_s)
     training: dict[str, Any] = {"epochs": epochs, "batch_size": batch_size, "hyper": dict(hyper or {}), "seed": seed}
-    bindings = _bindings(loaded, asked, binding or {})
     training |= {"optimizer": dict(optimizer or {}), "reason": reason}
     notes = Notes(
         secret=secrets.token_hex(32),
@@ -120,10 +119,7 @@ def federate(
         min_domains=min_domains,
         asked=training
         | {"privacy": _privacy(privacy_terms(epsilon, delta, clip, unit or "record", sampling_rate), unit)},
-        members=[
-            FederationMember(who, dataset._api.url, dataset.name, dataset.id, binding=bindings[who])
-            for who, dataset in asked.items()
-        ],
+        members=_members(loaded, asked, binding or {}),
     )
     # Domains train by their jobs; this is what devices would do, and the plan bounds it.
     largest = min(batch_size, loaded.manifest.max_batch_size)
@@ -177,27 +173,29 @@ def resume_federated(
     return run
 
 
-def _bindings(
+def _members(
     plan: Plan, asked: Mapping[str, Dataset], given: Mapping[str, str | Mapping[str, str]]
-) -> dict[str, dict[str, str]]:
-    """The given columns of the ports, by Domain. Raises InvalidInput: they do not fit (``binding_unclear``)."""
+) -> list[FederationMember]:
+    """The Domains with the given columns of the ports. Raises InvalidInput: they do not fit (``binding_unclear``)."""
     common = {port: column for port, column in given.items() if isinstance(column, str)}
     own = {who: columns for who, columns in given.items() if not isinstance(columns, str)}
     for who in own:
         if who not in asked:
             hint = did_you_mean(who, asked)
             raise InvalidInput(f"binding names {who!r}, which has no dataset here{hint}", code=codes.BINDING_UNCLEAR)
-    bindings = {who: {**common, **own.get(who, {})} for who in asked}
+    members = []
     for who, dataset in asked.items():
+        binding = {**common, **own.get(who, {})}
+        members.append(FederationMember(who, dataset._api.url, dataset.name, dataset.id, binding=binding))
         try:
             schema = dataset.schema
         except PygridError:  # the request to this Domain meets the same error, and the Domain is left out with it
             continue
         try:
-            complete_binding(plan.manifest.data, schema, bindings[who])
+            complete_binding(plan.manifest.data, schema, binding)
         except InvalidInput as error:
             raise InvalidInput(f"{who}: {error.detail}", code=error.code) from error
-    return bindings
+    return members
 
 
 def _privacy(terms: PrivacyRequest | None, unit: Unit | None) -> dict[str, Any] | None:
