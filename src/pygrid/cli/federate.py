@@ -106,8 +106,7 @@ def federate(
     options: dict[str, Any] = {"epochs": epochs, "batch_size": batch_size, "cycle_s": cycle_s, "evaluate": data}
     options |= {"min_domains": min_domains, "epsilon": epsilon, "delta": delta, "clip": clip, "unit": unit}
     options |= {"hyper": read_settings(hyper or []), "optimizer": read_settings(optimizer or [])}
-    options["binding"] = _bindings(bind or [])
-    options |= {"server_optimizer": read_settings(server_optimizer or []) or None}
+    options |= {"server_optimizer": read_settings(server_optimizer or []) or None, "binding": _bindings(bind or [])}
     with connect(coordinator) as hub:
         if resume is not None:
             with _resume_hint(resume, hub.url):
