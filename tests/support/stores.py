@@ -94,7 +94,7 @@ class Seaweed:
         master, volume, filer, s3 = self._ports
         command = [
             *(str(self._program), "server", f"-dir={self._data}", "-ip=127.0.0.1"),
-            *("-ip.bind=127.0.0.1", f"-master.port={master}", f"-volume.port={volume}", "-volume.max=20"),
+            *("-ip.bind=127.0.0.1", f"-master.port={master}", f"-volume.port={volume}", "-volume.max=500"),
             *("-filer", f"-filer.port={filer}", "-s3", f"-s3.port={s3}", f"-s3.config={self._folder / 's3.json'}"),
             # Its other services listen at fixed ports, which two servers at once cannot both have.
             *("-s3.port.iceberg=0", "-s3.port.lance=0", "-master.volumeSizeLimitMB=64"),
