@@ -251,9 +251,9 @@ def test_a_gradient_that_torch_cannot_trace(capfd: pytest.CaptureFixture[str]) -
 
 def test_warnings_of_torch_come_once() -> None:
     def loss(model: nn.Module, x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
-        return F.mse_loss(model(x)[:, :1], y.float())
+        return F.nll_loss(F.log_softmax(model(x)), y)  # without the axis
 
-    with pytest.warns(UserWarning, match="different to the input size") as seen:
+    with pytest.warns(UserWarning, match="Implicit dimension choice for log_softmax") as seen:
         pygrid.plan(data=DATA)(loss).build(nn.Linear(12, 5))
     assert len(seen) == 1
 
