@@ -68,7 +68,7 @@ async def test_routes_of_devices(site: Site) -> None:  # noqa: F811
         "an unknown worker": unknown.json()["detail"],
     }
     await site.pass_time(61)
-    query = {"model_id": process["id"], "request_key": device.key}
+    query = {"worker_id": device.worker_id, "model_id": process["id"], "request_key": device.key}
     ended = await site.web.get("/model-centric/get-model", params=query)
     assert ended.status_code == 400
     assert RECORDED["routes of devices, member error"] == {
