@@ -180,9 +180,9 @@ def test_mistakes_are_told_in_words(url: str, folder: Path) -> None:
         (("add", "ages.csv", "--visibility", "secret"), "visibility"),
         (("add", "ages.csv", "-c", "age:float32,max=40"), "it is declared to be at most 40"),
         (("add", "ages.csv", "-c", "age,colour=red"), "colour=red"),
-        (("add", "ages.csv", "--version-of", "nobody"), "there is no dataset 'nobody'"),
+        (("add", "ages.csv", "--version-of", "nobody"), "has no dataset 'nobody'"),
         (("add", "ages.csv", "--fresh-budget"), "--fresh-budget needs --version-of"),
-        (("show", "nobody"), "there is no dataset 'nobody'"),
+        (("show", "nobody"), "has no dataset 'nobody'"),
         (("mock", "nobody", "-o", "x.txt"), "neither in .npz nor in .csv"),
     ):
         done = run("dataset", *arguments)
