@@ -80,6 +80,29 @@ def test_a_start_that_was_cut_off_between_folder_and_database_goes_on(migrated: 
     assert match_database(migrated, tmp_path, "domain") == pending.id, "the database had it already"
 
 
+def test_replicas_that_start_together_on_a_new_database_share_its_id(
+    migrated: Database, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The other replica writes its id between the look at the database and the write of this one."""
+    for name in ("first", "second"):
+        (tmp_path / name).mkdir()
+    find, known = installation.find_installation, []
+
+    def find_too_early(connection: sa.Connection) -> str | None:
+        found = find(connection)
+        monkeypatch.setattr(installation, "find_installation", find)
+        known.append(match_database(migrated, tmp_path / "first", "domain", is_disposable=True))
+        return found
+
+    monkeypatch.setattr(installation, "find_installation", find_too_early)
+    assert match_database(migrated, tmp_path / "second", "domain", is_disposable=True) == known[0]
+    pending = installation.FolderId("ab" * 16, "domain", is_pending=True)
+    (tmp_path / "second" / installation.FILE).write_bytes(msgspec.json.encode(pending))
+    assert match_database(migrated, tmp_path / "second", "domain", is_disposable=True) == known[0], "it starts again"
+    (tmp_path / "second" / installation.FILE).write_bytes(msgspec.json.encode(pending))
+    refusal("wrong_database", match_database, migrated, tmp_path / "second", "domain")
+
+
 def test_bytes_of_version_0_1_are_not_joined_with_an_empty_database(migrated: Database, tmp_path: Path) -> None:
     (tmp_path / "blobs").mkdir()
     (tmp_path / "blobs" / ("ab" * 32)).write_bytes(b"a model")

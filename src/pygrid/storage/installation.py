@@ -74,13 +74,13 @@ def match_database(database: Database, folder: Path, app: str, *, is_disposable:
     """The id that a data folder and its database share; new ones get one here. The caller owns the folder.
 
     Args:
-        is_disposable: no file that is needed is in the folder, so an empty one belongs to any database.
+        is_disposable: no file that is needed is in the folder, so one without an id of its own belongs to any database.
     Raises:
         InvalidConfig: ``wrong_database``: they do not belong together; nothing was changed.
     """
     ours = _read(folder)
     theirs = database.read_now(find_installation)
-    if is_disposable and ours is None and theirs is not None:
+    if is_disposable and theirs is not None and (ours is None or ours.is_pending):
         ours = FolderId(theirs, app)
         _write(folder, ours)
     if theirs is not None and (ours is None or ours.id != theirs):
@@ -93,7 +93,13 @@ def match_database(database: Database, folder: Path, app: str, *, is_disposable:
     if ours is None:
         _write(folder, known)
     if theirs is None:
-        database.write_now(lambda connection: _put(connection, known))
+        try:
+            database.write_now(lambda connection: _put(connection, known))
+        except sa.exc.IntegrityError:
+            if not is_disposable:
+                raise
+            # Another replica was quicker with a new database.
+            return match_database(database, folder, app, is_disposable=True)
     if known.is_pending:
         _write(folder, msgspec.structs.replace(known, is_pending=False))
     return known.id
