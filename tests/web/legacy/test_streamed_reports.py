@@ -223,6 +223,20 @@ async def test_a_message_within_another_one_ends_the_connection(started: Round, 
     assert await started.num_reports() == 0
 
 
+@pytest.mark.parametrize("head", [b"\x80\x02", b"\xc0\x82\0\0\0\0"], ids=["no mask", "a reserved bit"])
+async def test_a_frame_that_is_not_valid_within_a_report_ends_the_connection(started: Round, head: bytes) -> None:  # noqa: F811
+    device = await started.device()
+    text = message({**device, "diff": diff()}).encode()
+    reader, writer = await asyncio.open_connection("127.0.0.1", started.port)
+    writer.write(HANDSHAKE)
+    await reader.readuntil(b"\r\n\r\n")
+    writer.write(frame(text[:100_000], is_final=False) + head + b"AA")
+    assert b"\x03\xea" in await asyncio.wait_for(reader.read(), 60), "protocol error, 1002"
+    writer.close()
+    await eventually(lambda: started.server.open_connections.num_held_bytes == 0)
+    assert await started.num_reports() == 0
+
+
 async def test_a_device_that_goes_away_leaves_nothing(started: Round) -> None:  # noqa: F811
     device = await started.device()
     for fields in ({**device, "diff": diff()}, {"diff": diff(), **device}):
