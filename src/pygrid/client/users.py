@@ -185,7 +185,8 @@ class Users:
             Conflict: there is an account with this e-mail (``email_taken``).
             Forbidden: you lack can_create_users, or the role has a permission that you lack.
         """
-        request = InviteRequest(email, self._roles[role].id, hours)
+        # Who may not see roles either is told of the permission to create accounts, which is the one that counts.
+        request = InviteRequest(email, None if role == "User" else self._roles[role].id, hours)
         return self._api.post("/users/invitations", NewUserInvitation, json=request)
 
     def invitations(self) -> InvitedTable:

@@ -162,6 +162,8 @@ def connection_failed(url: str, reason: str, *, proxy: str = "", is_trusted: boo
             f"no connection to {url}: {reason}. If its certificate is signed by an authority of your own, name a "
             "PEM file with the certificate of that authority: --ca-file, PYGRID_CA_FILE or SSL_CERT_FILE"
         )
+    elif "WRONG_VERSION_NUMBER" in reason:
+        detail = f"no connection to {url}: the server there does not answer with TLS. Try http:// instead of https://"
     return Unavailable(detail, code=CONNECT_FAILED, url=url)
 
 

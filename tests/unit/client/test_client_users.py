@@ -110,6 +110,15 @@ def test_a_refusal_names_permission_app_roles_and_an_owner(site: AsgiTransport, 
     assert "@" not in unknown.value.detail
 
 
+def test_an_invitation_by_a_plain_user_names_the_permission_that_counts(
+    site: AsgiTransport, owner: DomainClient
+) -> None:
+    owner.users.add("bob@example.org", PASSWORD)
+    bob = connect(transport=site).login("bob@example.org", PASSWORD)
+    with pytest.raises(Forbidden, match="lacks can_create_users"):
+        bob.users.invite("eve@example.org")
+
+
 def test_nobody_gives_what_they_do_not_have(site: AsgiTransport, owner: DomainClient) -> None:
     owner.users.add("admin@example.org", PASSWORD, "Administrator")
     admin = connect(transport=site).login("admin@example.org", PASSWORD)

@@ -1,4 +1,4 @@
-"""What an error of a connection blames: the server, the proxy, or the certificate.
+"""What an error of a connection blames: the server, the scheme, the proxy, or the certificate.
 
 Should not happen: a dead proxy that is reported as a dead Domain; a password of a proxy in a message.
 """
@@ -72,6 +72,24 @@ def test_an_unknown_authority_is_named(tmp_path: Path, monkeypatch: pytest.Monke
         answering.join()
     assert "--ca-file, PYGRID_CA_FILE or SSL_CERT_FILE" in detail
     assert "Is the Domain running" not in detail
+
+
+def test_a_server_without_tls_is_told_apart_from_a_dead_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("NO_PROXY", "*")
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        answering = threading.Thread(target=answer_in_plain_text, args=(server,))
+        answering.start()
+        detail = failure(f"https://127.0.0.1:{server.getsockname()[1]}").detail
+        answering.join()
+    assert "Try http:// instead of https://" in detail
+    assert "Is the Domain running" not in detail
+
+
+def answer_in_plain_text(server: socket.socket) -> None:
+    connection, _ = server.accept()
+    with connection:
+        connection.recv(65536)
+        connection.sendall(b"HTTP/1.1 400 Bad Request\r\ncontent-length: 0\r\n\r\n")
 
 
 def greet(server: socket.socket, context: ssl.SSLContext) -> None:
