@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Mapping
+from itertools import chain
 from typing import Any, NoReturn, TypeVar
 
 import msgspec
@@ -109,18 +110,17 @@ def _is_deeper(structure: bytes) -> bool:
 
 
 def _count_members(value: Any, num_objects: int) -> int:
-    """The number of members of all objects in a value. The search ends with the last object."""
-    count = 0
-    left: list[Any] = [value]
-    while left and num_objects:
-        item = left.pop()
-        if type(item) is dict:
-            count += len(item)
-            num_objects -= 1
-        if num_objects and (type(item) is dict or type(item) is list):
-            inner = item.values() if type(item) is dict else item
-            left.extend([one for one in inner if type(one) is dict or type(one) is list])
-    return count
+    """The number of members of all objects in a value. The search goes level by level and ends with the last object."""
+    count, level = 0, [value]
+    while True:
+        objects = [item for item in level if type(item) is dict]
+        count += sum(map(len, objects))
+        num_objects -= len(objects)
+        if not (num_objects and level):
+            return count
+        lists = [item for item in level if type(item) is list]
+        inner = chain(chain.from_iterable(map(dict.values, objects)), chain.from_iterable(lists))
+        level = [item for item in inner if type(item) is dict or type(item) is list]
 
 
 def _refuse(what: str) -> NoReturn:
