@@ -185,7 +185,7 @@ class Users:
             Conflict: there is an account with this e-mail (``email_taken``).
             Forbidden: you lack can_create_users, or the role has a permission that you lack.
         """
-        # Who may not see roles either is told of the permission to create accounts, which is the one that counts.
+        # Without a lookup of the role, a caller who may see no roles gets the refusal that names can_create_users.
         request = InviteRequest(email, None if role == "User" else self._roles[role].id, hours)
         return self._api.post("/users/invitations", NewUserInvitation, json=request)
 
