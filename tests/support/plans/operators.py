@@ -143,6 +143,7 @@ CASES = [
     Case("Pad", f("batch", 5), [-1, 2], None, [1]),
     Case("Tile", f("batch", 5), [2, 3]),
     Case("Trilu", f("batch", 4, 3), upper=0),
+    Case("Trilu", f("batch", 4, 3), np.array(-1)),
     Case("Constant", value_ints=[1, 2, 3]),
     Case("Constant", value=helper.make_tensor("c", TensorProto.FLOAT, [2, 1], [1.0, 2.0])),
     Case("ConstantOfShape", [2, 3], value=helper.make_tensor("c", TensorProto.INT64, [1], [7])),

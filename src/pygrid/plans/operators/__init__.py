@@ -19,7 +19,7 @@ import math
 from collections.abc import Mapping, Sequence
 
 from pygrid.plans.operators import elements, making, moves, products
-from pygrid.plans.operators.values import Cost, Infer, Operator, OperatorCall, TensorValue, first_shape
+from pygrid.plans.operators.values import Cost, Infer, Operator, OperatorCall, TensorValue
 from pygrid.plans.sizes import Size
 
 
@@ -135,7 +135,7 @@ OPERATORS: Mapping[str, Operator] = {
     "Tanh": _row(_UNARY, _FUNCTION),
     "Tile": _row(moves.infer_tile, _MOVE),
     "Transpose": _row(moves.infer_transpose, _MOVE),
-    "Trilu": _row(first_shape, _MOVE),
+    "Trilu": _row(moves.infer_trilu, _MOVE),
     "Unsqueeze": _row(moves.infer_unsqueeze, _MOVE),
     "Where": _row(elements.infer_where, "chooses by a condition"),
 }

@@ -20,6 +20,7 @@ from pygrid.plans.operators.values import (
     broadcast,
     check_equal,
     checked,
+    first_shape,
     normal_axis,
     same_dtype,
     shape_from,
@@ -265,6 +266,14 @@ def infer_pad(call: OperatorCall) -> list[TensorValue]:
     value = call.get(0)
     shape = [size + before + after for size, (before, after) in zip(value.shape, padded(call), strict=True)]
     return [TensorValue(value.dtype, shape_from(shape))]
+
+
+def infer_trilu(call: OperatorCall) -> list[TensorValue]:
+    """The diagonal must be known: with one that is far away, ONNX Runtime writes outside its memory."""
+    diagonal = call.known_number(1) if call.find(1) is not None else 0
+    if not isinstance(diagonal, int) or abs(diagonal) > SLICE_END:
+        raise ShapeRefused(f"the diagonal is {diagonal}: use one within the matrix")
+    return first_shape(call)
 
 
 def infer_tile(call: OperatorCall) -> list[TensorValue]:

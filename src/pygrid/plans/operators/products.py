@@ -89,11 +89,19 @@ def _conv_parts(call: OperatorCall) -> tuple[TensorValue, TensorValue, int, list
     return x, w, group, _spatial(w.shape[2:])
 
 
+def _check_bias(call: OperatorCall, channels: Size) -> None:
+    """ONNX Runtime reads beyond the end of a bias that is too short: bytes of whatever lies there in memory."""
+    bias = call.find(2)
+    if bias is not None and bias.shape != (channels,):
+        raise ShapeRefused(f"the bias has shape {[str(size) for size in bias.shape]}, not [{channels}]")
+
+
 def infer_conv(call: OperatorCall) -> list[TensorValue]:
     x, w, group, kernel = _conv_parts(call)
     check_equal(x.shape[1], w.shape[1] * group, "the channels of image and kernel")
     if divide(w.shape[0], group) is None:
         raise ShapeRefused("the output channels are not a multiple of the groups")
+    _check_bias(call, w.shape[0])
     return [TensorValue(same_dtype([x, w]), (x.shape[0], w.shape[0], *_slide(_spatial(x.shape[2:]), kernel, call)))]
 
 
@@ -116,6 +124,7 @@ def infer_conv_transpose(call: OperatorCall) -> list[TensorValue]:
     ]
     if min(out) < 0 or min(extra) < 0:
         raise ShapeRefused("the pads are larger than the image")
+    _check_bias(call, w.shape[1] * group)
     return [TensorValue(same_dtype([x, w]), (x.shape[0], w.shape[1] * group, *out))]
 
 
