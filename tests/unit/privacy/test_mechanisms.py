@@ -118,6 +118,17 @@ def test_one_contribution_moves_the_sum_by_the_sensitivity_at_most(vector: np.nd
     assert moved <= total.sensitivity == 2.5
 
 
+@pytest.mark.parametrize("num_rows", [1_000_003, 1_500_007])
+def test_equal_contributions_of_the_largest_norm_are_a_sum(num_rows: int):
+    """Rounding takes the squared norm of a million equal rows beyond its bound; one other row would hide it."""
+    total = GaussianSum(1 << 16, 1.0, 1.0)
+    row = np.random.default_rng(0).permutation(np.repeat([15.0, 17.0], [33_792, 31_744]))
+    assert row @ row <= total.grid.sensitivity**2
+    total.add_clipped(num_rows * row, num_rows)
+    with pytest.raises(RuntimeError, match="cannot be a sum"):
+        total.add_clipped(num_rows * row, num_rows - 1)
+
+
 def test_noise_is_drawn_once():
     total = GaussianSum(2, 1.0, 1.0)
     total.finish()
