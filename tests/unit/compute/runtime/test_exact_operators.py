@@ -6,7 +6,10 @@ This looks for violations of the assumption of `pygrid.plans.exact`; it proves n
 
 from __future__ import annotations
 
+import multiprocessing
+import resource
 from collections.abc import Callable, Iterator
+from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +19,7 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from onnx import TensorProto, helper
 
+from pygrid.compute.local import _ENVIRONMENT
 from pygrid.compute.runtime.denormals import denormals_as_zero, may_flush
 from pygrid.errors import InvalidPlan
 from pygrid.plans import Plan, Port, selftest_inputs
@@ -246,6 +250,40 @@ def test_denormals_are_zero_within_the_block_only() -> None:
         session.run()
         assert (output == np.float32(0.125)).all()
     assert (tiny * one)[0] > 0
+
+
+def _finds_memory(order: tuple[int, ...], more_bytes: int) -> bool:
+    """Whether the last run of a session succeeds, after runs with these numbers of rows, with so much more memory."""
+    g = GraphBuilder()
+    rows = g.op("Concat", g.op("Shape", "x", start=0, end=1), g.ints(1_000_000), axis=0)
+    wide = g.op("Expand", g.op("Reshape", "x", g.ints(-1, 1)), rows)
+    g.op("Reshape", g.op("ReduceMax", g.op("Neg", wide), g.ints(0, 1), keepdims=0), g.ints(1), out="y")
+    port = Port("x", "float32", ("batch",))
+    model = g.model((port,), (Port("y", "float32", (1,)),))
+    _, buffers = flat_outputs([Port("y", "float32", (1,))])
+    used = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
+    resource.setrlimit(resource.RLIMIT_AS, (used + more_bytes, used + more_bytes))
+    session = ExactSession(model.SerializeToString(), name="memory", inputs=[port], outputs=buffers, max_rows=64)
+    for num_rows in order[:-1]:
+        session.run(num_rows)
+    try:
+        session.run(order[-1])
+    except InvalidPlan:
+        return False
+    return True
+
+
+def test_earlier_units_do_not_decide_whether_a_unit_finds_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The largest unit needs 512 MB, alone and after units of other sizes; an arena would keep what those took, and
+    so would the allocator of C, with the settings of a Worker.
+    """
+    for name, value in _ENVIRONMENT.items():
+        monkeypatch.setenv(name, value)
+    found = {}
+    for order in ((64,), (20, 64), (10, 20, 30, 40, 64)):
+        with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as pool:
+            found[order] = pool.submit(_finds_memory, order, 800_000_000).result()
+    assert all(found.values()), found
 
 
 @settings(PROFILE)
