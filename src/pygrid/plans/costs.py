@@ -23,6 +23,8 @@ from pygrid.plans.sizes import SYMBOL, Size, at, bound, is_positive
 
 _MAX_SIDE = 2**31
 _INDEXING = frozenset({"Gather", "GatherElements", "ScatterElements"})
+_SLOW = frozenset({"Cos", "Mod", "Sin"})
+_FAST_POWERS = (2.0, 3.0)
 _IN_CACHE_BYTES = 256 * 1024
 """A tensor of this size stays in a processor's own cache, where access to each place takes about the same time."""
 _LINE_BYTES = 64
@@ -91,6 +93,23 @@ class Analysis:
             num_places = at(index.num_elements, n)
             moved = at(step.outputs[0].num_bytes, n) if step.call.op_type == "Gather" else num_places
             total += num_places + moved // _LINE_BYTES
+        return total
+
+    def slow_operations(self, n: int) -> int:
+        """Operations of a call with n examples that take much longer for some values than for others.
+
+        These are powers other than the square and the cube, remainders, sines and cosines, and maxima of windows that
+        have gaps or whose places are also returned; eight elements of a window count as one.
+        """
+        total = 0
+        for step in self.steps:
+            call = step.call
+            if self.fixed.issuperset(step.output_names):
+                continue
+            if call.op_type in _SLOW or (call.op_type == "Pow" and call.get(1).number not in _FAST_POWERS):
+                total += at(step.outputs[0].num_elements, n)
+            elif call.op_type == "MaxPool" and (call.num_outputs > 1 or max(call.attribute("dilations", [1])) > 1):
+                total += at(step.flops, n) // 8 + at(step.outputs[0].num_elements, n)
         return total
 
     def flops(self, n: int) -> int:

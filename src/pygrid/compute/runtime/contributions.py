@@ -28,6 +28,7 @@ from pygrid.compute.runtime.sum_graph import (
     sum_graph,
 )
 from pygrid.compute.runtime.watch import Watch, estimate_s, measure
+from pygrid.core.job_spec import JobLimits
 from pygrid.errors import InvalidPlan
 from pygrid.plans.archive import Plan
 from pygrid.plans.batches import convert, invalid_values
@@ -48,6 +49,8 @@ _CHUNK = 128
 """Number of records that are read at once, and of vectors in a block."""
 _MISS_S = 150e-9
 """Time of a read that misses every cache and the table of pages."""
+SLOW_S = 60e-9
+"""Time of an operation on the values that take longest; ``benchmarks/operator_times.py`` finds at most 27e-9."""
 
 
 class ContributionBlock(NamedTuple):
@@ -69,14 +72,12 @@ class Contributions(Protocol):
     """Names of the arrays or numbers that a vector is made of, in its order."""
     is_trusted: bool
     """Whether code of pygrid alone makes the vectors, so that no unit can take long."""
-    miss_s: float
-    """Seconds by which a unit can take longer because it reads tables at places far apart."""
 
     def set_params(self, params: Mapping[str, Array]) -> None:
         """Use this model from now on."""
 
     def unit_s(self) -> float:
-        """CPU seconds to add one unit, found without reading the data."""
+        """CPU seconds to add one unit, found without reading the data; with `VARIATION`, enough for any values."""
 
     def add_to(self, total: GaussianSum, units: Array, watch: Watch) -> int:
         """Add the vectors of these units, each clipped; returns the number of units that failed.
@@ -107,10 +108,11 @@ class _PlanUnits:
     Args:
         groups: the records of each unit; None: each record is a unit.
         max_rows: the largest number of records of a unit.
+        memory_bytes: memory of the job. An evaluation must fit twice, so that none depends on what else takes memory.
         bits: fills the noise ports of the plan, with new words for each unit.
     Raises:
         InvalidPlan: ``plan_mixes_examples``: called one by one, the plan would not mean what it means in a batch.
-            ``plan_time_unbounded``: it has an operator whose time depends on values.
+            ``plan_time_unbounded``: it has an operator whose time depends on values. ``plan_memory_too_large``.
     """
 
     is_trusted = False
@@ -127,6 +129,7 @@ class _PlanUnits:
         groups: Sequence[Array] | None = None,
         hyper: Mapping[str, float] | None = None,
         max_rows: int = 1,
+        memory_bytes: int = JobLimits().memory_bytes,
     ) -> None:
         manifest = plan.manifest
         entry = manifest.graphs[graph]
@@ -134,7 +137,10 @@ class _PlanUnits:
         self._analysis = analyse(model.graph, name=graph, max_n=manifest.max_batch_size)
         _check_fit(self._analysis)
         self._max_rows = 1 if groups is None else min(max_rows, manifest.max_batch_size)
-        self.miss_s = _MISS_S * self._analysis.scattered_reads(self._max_rows)
+        _check_memory(self._analysis.peak_bytes(self._max_rows), memory_bytes)
+        reads, slow = self._analysis.scattered_reads(self._max_rows), self._analysis.slow_operations(self._max_rows)
+        self._values_s = _MISS_S * reads + SLOW_S * slow
+        """By how much an evaluation can take longer because of its values."""
         prefix = "grads/" if graph == "grads" else "metrics/"
         outputs = [port for port in entry.outputs if port.name.startswith(prefix)]
         self.names = tuple(port.name.removeprefix(prefix) for port in outputs)
@@ -160,14 +166,14 @@ class _PlanUnits:
                     np.copyto(buffer, array, casting="same_kind")
 
     def _evaluation_s(self) -> float:
-        """CPU seconds of a run on made-up data, with the largest number of records of a unit."""
+        """CPU seconds of a run on made-up data, with the largest number of records of a unit, and of slow values."""
         for name, buffer in self._inputs.items():
             if name.startswith("data/"):
                 buffer[...] = 0 if buffer.dtype.kind in "ib" else 1
         try:
-            return measure(lambda: self._session.run(self._max_rows))
+            return self._values_s + measure(lambda: self._session.run(self._max_rows))
         except InvalidPlan:  # the plan fails on made-up values
-            return estimate_s(self._analysis, self._max_rows)
+            return self._values_s + estimate_s(self._analysis, self._max_rows)
 
     def _evaluations(self, units: Array, watch: Watch) -> Iterator[bool]:
         """Evaluate the units one after the other; yields whether each succeeded, with its outputs in the session."""
@@ -307,6 +313,16 @@ def _check_fit(analysis: Analysis) -> None:
             f"the plan cannot be used for a private job, because the time of {where} depends on the values of a "
             "record: it takes the remainder of a division of floats. Write the remainder as x - floor(x / y) * y",
             code=codes.PLAN_TIME_UNBOUNDED,
+        )
+
+
+def _check_memory(peak_bytes: int, memory_bytes: int) -> None:
+    if 2 * peak_bytes > memory_bytes:
+        raise InvalidPlan(
+            f"an evaluation of the plan takes up to {peak_bytes:,} bytes, and a private job may take half of the "
+            f"{memory_bytes:,} bytes of a job. Use a smaller model or fewer records of each subject, or ask the "
+            "operator to raise PYGRID_JOB_MEMORY_MB",
+            code=codes.PLAN_MEMORY_TOO_LARGE,
         )
 
 

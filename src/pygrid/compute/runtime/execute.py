@@ -279,7 +279,8 @@ def _options(spec: JobSpec, plan: Plan, graph: str, inputs: MappedColumns, tally
             f"a private job of kind {spec.kind} needs the graph {graph!r}, which the plan lacks", code=codes.PLAN_KIND
         )
     groups, max_rows = _groups(spec, inputs.columns), spec.privacy.max_rows_per_subject
-    return {"bits": tally.bits, "groups": groups, "hyper": spec.hyper, "max_rows": max_rows}
+    memory = spec.limits.memory_bytes
+    return {"bits": tally.bits, "groups": groups, "hyper": spec.hyper, "max_rows": max_rows, "memory_bytes": memory}
 
 
 def _groups(spec: JobSpec, columns: Mapping[str, Array]) -> list[Array] | None:
@@ -298,7 +299,6 @@ class _WholeDomain:
 
     num_units = 1
     is_trusted = False
-    miss_s = 0.0
 
     def __init__(self, spec: JobSpec, plan: Plan, params: Params, data: dict[str, Array]) -> None:
         self._spec, self._plan, self._data = spec, plan, data

@@ -40,7 +40,6 @@ class PlanMetrics(Protocol):
 
     num_units: int
     names: tuple[str, ...]
-    miss_s: float
 
     def set_params(self, params: Mapping[str, Array]) -> None: ...
 
@@ -74,7 +73,6 @@ class MetricRows:
         self._metrics = metrics
         self._combined = combined or {}
         self.num_units = metrics.num_units
-        self.miss_s = metrics.miss_s
         self.size = 1 + len(metrics.names)
         lower, upper = np.array([bounds[name] for name in metrics.names], np.float64).reshape(-1, 2).T
         self._lower, self._upper = lower, upper

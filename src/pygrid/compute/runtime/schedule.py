@@ -4,11 +4,12 @@ Time is an answer, too. Three rules keep it from revealing anything about a reco
 
 1. **The values change the time of no operator by much.** Denormal numbers count as zero (`denormals`), and a plan with
    an operator that loops over a value (``Mod`` with ``fmod``) is refused. The other operators vary by a factor of
-   `VARIATION` at most; ``benchmarks/operator_times.py`` measures it for each operator. Reads of large tables at places
-   that data decides are counted from the graph, and planned as if each missed every cache.
+   `VARIATION` at most; ``benchmarks/operator_times.py`` measures it for each operator. Those that vary by more (powers,
+   remainders, sines, maxima with their places) and reads of large tables at places that data decides are counted from
+   the graph. Their longest time is part of the usual cost.
 2. **A limit for each evaluation.** An evaluation that takes more than `TimePlan.limit_s` of CPU time is ended and
    counts as zero, for its own unit and no other. The limit follows from an evaluation of made-up data on this machine,
-   never from the data.
+   never from the data. It is longer than any values take in a cold cache, so that no unit depends on the one before.
 3. **The result is held until `TimePlan.planned_s`**: enough for every unit at `VARIATION` times the usual cost, and for
    one unit that uses its whole limit each time. No deadline leaves units out: a job whose units could not all use their
    limit within the job's time is refused before it starts (``job_too_slow``).
@@ -52,16 +53,13 @@ class TimePlan:
     """Seconds after the start of the job before which nobody sees its result."""
 
 
-def make_time_plan(
-    terms: PrivacyTerms, num_units: int, unit_s: float, round_s: float, left_s: float, miss_s: float = 0.0
-) -> TimePlan:
+def make_time_plan(terms: PrivacyTerms, num_units: int, unit_s: float, round_s: float, left_s: float) -> TimePlan:
     """The times of a job.
 
     Args:
-        unit_s: CPU seconds that a unit of made-up data took, clipping included.
+        unit_s: see `Contributions.unit_s`.
         round_s: CPU seconds for the noise and the step of a round.
         left_s: seconds that are left of the job's time.
-        miss_s: seconds by which an evaluation can take longer because it reads tables at places far apart.
     Raises:
         InvalidInput: ``job_too_slow``: the evaluations of this job can't all have a limit of `LEAST_LIMIT` times their
             cost.
@@ -78,7 +76,7 @@ def make_time_plan(
             "epochs, a smaller sampling rate or a smaller model, or ask the operator to raise PYGRID_JOB_WALL_S",
             code=codes.JOB_TOO_SLOW,
         )
-    more_s = max_participations(terms) * limit_s + evaluations * miss_s
+    more_s = max_participations(terms) * limit_s
     return TimePlan(unit_s, limit_s, _planned_s(terms, num_units, unit_s, round_s, more_s))
 
 
@@ -112,7 +110,7 @@ class RunSchedule:
         if contributions.is_trusted:
             plan = TimePlan(unit_s, math.inf, _planned_s(terms, contributions.num_units, unit_s, round_s))
         else:
-            plan = make_time_plan(terms, contributions.num_units, unit_s, round_s, left_s, contributions.miss_s)
+            plan = make_time_plan(terms, contributions.num_units, unit_s, round_s, left_s)
         self.unit_s = plan.unit_s
         self._announce(plan.planned_s)
         return Watch(plan.limit_s)

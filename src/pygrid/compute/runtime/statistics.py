@@ -50,7 +50,6 @@ class StatisticRows:
 
     names: tuple[str, ...] = ()
     is_trusted = True
-    miss_s = 0.0
 
     def __init__(
         self,

@@ -40,6 +40,8 @@ class TensorValue:
     shape: tuple[Size, ...]
     known: Known | None = None
     """The elements (int, bool or Poly), if they do not depend on data."""
+    number: float | None = None
+    """The element of a float constant that has one."""
 
     @property
     def num_elements(self) -> Size:
@@ -212,4 +214,5 @@ def array_value(array: npt.NDArray[Any]) -> TensorValue:
     known = None
     if array.dtype.name != "float32" and array.size <= MAX_KNOWN:
         known = as_known(array.reshape(-1).tolist()).reshape(array.shape)
-    return TensorValue(array.dtype.name, tuple(array.shape), known)
+    number = float(array.item()) if array.dtype.name == "float32" and array.size == 1 else None
+    return TensorValue(array.dtype.name, tuple(array.shape), known, number)

@@ -8,21 +8,24 @@ from __future__ import annotations
 
 import math
 import threading
+from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from onnx import TensorProto
 
 from pygrid.compute.runtime.contributions import PlanRows
 from pygrid.compute.runtime.schedule import LEAST_LIMIT, VARIATION, make_time_plan
 from pygrid.compute.runtime.watch import Watch
 from pygrid.core.job_spec import PrivacyTerms, held_s, max_evaluations, max_participations, unit_limit_s
 from pygrid.errors import InvalidInput
-from pygrid.plans import Plan
+from pygrid.plans.costs import analyse
 from pygrid.privacy.noise import SecretBits
 from support.plans.attacks import MODEL, contributing, honest_plan, slow_plan
-from support.plans.handmade import GraphBuilder
+from support.plans.handmade import GraphBuilder, f32
 
 
 def terms(rounds: int, rate: float, unit: str = "record") -> PrivacyTerms:
@@ -80,18 +83,87 @@ def test_a_watch_ends_a_long_evaluation_and_not_the_next_one() -> None:
     assert threading.active_count() == num_threads
 
 
+def seconds_of(build: Callable[[GraphBuilder], str]) -> float:
+    """The planned time of a unit, less what its evaluation takes on made-up data, which is far below a millisecond."""
+    data = {"x": np.zeros((3, 1), np.float32), "y": np.zeros(3, np.int64)}
+    plan = contributing("values", build)
+    return PlanRows(plan, "grads", MODEL, data, bits=SecretBits()).unit_s()
+
+
 def test_reads_of_a_large_table_are_planned_as_misses() -> None:
     """A table of 4 MiB that is read where the data says; one of 1 KiB stays in the cache."""
 
-    def plan_of(size: int) -> Plan:
+    def read(size: int) -> Callable[[GraphBuilder], str]:
         def build(g: GraphBuilder) -> str:
             table = g.op("ConstantOfShape", g.ints(size))
-            return g.op("Add", "data/x", g.op("Unsqueeze", g.op("Gather", table, "data/y", axis=0), g.ints(1)))
+            places = g.op("Expand", g.op("Unsqueeze", "data/y", g.ints(1)), g.ints(1, 1_000_000))
+            return g.op(
+                "Add", "data/x", g.op("ReduceMax", g.op("Gather", table, places, axis=0), g.ints(1), keepdims=1)
+            )
 
-        return contributing("table", build)
+        return build
 
-    data = {"x": np.zeros((3, 1), np.float32), "y": np.zeros(3, np.int64)}
-    large, small = (PlanRows(plan_of(size), "grads", MODEL, data, bits=SecretBits()) for size in (1 << 20, 1 << 8))
-    assert large.miss_s > small.miss_s == 0.0
-    with_misses = make_time_plan(terms(100, 1.0), 3, 1e-4, 0.0, 3600.0, 1e-3)
-    assert with_misses.planned_s >= make_time_plan(terms(100, 1.0), 3, 1e-4, 0.0, 3600.0).planned_s + 0.25
+    misses_s = 1_000_000 * 150e-9
+    assert seconds_of(read(1 << 20)) >= misses_s
+    assert seconds_of(read(1 << 8)) < misses_s
+
+
+WIDTH = 50_000
+
+
+def pooled(g: GraphBuilder, **attributes: Any) -> str:
+    return g.op("MaxPool", g.op("Reshape", "x", g.ints(1, 1, -1)), kernel_shape=[8], **attributes)
+
+
+def places_of_maxima(g: GraphBuilder) -> None:
+    pooled(g)
+    g.nodes[-1].output.append("places")
+
+
+SLOW: dict[str, Callable[[GraphBuilder], object]] = {
+    "power": lambda g: g.op("Pow", "x", g.op("ReduceMax", "x", keepdims=0)),
+    "constant power": lambda g: g.op("Pow", "x", g.const(np.float32(0.5))),
+    "sine": lambda g: g.op("Sin", "x"),
+    "cosine": lambda g: g.op("Cos", "x"),
+    "remainder": lambda g: g.op("Mod", g.op("Cast", "x", to=TensorProto.INT64), g.const(np.array(7))),
+    "places of maxima": places_of_maxima,
+    "maxima with gaps": lambda g: pooled(g, dilations=[2]),
+}
+STEADY: dict[str, Callable[[GraphBuilder], object]] = {
+    "square": lambda g: g.op("Pow", "x", g.const(np.float32(2))),
+    "cube": lambda g: g.op("Pow", "x", g.const(np.array([3], np.float32))),
+    "product": lambda g: g.op("Mul", "x", "x"),
+    "maxima": pooled,
+    "sine of a constant": lambda g: g.op("Add", "x", g.op("Sin", g.const(np.ones(WIDTH, np.float32)))),
+}
+
+
+@pytest.mark.parametrize("name", [*SLOW, *STEADY])
+def test_operators_that_are_slow_for_some_values_are_planned_as_if_all_were(name: str) -> None:
+    """A power takes 45 times as long as the square that a plan can make of the made-up data."""
+    g = GraphBuilder()
+    {**SLOW, **STEADY}[name](g)
+    analysis = analyse(g.model((f32("x", 1, WIDTH),), ()).graph, name="values", max_n=1)
+    assert analysis.slow_operations(1) >= WIDTH if name in SLOW else analysis.slow_operations(1) == 0
+
+
+def test_a_plan_with_slow_operators_is_planned_with_their_longest_time() -> None:
+    def power(g: GraphBuilder) -> str:
+        wide = g.op("Expand", "data/x", g.ints(1, WIDTH))
+        return g.op(
+            "ReduceMax", g.op("Pow", wide, g.op("Add", "data/x", g.const(np.float32(1)))), g.ints(1), keepdims=1
+        )
+
+    assert seconds_of(power) >= WIDTH * 60e-9
+
+
+def test_a_plan_that_fails_on_made_up_data_gets_time_for_its_nodes() -> None:
+    """Such a plan cannot be measured; many small nodes have few operations, and take about a microsecond each."""
+
+    def build(g: GraphBuilder) -> str:
+        value = g.op("Gather", g.const(np.ones(2, np.float32)), g.op("Sub", "data/y", g.const(np.array(9))), axis=0)
+        for number in range(500):
+            value = g.op("Sin" if number % 2 else "Exp", value)
+        return g.op("Unsqueeze", value, g.ints(1))
+
+    assert seconds_of(build) >= 500 * 1e-5
