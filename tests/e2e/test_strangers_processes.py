@@ -1,8 +1,8 @@
 """A client without an account attacks a real Domain in each way that `benchmarks/strangers.py` knows, a second each.
 
 Should happen: the Domain answers another client all the while, and stays small.
-Should not happen: its memory grows by 64 MiB during an attack, or by 96 MiB in all, or the other client's connection is
-closed.
+Should not happen: its memory grows by 64 MiB during an attack, or all attacks together leave 96 MiB, or the other
+client's connection is closed.
 """
 
 from __future__ import annotations
@@ -15,10 +15,11 @@ import pytest
 from server_process import ServerProcess, start_domain
 from stranger_attacks import ATTACKS
 from strangers import MAX_GROWTH_BYTES, OtherClient, attacking, rss_bytes
+from support.eventually import eventually_blocking
 
 ATTACK_S = 1.0
-MAX_SUM_BYTES = 3 * MAX_GROWTH_BYTES // 2
-"""Growth from before the first attack: what one of them left is no room for the next."""
+MAX_LEFT_BYTES = 3 * MAX_GROWTH_BYTES // 2
+"""Growth since before the first attack, once the server has worked off what the attacks sent."""
 
 
 @pytest.fixture(scope="module")
@@ -34,6 +35,8 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[ServerPro
 @pytest.mark.parametrize("name", ATTACKS)
 def test_an_attack_fills_no_memory_and_stops_nobody(name: str, server: tuple[ServerProcess, int]) -> None:
     domain, at_first = server
+    # Passwords that wait to be hashed outlast their attack by a moment; each of two threads holds 19 MiB.
+    eventually_blocking(lambda: rss_bytes(domain.pid) - at_first < MAX_LEFT_BYTES)
     before = most = rss_bytes(domain.pid)
     with contextlib.closing(OtherClient(domain.address[1])) as other:
         other.ask()
@@ -43,4 +46,3 @@ def test_an_attack_fills_no_memory_and_stops_nobody(name: str, server: tuple[Ser
                 most = max(most, rss_bytes(domain.pid))
         assert attacker.returncode == 0
     assert most - before < MAX_GROWTH_BYTES
-    assert most - at_first < MAX_SUM_BYTES
