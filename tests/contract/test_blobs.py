@@ -12,9 +12,11 @@ import contextlib
 import hashlib
 import os
 import random
+import socket
 import threading
 import zlib
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -469,6 +471,25 @@ async def test_a_segment_that_is_not_stored_is_refused(tmp_path: Path) -> None:
     place.copies.close()
 
 
+async def test_a_store_that_does_not_answer_does_not_delay_a_stop(tmp_path: Path) -> None:
+    began, go_on = threading.Event(), threading.Event()
+
+    class Away(MemoryObjects):
+        def put(self, key: str, data) -> None:  # type: ignore[no-untyped-def]
+            began.set()
+            assert go_on.wait(180)
+
+    place = open_place(Away(), tmp_path)
+    waiting = asyncio.create_task(place.diffs.append(7, b"x"))
+    await asyncio.to_thread(began.wait, 180)
+    place.diffs.close()
+    assert not waiting.done(), "the write goes on, and the stop too"
+    go_on.set()
+    await waiting
+    assert place.copies is not None
+    place.copies.close()
+
+
 # -- Faults ------------------------------------------------------------------------------------------------------------
 
 
@@ -498,6 +519,20 @@ def test_a_fault_that_lasts_is_an_error(endpoints: dict[str, str], tmp_path: Pat
         assert place.copies is not None
         place.diffs.close()
         place.copies.close()
+
+
+@pytest.mark.slow
+def test_a_store_that_accepts_connections_and_never_answers_is_an_error() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        silent.settimeout(180)
+        objects = open_bucket(stores.new_address(f"http://127.0.0.1:{silent.getsockname()[1]}"))
+        with ThreadPoolExecutor(1) as threads, contextlib.ExitStack() as open_connections:
+            putting = threads.submit(objects.put, "a", b"1")
+            for _ in range(3):  # further attempts show that each gave up long before a minute
+                open_connections.enter_context(silent.accept()[0])
+            with pytest.raises(Unavailable) as refused:
+                putting.result(180)
+    assert refused.value.code == "storage_failed"
 
 
 def test_wrong_credentials_name_themselves(endpoints: dict[str, str], monkeypatch: pytest.MonkeyPatch) -> None:

@@ -27,10 +27,16 @@ MULTIPART_BYTES = 16 * 1024 * 1024
 """Size from which a file is sent in parts."""
 PART_BYTES = 8 * 1024 * 1024
 _PARTS_AT_ONCE = 4
+_LARGE_BYTES = 1024 * 1024
+"""Size from which a request has more time to be sent."""
 _CONNECT = timedelta(seconds=5)
+_SILENT = timedelta(seconds=4)
+"""Longest time until the first byte of an answer, in which the request is sent, and between two bytes of it."""
 _REQUEST = timedelta(seconds=60)
+_LARGE_REQUEST = timedelta(seconds=30)
 _RETRIES = 3
-_RETRY_FOR = timedelta(seconds=15)
+_RETRY_FOR = timedelta(seconds=10)
+"""A bucket that accepts connections and never answers fails a small request after three attempts, in 12 seconds."""
 _BACKOFF = timedelta(seconds=0.1), timedelta(seconds=2)
 
 
@@ -82,15 +88,13 @@ def open_bucket(address: S3Address) -> S3Objects:
         parts = urlsplit(address.endpoint)
         host = parts.netloc if address.is_path_style else f"{address.bucket}.{parts.netloc}"
         options["endpoint"] = f"{parts.scheme}://{host}{parts.path.rstrip('/')}"
-    try:
-        store = S3Store(
+
+    def open_store(**timeouts: timedelta) -> Any:
+        is_plain = address.endpoint.startswith("http://")
+        return S3Store(
             address.bucket,
             prefix=address.prefix or None,
-            client_options={
-                "connect_timeout": _CONNECT,
-                "timeout": _REQUEST,
-                "allow_http": address.endpoint.startswith("http://"),
-            },
+            client_options={"connect_timeout": _CONNECT, "allow_http": is_plain, **timeouts},
             retry_config={
                 "max_retries": _RETRIES,
                 "retry_timeout": _RETRY_FOR,
@@ -98,15 +102,21 @@ def open_bucket(address: S3Address) -> S3Objects:
             },
             **options,
         )
+
+    try:
+        return S3Objects(open_store(timeout=_REQUEST, read_timeout=_SILENT), open_store(timeout=_LARGE_REQUEST))
     except Exception as error:
         raise InvalidConfig(f"the store {address.url} cannot be opened: {error}", code=codes.INVALID_STORE) from error
-    return S3Objects(store)
 
 
 class S3Objects:
-    """An `Objects` in a bucket. Threads may share it."""
+    """An `Objects` in a bucket. Threads may share it.
 
-    def __init__(self, store: Any) -> None:
+    Args:
+        large: the same bucket, for requests with a large body.
+    """
+
+    def __init__(self, store: Any, large: Any) -> None:
         import obstore
         from obstore import exceptions
 
@@ -114,11 +124,12 @@ class S3Objects:
         self._missing = (FileNotFoundError, exceptions.NotFoundError)
         self._conflict = (exceptions.AlreadyExistsError, exceptions.PreconditionError)
         self._failed = (exceptions.BaseError, OSError, ValueError)
-        self._store = store
+        self._store, self._large = store, large
 
     def put(self, key: str, data: Bytes) -> None:
         """Create or replace an object."""
-        self._call(key, lambda: self._api.put(self._store, key, bytes(data), use_multipart=False))
+        store = self._store if len(data) < _LARGE_BYTES else self._large
+        self._call(key, lambda: self._api.put(store, key, bytes(data), use_multipart=False))
 
     def create(self, key: str, data: Bytes) -> bool:
         """Create an object; False if there is one."""
@@ -130,7 +141,7 @@ class S3Objects:
         self._call(
             key,
             lambda: self._api.put(
-                self._store,
+                self._large,
                 key,
                 path,
                 use_multipart=is_large,

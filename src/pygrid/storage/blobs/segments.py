@@ -223,8 +223,8 @@ class SegmentDiffs:
         """Nothing: the nightly look of `Garbage` does it."""
 
     def close(self) -> None:
-        """End the threads."""
-        self._threads.shutdown()
+        """End the threads. Nobody waits for the reports in them, and a bucket that is away does not delay a stop."""
+        self._threads.shutdown(wait=False, cancel_futures=True)
 
 
 def _key(file: str) -> str:
