@@ -22,7 +22,7 @@ LIMITS = {
     "sleep in tests": (20, 20),
     "patches of private names": (20, 0),
     "prose hits": (0, 0),
-    "Python lines > 120": (5, 0),
+    "Python lines > 120": (0, 0),
 }
 """The limit that holds, and the one that is aimed at. Lower the first one with the figure.
 

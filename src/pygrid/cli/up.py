@@ -34,8 +34,8 @@ _POLL_S = 0.05
 _MAX_LINE_BYTES = 16 * 1024
 _COLORS = (36, 33, 32, 35, 34, 96, 93, 92, 95, 94)
 _INHERITED = re.compile(
-    r"PATH|HOME|USER|LOGNAME|LANG|LC_\w+|TZ|TMPDIR|PYTHON\w*|VIRTUAL_ENV|LD_LIBRARY_PATH|SSL_CERT_\w+|(OMP|OPENBLAS|MKL)_\w+"
-    r"|COVERAGE_\w+|(?i:(https?|no|all)_proxy)|PYGRID_LOG_\w+"
+    r"PATH|HOME|USER|LOGNAME|LANG|LC_\w+|TZ|TMPDIR|PYTHON\w*|VIRTUAL_ENV|LD_LIBRARY_PATH|SSL_CERT_\w+"
+    r"|(OMP|OPENBLAS|MKL)_\w+|COVERAGE_\w+|(?i:(https?|no|all)_proxy)|PYGRID_LOG_\w+"
 )
 """Environment variables that the apps get. No other setting of an app comes from the caller's shell."""
 

@@ -8,8 +8,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from pygrid.core.datasets import CODED, Column, Schema
 
 _NAMES_OF_PERSONS = re.compile(
-    r"(^|_)(id|mrn|ssn|nhs|uuid|guid|passport|insurance|patient|person|subject|user|customer|client|member|name|surname|"
-    r"email|e_mail|phone|address)(_?(id|no|nr|num|number|key|code))?$",
+    r"(^|_)(id|mrn|ssn|nhs|uuid|guid|passport|insurance|patient|person|subject|user|customer|client|member|name|"
+    r"surname|email|e_mail|phone|address)(_?(id|no|nr|num|number|key|code))?$",
     re.IGNORECASE,
 )
 _MIN_RECORDS = 20

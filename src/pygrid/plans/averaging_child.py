@@ -180,7 +180,8 @@ def average_parts(parts: list[bytes], sandbox: ChildSandbox) -> bytes:
     if work.spec:
         import pygrid.plans.dialects.traced  # noqa: F401
     # They stay open until this process ends: inside the sandbox no file can be opened again.
-    files: dict[str, BinaryIO] = {path: Path(path).open("rb") for path in {path for path, _, _ in work.refs}}  # noqa: SIM115
+    paths = {path for path, _, _ in work.refs}
+    files: dict[str, BinaryIO] = {path: Path(path).open("rb") for path in paths}  # noqa: SIM115
     sandbox.enter(keep=[file.fileno() for file in files.values()])
     try:
         if work.spec:

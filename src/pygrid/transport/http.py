@@ -82,7 +82,7 @@ class PooledTransport:
             request.method,
             f"{self._target.origin}{self._target.base_path}{request.path}{query}",
             headers=list(headers.items()),
-            content=iter(request.body) if request.body is not None else None,  # type: ignore[arg-type]  # memoryviews do
+            content=None if request.body is None else iter(request.body),  # type: ignore[arg-type]  # memoryviews do
             extensions={"timeout": timeout},
         )
         if not self._slots.acquire(timeout=CONNECT_TIMEOUT_S):

@@ -13,6 +13,7 @@ import contextlib
 import tempfile
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import msgspec
@@ -122,16 +123,16 @@ def _items(data_dir: Path, database: Database, names: dict[tuple[int, str], str]
                 yield _Item(f"columns/{name}/{path.name}", lambda path=path: path)  # type: ignore[misc]
         else:
             for file in ("schema.json", "checksums.json"):
-                yield _Item(f"columns/{name}/{file}", lambda file=file: _missing(file))  # type: ignore[misc]
+                yield _Item(f"columns/{name}/{file}", partial(_missing, file))
     unfinished = database.read_now(jobs.list_unfinished_ids)
     for kind, ids in (("inputs", unfinished), ("results", unfinished | database.read_now(jobs.list_result_ids))):
         for job_id in sorted(ids):
             with contextlib.suppress(FileNotFoundError):
                 for path in sorted((data_dir / "jobs" / kind / job_id).iterdir()):
                     if path.is_file() and not path.name.startswith("."):
-                        yield _Item(f"jobs/{kind}/{job_id}/{path.name}", lambda path=path: _checked(path))  # type: ignore[misc]
+                        yield _Item(f"jobs/{kind}/{job_id}/{path.name}", partial(_checked, path))
     for (_, file), name in names.items():
-        yield _Item(f"diffs/{name}", lambda file=file: _existing(data_dir / "diffs" / file))  # type: ignore[misc]
+        yield _Item(f"diffs/{name}", partial(_existing, data_dir / "diffs" / file))
 
 
 def _blobs(data_dir: Path, database: Database) -> Iterator[_Item]:
@@ -147,7 +148,7 @@ def _blobs(data_dir: Path, database: Database) -> Iterator[_Item]:
                 return path
 
         for name in names:
-            yield _Item(blob_key(kind, name), lambda name=name, find=find: find(name))  # type: ignore[misc]
+            yield _Item(blob_key(kind, name), partial(find, name))
 
 
 def _report_names(database: Database) -> dict[tuple[int, str], str]:
