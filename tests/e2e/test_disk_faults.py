@@ -46,7 +46,7 @@ def calls_of(site: Site, dataset: int, device: dict[str, str]) -> dict[str, Call
     upload = {"config": json.dumps({"name": "other"}).encode(), "data": encode(logistic_data(50))}
     diff = encode({name: np.full_like(array, 0.5) for name, array in logistic_params().items()})
     return {
-        "log-in": call(
+        "sign-in": call(
             "POST", "/users/login", {}, json={"email": "owner@example.org", "password": "correct horse battery"}
         ),
         "account": call("POST", "/users", {}, json={"email": "new@example.org", "password": "correct horse battery"}),

@@ -45,7 +45,7 @@ SERVICES: tuple[type, ...] = (
 public."""
 
 EXEMPT = {
-    # Log-in and sign-up
+    # Sign-in and sign-up
     "SignIn.authenticate",
     "SignIn.authenticate_key",
     "SignIn.find_principal",

@@ -1,7 +1,7 @@
 """What an attacker of accounts meets: limits that nothing flushes, the same answer for every account, and a trace.
 
 Should happen: guessing one account, many accounts, from one or many addresses is refused with `Retry-After`; failures
-are in the audit log, in a bounded number of entries; log-ins that succeed are not counted.
+are in the audit log, in a bounded number of entries; sign-ins that succeed are not counted.
 Should not happen: over-long passwords or other accounts make room; an unknown account is answered in another way.
 """
 

@@ -1,4 +1,4 @@
-"""Sign-in by a real OpenID Connect provider, and log-in of a command by the browser.
+"""Sign-in by a real OpenID Connect provider, and sign-in of a command by the browser.
 
 Should happen: a person with a verified e-mail and a role gets an account; one with an account or an invitation gets
 that one; an Owner confirms with the password, once; the provider's groups decide on roles at each sign-in.
@@ -502,7 +502,7 @@ async def test_without_a_provider_nothing_is_offered(tmp_path: Path) -> None:
         problem(await tab.get("/admin/oidc/callback?state=a&code=b"), 404, "oidc_not_configured")
 
 
-# Log-in of a command
+# Sign-in of a command
 
 
 async def _tab_of_owner(web: httpx.AsyncClient) -> Tab:

@@ -128,7 +128,7 @@ def rescue(
 ) -> None:
     """Make a one-time code for a lost password, on the machine of the app.
 
-    It needs no log-in but the data folder, so it also helps a sole Owner. The app can run meanwhile.
+    It needs the data folder, and no session, so it also helps a sole Owner. The app can run meanwhile.
 
     Example: pygrid user rescue ann@example.org --data-dir ./pygrid-data
     """

@@ -95,7 +95,7 @@ def _check_browsable(api: Api) -> None:
 
 
 class BrowserLogin:
-    """A log-in that a person finishes in a browser.
+    """A sign-in that a person finishes in a browser.
 
     The page at `url` shows a one-time code to a signed-in user, and `finish` takes it. The code is useless without this
     object, which keeps the secret that it belongs to.
@@ -116,7 +116,7 @@ class BrowserLogin:
         """Begin the session of the client with the code of the page, and return its user.
 
         Raises:
-            Forbidden: the code is wrong, was used, has expired, or belongs to another log-in (``code_not_valid``).
+            Forbidden: the code is wrong, was used, has expired, or belongs to another sign-in (``code_not_valid``).
         """
         self._api.token = None
         request = BrowserLoginRequest(code, self._verifier)
@@ -188,7 +188,7 @@ class SessionClient:
         return self
 
     def browser_login(self) -> BrowserLogin:
-        """Begin a log-in in a browser, for people who have no password here: open its ``url``, then `finish`.
+        """Begin a sign-in in a browser, for people who have no password here: open its ``url``, then `finish`.
 
         Raises:
             InvalidInput: the client has a relayed address, where browsers cannot go (``invalid_url``).

@@ -159,7 +159,7 @@ class CodeRequest(msgspec.Struct):
 
 
 class CodeAccepted(msgspec.Struct):
-    """The code is used; ``email`` is that of its account, for the log-in."""
+    """The code is used; ``email`` is that of its account, for the sign-in."""
 
     success: bool
     email: str

@@ -267,7 +267,7 @@ def search_users(
 
 
 def find_password_hash(connection: sa.Connection, email_key: str) -> tuple[int, str] | None:
-    """User id and password hash of an account, for log-in."""
+    """User id and password hash of an account, for a sign-in."""
     row = connection.execute(sa.select(users.c.id, users.c.password_hash).where(users.c.email_key == email_key)).first()
     return None if row is None else (row.id, row.password_hash)
 

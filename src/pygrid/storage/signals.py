@@ -42,7 +42,7 @@ def audit_topic() -> str:
 
 
 def people_topic() -> str:
-    """Notified at every change of an account, an invitation or a role, and at every log-in."""
+    """Notified at every change of an account, an invitation or a role, and at every sign-in."""
     return "people"
 
 

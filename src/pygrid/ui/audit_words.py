@@ -39,7 +39,7 @@ ACTIONS = {
     "job_revoked": "revoked an approval",
     "job_started": "A job started",
     "job_submitted": "asked for a job on dataset {dataset_id}",
-    "logins_failed": "Log-ins failed",
+    "logins_failed": "Sign-ins failed",
     "network_joined": "joined a Network",
     "password_changed": "changed the password of account {user_id}",
     "password_reset": "chose a new password by a reset",

@@ -80,7 +80,7 @@ class ProviderConnections:
             agent: header ``User-Agent`` of the caller.
         Raises:
             NotFound: ``oidc_not_connected``. InvalidCredentials: the password is wrong, or there is none.
-            TooManyRequests: as a log-in.
+            TooManyRequests: as a sign-in.
         """
         if not await self.list_identities(principal, principal.user_id):
             raise _not_connected()

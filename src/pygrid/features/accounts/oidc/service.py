@@ -185,7 +185,7 @@ class OidcService:
         Raises:
             Forbidden: ``oidc_state_invalid``, ``oidc_disconnected``.
             InvalidCredentials: the password is wrong; another try is possible.
-            TooManyRequests: as a log-in.
+            TooManyRequests: as a sign-in.
         """
         waiting = self._confirmations.find(secret)
         if waiting is None:
