@@ -34,7 +34,6 @@ import ward_study
 from local_processes import LocalProcesses
 from plans.readmission import Net
 from pygrid.client import DomainClient, Job, connect
-from pygrid.client.display import training_view
 from pygrid.client.display.messages import DRAWN
 from support.eventually import eventually_blocking
 
@@ -83,7 +82,6 @@ def test_thirty_phones_learn_the_next_word(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-    monkeypatch.setattr(training_view, "_POLL_S", 0.05)
     torch.manual_seed(0)
     ann = scientist(university)
     running = in_background(next_word.main, university)
@@ -219,7 +217,6 @@ def test_a_notebook_runs(name: str, hospitals: dict[str, str], tmp_path: Path, m
     """Each begins at its first cell, and what its cells show is a table, or a number or text."""
     monkeypatch.chdir(NOTEBOOKS)
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-    monkeypatch.setattr(training_view, "_POLL_S", 0.05)
     addresses = {f"http://127.0.0.1:{5000 + number}": url for number, url in enumerate(hospitals.values())}
     namespace: dict[str, object] = {}
     shown = []

@@ -17,7 +17,7 @@ import numpy as np
 import pytest
 from rich.console import Console
 
-from pygrid.client import DomainClient, Process, connect, process
+from pygrid.client import DomainClient, Process, connect
 from pygrid.client.display import training_view
 from pygrid.edge import MemoryCache, participate
 from pygrid.errors import (
@@ -34,12 +34,6 @@ from pygrid.plans import Runner
 from pygrid.transport import AsgiTransport
 from support.plans.handmade import logistic_data, logistic_params, logistic_plan
 from support.sdk import EMAIL, Flaky, host, owner_of, running_domain
-
-
-@pytest.fixture(autouse=True)
-def _quick(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(process, "_POLL_S", 0.02)
-    monkeypatch.setattr(training_view, "_POLL_S", 0.02)
 
 
 @pytest.fixture
@@ -154,7 +148,7 @@ def test_watching_shows_every_cycle_and_ends(owner: DomainClient, flaky: Flaky, 
     device = threading.Thread(target=train, args=(flaky,))
     device.start()
     screen = Console(file=io.StringIO(), width=120, force_terminal=not plain)
-    training_view.watch(hosted, plain=plain, console=screen)
+    training_view.watch(hosted, plain=plain, console=screen, poll_s=0.02)
     device.join()
     assert isinstance(screen.file, io.StringIO)
     text = screen.file.getvalue()

@@ -18,7 +18,6 @@ import pytest
 
 import pygrid
 from pygrid.cli import COMMANDS
-from pygrid.client.display import training_view
 from support.processes import port_of
 from support.sdk import PASSWORD
 
@@ -87,7 +86,6 @@ def run_command(line: str) -> None:
 @pytest.mark.filterwarnings("ignore:The ``noload`` loader strategy")  # MLflow's own tables
 @pytest.mark.parametrize("document", DOCUMENTS)
 def test_the_examples_run(document: str, url: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(training_view, "_POLL_S", 0.05)
     monkeypatch.setattr(sys, "path", [*sys.path])
     monkeypatch.delitem(sys.modules, "digits", raising=False)  # examples/ has one too
     namespace: dict[str, object] = {"PASSWORD": PASSWORD, "SCIENTIST_PASSWORD": PASSWORD}

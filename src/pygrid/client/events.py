@@ -17,6 +17,18 @@ _MAX_LINE = 1024 * 1024
 
 
 @dataclass(frozen=True)
+class FollowTimings:
+    """Times of a client that follows a process or a job."""
+
+    silence_s: float = 60.0
+    """Time without a byte after which a stream counts as lost."""
+    patience_s: float = 600.0
+    """How long the Domain may not be reached."""
+    poll_s: float = 0.5
+    """Longest pause between two requests."""
+
+
+@dataclass(frozen=True)
 class ReceivedEvent:
     """One event as it was sent; ``id`` is the newest that the stream gave, also if an earlier event did.
 

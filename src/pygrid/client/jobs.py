@@ -14,7 +14,7 @@ import hashlib
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import Any, ClassVar, Literal, TypeVar
 
 import msgspec
 
@@ -26,7 +26,7 @@ from pygrid.client.display.job_progress import shown
 from pygrid.client.display.review import cost_in_words, privacy_in_words, sheet
 from pygrid.client.display.tables import Table, TableColumn, html_facts, html_or_error, text_facts
 from pygrid.client.downloads import MAX_MEMORY_BYTES
-from pygrid.client.events import parse_events
+from pygrid.client.events import FollowTimings, parse_events
 from pygrid.client.hosting import FormBody, FormPart, ModelSource, PlanSource, load_plan, model_body
 from pygrid.client.statistics import StatisticAnswer
 from pygrid.durable import write_atomically
@@ -60,9 +60,7 @@ WITH_ARRAYS: frozenset[JobKind] = frozenset({"train", "predict"})
 _PATH = "/data-centric/jobs"
 _PAGE = 100
 _ID_CHARS, _MIN_PREFIX, _MAX_LISTED = 32, 6, 10
-_SILENCE_S = 60.0
-_PATIENCE_S = 600.0
-_FIRST_POLL_S, _POLL_S = 0.05, 0.5
+_FIRST_POLL_S = 0.05
 
 
 class Job:
@@ -70,6 +68,8 @@ class Job:
 
     A decision through this object is bound to the job as this object last read it.
     """
+
+    timings: ClassVar = FollowTimings()
 
     def __init__(self, api: Api, info: JobInfo) -> None:
         self._api = api
@@ -124,14 +124,16 @@ class Job:
                         if info.state in ENDED:
                             return
             except Unavailable:
-                if time.monotonic() - last_seen > _PATIENCE_S:
+                if time.monotonic() - last_seen > self.timings.patience_s:
                     raise
-            time.sleep(_POLL_S)
+            time.sleep(self.timings.poll_s)
 
     def _stream(self) -> Iterator[JobInfo | None]:
         """The job as it is, then each change, over one connection; None for a keep-alive."""
         headers = {"Accept": "text/event-stream"}
-        request = Request("GET", f"{self._path}/events", headers=headers, timeout_s=_SILENCE_S, is_stream=True)
+        request = Request(
+            "GET", f"{self._path}/events", headers=headers, timeout_s=self.timings.silence_s, is_stream=True
+        )
         with self._api.open(request) as response:
             for event in parse_events(response.chunks()):
                 yield msgspec.json.decode(event.data, type=JobInfo) if event.kind else None
@@ -174,7 +176,7 @@ class Job:
                     code=codes.WAIT_TIMEOUT,
                 )
             time.sleep(min(pause_s, left_s))
-            pause_s = min(2 * pause_s, _POLL_S)
+            pause_s = min(2 * pause_s, self.timings.poll_s)
 
     def result(self, path: str | Path | None = None) -> Params | dict[str, Any]:
         """The released result: arrays by name of a trained model or of predictions, else figures by name.

@@ -7,7 +7,7 @@ import os
 import time
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, TypeVar, Unpack, overload
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, TypeVar, Unpack, overload
 
 import msgspec
 
@@ -17,7 +17,7 @@ from pygrid.client.display.tables import html_facts, html_or_error
 from pygrid.client.display.training_view import watch
 from pygrid.client.downloads import read_checked, write_checked
 from pygrid.client.evaluation import Evaluate, Evaluator, best_checkpoint, early_stop
-from pygrid.client.events import parse_events
+from pygrid.client.events import FollowTimings, parse_events
 from pygrid.client.hosting import PlanSource, load_plan
 from pygrid.client.models import HostedModel, ServingOptions, serve_model
 from pygrid.client.trackers import Source, Tracker, open_trackers, record_cycles
@@ -46,9 +46,6 @@ if TYPE_CHECKING:
 Model = TypeVar("Model")
 _PAGE = 100
 _LONG_PAGE = 1000
-_SILENCE_S = 60.0
-_PATIENCE_S = 600.0
-_POLL_S = 0.5
 _MAX_ANSWER_BYTES = 64 * 1024
 
 
@@ -62,6 +59,8 @@ class _Checkpoints(msgspec.Struct):
 
 class Process:
     """A process on a Domain; `DomainClient.host` and `DomainClient.process` return one."""
+
+    timings: ClassVar = FollowTimings()
 
     def __init__(self, api: Api, info: ProcessInfo) -> None:
         self._api = api
@@ -355,7 +354,7 @@ class Process:
                     "training continues",
                     code=codes.WAIT_TIMEOUT,
                 )
-            time.sleep(_POLL_S)
+            time.sleep(self.timings.poll_s)
 
     def events(self, after: int = 0) -> Iterator[Event]:
         """The past events of the process, then each new one, until training is over.
@@ -380,16 +379,18 @@ class Process:
                     last_seen = time.monotonic()
                 told_all = self.info().state == "finished"
             except Unavailable:
-                if time.monotonic() - last_seen > _PATIENCE_S:
+                if time.monotonic() - last_seen > self.timings.patience_s:
                     raise
             if told_all:
                 return
-            time.sleep(_POLL_S)
+            time.sleep(self.timings.poll_s)
 
     def _stream(self, after: int) -> Iterator[Event | None]:
         """The events of one connection; None for a keep-alive. Ends early if the process is finished."""
         headers = {"Accept": "text/event-stream", "Last-Event-ID": str(after)}
-        request = Request("GET", f"{self._path}/events", headers=headers, timeout_s=_SILENCE_S, is_stream=True)
+        request = Request(
+            "GET", f"{self._path}/events", headers=headers, timeout_s=self.timings.silence_s, is_stream=True
+        )
         with self._api.open(request) as response:
             was_quiet = False
             for raw in parse_events(response.chunks()):

@@ -9,7 +9,8 @@ import pytest
 from test_training_view import T0
 from test_training_view import process as some_process
 
-from pygrid.client import Process, process
+from pygrid.client import Process
+from pygrid.client.events import FollowTimings
 from pygrid.errors import Unavailable
 from pygrid.messages.processes import Event, ProcessInfo
 from pygrid.transport import Api, Request, Response
@@ -50,13 +51,16 @@ class Scripted:
     def close(self) -> None: ...
 
 
-@pytest.fixture(autouse=True)
-def _quick(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(process, "_POLL_S", 0.0)
+class Quick(Process):
+    timings = FollowTimings(poll_s=0.0)
 
 
-def follow(server: Scripted, after: int = 0) -> list[int]:
-    return [event.id for event in Process(Api(server), server.info).events(after)]
+class Impatient(Process):
+    timings = FollowTimings(patience_s=0.0, poll_s=0.0)
+
+
+def follow(server: Scripted, after: int = 0, kind: type[Process] = Quick) -> list[int]:
+    return [event.id for event in kind(Api(server), server.info).events(after)]
 
 
 def test_a_finished_process_with_nothing_left_to_tell_ends_the_stream() -> None:
@@ -84,7 +88,6 @@ def test_kinds_that_this_version_does_not_know_are_passed_over() -> None:
     assert follow(Scripted("finished", [OPEN, event(1, "something_new"), event(2)])) == [2]
 
 
-def test_patience_has_an_end(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(process, "_PATIENCE_S", 0.0)
+def test_patience_has_an_end() -> None:
     with pytest.raises(Unavailable):
-        follow(Scripted("active", [OPEN, None], [OPEN, None]))
+        follow(Scripted("active", [OPEN, None], [OPEN, None]), kind=Impatient)

@@ -20,10 +20,11 @@ import pytest
 from rich.console import Console
 
 import pygrid.client
-from pygrid.client import connect, jobs
+from pygrid.client import connect
 from pygrid.client.binding import complete_binding
 from pygrid.client.display.job_progress import in_words, shown
 from pygrid.client.display.review import sheet
+from pygrid.client.events import FollowTimings
 from pygrid.client.jobs import Job, JobTable, get_job
 from pygrid.client.terms import statistic_requests
 from pygrid.errors import Conflict, InvalidInput, NotFound, PygridError, Unavailable
@@ -114,13 +115,12 @@ class Scripted:
         return msgspec.json.decode(config, type=JobRequest)
 
 
-@pytest.fixture(autouse=True)
-def _quick(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(jobs, "_POLL_S", 0.0)
+class Quick(Job):
+    timings = FollowTimings(poll_s=0.0)
 
 
 def job_of(server: Scripted) -> Job:
-    return Job(Api(server), server.states[0])
+    return Quick(Api(server), server.states[0])
 
 
 # Binding

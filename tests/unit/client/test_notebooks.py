@@ -19,13 +19,12 @@ SETUP = """
 import sys
 sys.modules["ipywidgets"] = None  # an import of it fails
 sys.path[:0] = {path!r}
-import pygrid.client.display.training_view as training_view
 from test_client_jobs import Scripted, info, job_of
 from test_training_view import cycle, process
 from pygrid.client import Process
 from pygrid.client.display.live import ProgressView
+from pygrid.client.display.training_view import watch
 from pygrid.transport import Api
-training_view._POLL_S = 0.0
 """
 WAIT = """
 running = info("running", detail="<script>")
@@ -47,7 +46,7 @@ class Trained(Process):
         return [one for one in (cycle(1), cycle(2)) if one.sequence > after]
 finished = process(cycle(3), num_cycles=2)
 finished.state = "finished"
-Trained(Api(Scripted()), finished).watch()
+watch(Trained(Api(Scripted()), finished), poll_s=0.0)
 """
 
 

@@ -20,7 +20,6 @@ from pygrid.client.display.units import counted, size
 from pygrid.messages.processes import CycleInfo, ProcessInfo
 from pygrid.plans.text import printable
 
-_POLL_S = 1.0
 _MAX_ROWS = 15
 _BAR_WIDTH = 40
 
@@ -50,17 +49,23 @@ def watch(
     plain: bool | None = None,
     console: Console | None = None,
     evaluator: CheckpointEvaluator | None = None,
+    poll_s: float = 1.0,
 ) -> None:
-    """Show a process until its training is over or the user interrupts. See `Process.watch`."""
+    """Show a process until its training is over or the user interrupts. See `Process.watch`.
+
+    Args:
+        poll_s: pause between two requests.
+    """
     screen = console or Console()
     is_live = (screen.is_terminal or screen.is_jupyter) if plain is None else not plain
+    history = _History(process, evaluator, poll_s)
     try:
         if not is_live:
-            _watch_plain(_History(process, evaluator), screen)
+            _watch_plain(history, screen)
         elif screen.is_jupyter:
-            _watch_notebook(_History(process, evaluator))
+            _watch_notebook(history)
         else:
-            _watch_terminal(_History(process, evaluator), screen)
+            _watch_terminal(history, screen)
     except KeyboardInterrupt:
         screen.print(printable(f"the view of {process.name} is closed; training continues"), markup=False)
 
@@ -70,7 +75,8 @@ class _History:
     """The completed cycles so far."""
 
     process: WatchedProcess
-    evaluator: CheckpointEvaluator | None = None
+    evaluator: CheckpointEvaluator | None
+    poll_s: float
     completed: list[CycleInfo] = field(default_factory=list)
 
     @property
@@ -106,7 +112,7 @@ def _watch_plain(history: _History, screen: Console) -> None:
             shown = now
             if info.cycle.state != "completed":
                 screen.print(printable(now), highlight=False, markup=False)
-        time.sleep(_POLL_S)
+        time.sleep(history.poll_s)
 
 
 def _watch_terminal(history: _History, screen: Console) -> None:
@@ -129,7 +135,7 @@ def _states(history: _History) -> Iterator[tuple[ProcessInfo, Sequence[CycleInfo
         yield info, history.completed
         if info.state == "finished":
             return
-        time.sleep(_POLL_S)
+        time.sleep(history.poll_s)
 
 
 def describe(cycle: CycleInfo) -> str:
