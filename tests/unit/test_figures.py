@@ -20,7 +20,7 @@ LIMITS = {
     "pass-through methods": (15, 10),
     "module cycles": (0, 0),
     "sleep in tests": (20, 20),
-    "patches of private names": (20, 0),
+    "patches of private names": (0, 0),
     "prose hits": (0, 0),
     "Python lines > 120": (0, 0),
 }

@@ -13,6 +13,7 @@ Worker, which refuses there.
 from __future__ import annotations
 
 import contextlib
+import functools
 import logging
 import os
 import selectors
@@ -145,7 +146,7 @@ def run(
     if first != SANDBOX or kind not in (VALUE, PROBLEM):
         raise failed(_death(code))
     if state != SOUND:
-        _warn_once(main.__module__)
+        warn_once(main.__module__)
     return ChildReply(body) if kind == VALUE else ChildReply(b"", _error(body, failed))
 
 
@@ -217,16 +218,13 @@ def spawn(
     return Child(process, ours)
 
 
-_warned: set[str] = set()
-
-
-def _warn_once(module: str) -> None:
-    if module not in _warned:
-        _warned.add(module)
-        logger.warning(
-            "a process that reads untrusted bytes is protected by limits only; pygrid worker doctor shows why",
-            extra={"child": module},
-        )
+@functools.cache
+def warn_once(module: str) -> None:
+    """Log that the children of a module have limits and no sandbox; once for each module."""
+    logger.warning(
+        "a process that reads untrusted bytes is protected by limits only; pygrid worker doctor shows why",
+        extra={"child": module},
+    )
 
 
 def _exchange(

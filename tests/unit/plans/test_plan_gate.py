@@ -670,11 +670,11 @@ def test_a_plan_without_any_graph_to_train():
     ],
     ids=["time", "answer", "memory", "cpu"],
 )
-def test_a_child_that_does_not_end_well_is_a_refusal(limits, reason, monkeypatch):
-    monkeypatch.setattr("pygrid.plans.gate._passed", {})
+def test_a_child_that_does_not_end_well_is_a_refusal(limits, reason):
+    never_asked = GateLimits(max_nodes=19_998)  # a plan that passed with these limits would need no child
     before = psutil.Process().children()
     with pytest.raises(InvalidPlan, match=reason) as error:
-        check_in_child_process(PLAN.data, child=limits)
+        check_in_child_process(PLAN.data, never_asked, child=limits)
     assert error.value.code == "plan_check_failed"
     assert psutil.Process().children() == before
 

@@ -164,7 +164,7 @@ def without_seccomp(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     script.write_text(WITHOUT_SECCOMP.format(python=sys.executable))
     script.chmod(0o755)
     monkeypatch.setattr(sys, "executable", str(script))
-    monkeypatch.setattr(process, "_warned", set())
+    process.warn_once.cache_clear()
 
 
 @pytest.mark.usefixtures("without_seccomp")
@@ -178,10 +178,8 @@ def test_a_child_that_cannot_be_locked_in_goes_on_and_its_parent_warns_once(capl
     ]
 
 
-def test_a_child_that_is_locked_in_causes_no_warning(
-    caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(process, "_warned", set())
+def test_a_child_that_is_locked_in_causes_no_warning(caplog: pytest.LogCaptureFixture) -> None:
+    process.warn_once.cache_clear()
     with pytest.raises(InvalidPlan):
         check_in_child(b"no plan")
     assert caplog.records == []

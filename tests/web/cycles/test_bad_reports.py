@@ -23,7 +23,6 @@ from pygrid.core.cycles import CycleState
 from pygrid.features.cycles import report_intake
 from pygrid.features.cycles.service import CyclesService
 from pygrid.storage.sql.database import Database
-from pygrid.storage.sql.lanes import Lane
 from pygrid.tensors import Params, encode
 from pygrid.web import requests
 from pygrid.web.services import service
@@ -238,17 +237,16 @@ async def test_a_commit_whose_answer_is_lost_counts_once(case: Case, monkeypatch
     """As when the connection to the database breaks at COMMIT: it held, the writer saw an error and runs the unit
     again.
     """
-    writer = service(case.site.app.state, Database)._lanes[Lane.REPORTS]
-    run_together, lost = writer._run_together, []
+    dialect = service(case.site.app.state, Database).engine.dialect
+    do_commit, lost = dialect.do_commit, []
 
-    def lose_the_answer(batch: Any) -> Any:
-        outcomes = run_together(batch)
-        if not lost:
-            lost.append(batch)
+    def lose_the_answer(connection: Any) -> None:
+        do_commit(connection)
+        if not lost and threading.current_thread().name == "database-write":
+            lost.append(connection)
             raise ConnectionError("the server closed the connection")
-        return outcomes
 
-    monkeypatch.setattr(writer, "_run_together", lose_the_answer)
+    monkeypatch.setattr(dialect, "do_commit", lose_the_answer)
     await case.assert_unharmed()
     assert len(lost) == 1
     assert (await case.site.cycles(case.process))[0]["num_reports"] == 2

@@ -8,6 +8,7 @@ result goes before its time, or one that waits to be signed off.
 
 from __future__ import annotations
 
+import dataclasses
 import datetime as dt
 
 import pytest
@@ -119,7 +120,7 @@ async def test_nothing_of_a_deleted_dataset_leaves(site: Site) -> None:
     assert (await site.scientist.result(released["id"])).status_code == 200, "it had left before"
 
 
-async def test_a_result_is_deleted_when_its_time_is_over(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_result_is_deleted_when_its_time_is_over(site: Site) -> None:
     dataset = await site.owner.upload()
     await site.owner.set_policy(dataset)
     job = await site.scientist.submit(dataset, privacy={"epsilon": 1.0, "delta": 1e-6})
@@ -129,15 +130,11 @@ async def test_a_result_is_deleted_when_its_time_is_over(site: Site, monkeypatch
     await site.owner.wait(exact["id"], "held")
     upkeep = service(site.app.state, JobUpkeep)
     folder = service(site.app.state, AppSettings).data_dir / "jobs" / "results"
-    monkeypatch.setattr(upkeep, "_clock", Later(1000))
-    await tidy(site)
+    await dataclasses.replace(upkeep, clock=Later(1000)).run_once()
     assert (await site.scientist.result(job["id"])).status_code == 200, "by default results are kept"
-    monkeypatch.setattr(upkeep, "_keep_results_days", 30)
-    monkeypatch.setattr(upkeep, "_clock", Later(29.9))
-    await tidy(site)
+    await dataclasses.replace(upkeep, clock=Later(29.9), keep_results_days=30).run_once()
     assert (await site.scientist.result(job["id"])).status_code == 200
-    monkeypatch.setattr(upkeep, "_clock", Later(30.1))
-    await tidy(site)
+    await dataclasses.replace(upkeep, clock=Later(30.1), keep_results_days=30).run_once()
     problem = assert_problem(await site.scientist.result(job["id"]), 410, "result_expired")
     assert problem["detail"] == "the result was deleted 30 days after its release"
     assert {path.name for path in folder.iterdir()} == {exact["id"]}, "what waits to be signed off stays"

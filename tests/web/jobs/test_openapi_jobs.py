@@ -41,11 +41,11 @@ def fuzzed(settings: DomainSettings, monkeypatch: pytest.MonkeyPatch) -> Iterato
     async def start(_pools: Pools) -> None:
         """Nothing is run here."""
 
-    async def tick(_scheduler: JobScheduler) -> float:
-        return 60.0
+    async def run(_scheduler: JobScheduler) -> None:
+        """No job is taken up."""
 
     monkeypatch.setattr(Pools, "start", start)
-    monkeypatch.setattr(JobScheduler, "_tick", tick)
+    monkeypatch.setattr(JobScheduler, "run", run)
     app = build_domain(dataclasses.replace(settings, hosts="testserver"))
     with get_client(app) as client:
         person = {"email": "owner@example.org", "password": "correct horse battery"}

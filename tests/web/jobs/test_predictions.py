@@ -216,7 +216,7 @@ async def test_forms_that_are_none(site: Site) -> None:
 async def test_answers_that_are_larger_than_a_result_may_be(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
     dataset = await site.owner.upload()
     limits = RunLimits(memory_bytes=2**30, wall_s=60.0, max_answers_bytes=64 * 1024 + 1000)
-    monkeypatch.setattr(service(site.app.state, JobsService), "_limits", limits)
+    monkeypatch.setattr(service(site.app.state, JobsService), "limits", limits)
     problem = assert_problem(await ask(site.scientist, dataset), 400, "result_too_large")
     assert "max_records" in problem["detail"]
     assert (await ask(site.scientist, dataset, max_records=50)).status_code == 201

@@ -434,11 +434,11 @@ def nothing_far(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """The addresses that were dialled; none of them is there."""
     dialled: list[str] = []
 
-    def dial(url: str) -> Any:
+    def dial(url: str, path: str, **bounds: float) -> Any:
         dialled.append(url)
         raise OSError("not in a test")
 
-    monkeypatch.setattr(connector, "_dial", dial)
+    monkeypatch.setattr(connector, "dial_websocket", dial)
     return dialled
 
 

@@ -74,7 +74,7 @@ def build(
     scheduler = JobScheduler(queue, dry_run, control, files, app.metrics, app.stopping)
     jobs = JobsService(database, writes, files, signals, control, clock, app.stopping, limits)
     evaluations = CheckpointEvaluations(store, writes, pools, limits, clock, watch_cycle)
-    upkeep = JobUpkeep(database, writes, files, signals, control, clock, keep_results_days=settings.keep_results_days)
+    upkeep = JobUpkeep(database, writes, files, signals, control, clock, settings.keep_results_days)
 
     async def close() -> None:
         await pools.close()

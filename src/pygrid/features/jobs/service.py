@@ -86,7 +86,7 @@ class JobsService:
         self._control = control
         self._clock = clock
         self._stopping = stopping
-        self._limits = limits
+        self.limits = limits
 
     @contextlib.asynccontextmanager
     async def receive(self, principal: Principal) -> AsyncIterator[JobDraft]:
@@ -127,7 +127,7 @@ class JobsService:
         job = _seal(job, model_hash)
 
         def transaction(connection: sa.Connection) -> JobInfo:
-            check_quotas(connection, job, max_federated=self._limits.max_federated)
+            check_quotas(connection, job, max_federated=self.limits.max_federated)
             check_fits(connection, job)
             rows.put_job(connection, job)
             data = {"job_id": job.id, "dataset_id": job.dataset_id, "request_hash": job.request_hash}
@@ -158,7 +158,7 @@ class JobsService:
             return version.id, schema, account
 
         version_id, schema, account = await self._database.read(load)
-        asked = await check_asked(request, submission, schema, model, max_result_bytes=self._limits.max_answers_bytes)
+        asked = await check_asked(request, submission, schema, model, max_result_bytes=self.limits.max_answers_bytes)
         caps, unit = ((), None) if account is None else (account.caps, account.unit)
         terms = await asyncio.to_thread(make_terms, request, schema, caps, unit)
         now = self._clock.now()
@@ -400,7 +400,7 @@ class JobsService:
 
     def _describer(self, connection: sa.Connection, principal: Principal) -> Describer:
         progress, doing = self._control.runs.progress, self._control.federated.doing
-        return Describer(connection, principal, progress, doing, self._limits.review, self._files.model_bytes)
+        return Describer(connection, principal, progress, doing, self.limits.review, self._files.model_bytes)
 
 
 def _get_seen(

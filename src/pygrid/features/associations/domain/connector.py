@@ -19,7 +19,6 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import msgspec
-from websockets.asyncio.client import connect
 from websockets.exceptions import WebSocketException
 
 from pygrid import codes
@@ -168,7 +167,9 @@ class Connector:
     async def _visit(self) -> SocketClosed | None:
         """Run one connection, from dialing to its end; None: the Domain was refused."""
         self._wake.clear()
-        async with _dial(self.network.url) as connection:
+        # Heartbeats are answered, so each end notices the loss of the other without pings.
+        dialing = dial_websocket(self.network.url, CONTROL_PATH, open_s=DIAL_S, close_s=5.0, max_bytes=MAX_FRAME_BYTES)
+        async with dialing as connection:
             socket = ClientSocket(connection)
             heartbeat_s = await self._greet(socket)
             if heartbeat_s is None:
@@ -326,11 +327,6 @@ class Connectors(dict[int, Connector]):
     async def tell_change(self, _version: str = "") -> None:
         """Send a heartbeat to all Networks, and return when they have answered, or after a second."""
         await asyncio.gather(*(connector.beat() for connector in self.values()))
-
-
-def _dial(url: str) -> connect:
-    # Heartbeats are answered, so each end notices the loss of the other without pings.
-    return dial_websocket(url, CONTROL_PATH, open_s=DIAL_S, close_s=5.0, max_bytes=MAX_FRAME_BYTES)
 
 
 async def _receive(socket: ClientSocket, wanted: Any) -> Any:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import datetime as dt
 import logging
 from collections.abc import Collection
+from dataclasses import dataclass
 
 import sqlalchemy as sa
 
@@ -26,6 +27,7 @@ logger = logging.getLogger(__name__)
 EVERY_S = 15.0
 
 
+@dataclass(frozen=True)
 class JobUpkeep:
     """Ends abandoned jobs, marks those that no pool can run, and deletes old results.
 
@@ -33,44 +35,33 @@ class JobUpkeep:
         keep_results_days: days for which a result is kept after its release; 0: for good.
     """
 
-    def __init__(
-        self,
-        database: Database,
-        writes: AuditedWrites,
-        files: JobFiles,
-        signals: Signals,
-        control: JobControl,
-        clock: Clock,
-        *,
-        keep_results_days: int,
-    ) -> None:
-        self._database = database
-        self._writes = writes
-        self._files = files
-        self._signals = signals
-        self._control = control
-        self._clock = clock
-        self._keep_results_days = keep_results_days
+    database: Database
+    writes: AuditedWrites
+    files: JobFiles
+    signals: Signals
+    control: JobControl
+    clock: Clock
+    keep_results_days: int
 
     async def run_once(self) -> None:
         """Do all maintenance that is due now."""
-        for job_id in await self._database.read(rows.list_abandoned_ids):
+        for job_id in await self.database.read(rows.list_abandoned_ids):
             await self._end(job_id)
-        for job_id in await self._database.read(rows.list_withdrawn_ids):
+        for job_id in await self.database.read(rows.list_withdrawn_ids):
             await self._withdraw(job_id)
-        pools = self._control.pools.names
-        for job_id in await self._database.read(lambda connection: rows.list_stranded_ids(connection, pools)):
+        pools = self.control.pools.names
+        for job_id in await self.database.read(lambda connection: rows.list_stranded_ids(connection, pools)):
             await self._strand(job_id, pools)
-        if self._keep_results_days:
-            before = self._clock.now() - dt.timedelta(days=self._keep_results_days)
-            for job_id in await self._database.read(lambda connection: rows.list_old_results(connection, before)):
+        if self.keep_results_days:
+            before = self.clock.now() - dt.timedelta(days=self.keep_results_days)
+            for job_id in await self.database.read(lambda connection: rows.list_old_results(connection, before)):
                 await self._delete_result(job_id)
 
     async def _end(self, job_id: str) -> None:
         """Cancel a job of a deleted account."""
 
         def transaction(connection: sa.Connection) -> JobRecord | None:
-            now = self._clock.now()
+            now = self.clock.now()
             job = rows.get_job(connection, job_id, lock=True)
             if not rules.is_abandoned(job, has_requester=rows.has_account(connection, job.requested_by)):
                 return None
@@ -79,13 +70,13 @@ class JobUpkeep:
             audit.append(connection, "job_cancelled", {"job_id": job_id}, actor=None, now=now)
             return job
 
-        before = await self._writes.write(transaction)
+        before = await self.writes.write(transaction)
         if before is None:
             return
         logger.info("job of a deleted account cancelled", extra={"job_id": job_id, "state": before.state.value})
-        self._control.stop(before)
-        self._files.drop_inputs(job_id)
-        notify_job(self._signals, job_id)
+        self.control.stop(before)
+        self.files.drop_inputs(job_id)
+        notify_job(self.signals, job_id)
 
     async def _withdraw(self, job_id: str) -> None:
         """Deny a job whose dataset was deleted while it waited for a decision.
@@ -94,7 +85,7 @@ class JobUpkeep:
         """
 
         def transaction(connection: sa.Connection) -> bool:
-            now = self._clock.now()
+            now = self.clock.now()
             job = rows.get_job(connection, job_id, lock=True)
             if job.state not in rules.WITHDRAWN:
                 return False
@@ -102,12 +93,12 @@ class JobUpkeep:
             audit.append(connection, "job_denied", {"job_id": job_id}, actor=None, now=now)
             return True
 
-        if not await self._writes.write(transaction):
+        if not await self.writes.write(transaction):
             return
         logger.info("job on a deleted dataset denied", extra={"job_id": job_id})
-        self._files.drop_inputs(job_id)
-        self._files.drop_result(job_id)
-        notify_job(self._signals, job_id)
+        self.files.drop_inputs(job_id)
+        self.files.drop_result(job_id)
+        notify_job(self.signals, job_id)
 
     async def _strand(self, job_id: str, pools: Collection[str]) -> None:
         """Say that no pool can run an approved job, because the one for it was removed."""
@@ -120,22 +111,22 @@ class JobUpkeep:
             )
             rows.strand(connection, job_id, why)
 
-        await self._database.write(transaction)
+        await self.database.write(transaction)
         logger.warning("job has no pool", extra={"job_id": job_id})
-        notify_job(self._signals, job_id)
+        notify_job(self.signals, job_id)
 
     async def _delete_result(self, job_id: str) -> None:
         """Delete the bytes of a result; its job stays.
 
         The row changes first. The next start removes bytes that no row names.
         """
-        days = "a day" if self._keep_results_days == 1 else f"{self._keep_results_days} days"
+        days = "a day" if self.keep_results_days == 1 else f"{self.keep_results_days} days"
         detail = f"the result was deleted {days} after its release"
 
         def transaction(connection: sa.Connection) -> None:
             rows.forget_result(connection, job_id, detail)
-            audit.append(connection, "result_deleted", {"job_id": job_id}, actor=None, now=self._clock.now())
+            audit.append(connection, "result_deleted", {"job_id": job_id}, actor=None, now=self.clock.now())
 
-        await self._writes.write(transaction)
-        self._files.drop_result(job_id)
+        await self.writes.write(transaction)
+        self.files.drop_result(job_id)
         logger.info("old result deleted", extra={"job_id": job_id})
