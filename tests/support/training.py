@@ -263,7 +263,7 @@ class Site:
         """A cycle, once it is completed and the scheduler has heard of it."""
 
         async def completed() -> dict[str, Any] | None:
-            current = service(self.app.state, CycleScheduler).current(process["id"])
+            current = service(self.app.state, CycleScheduler).current.get(process["id"])
             if current is not None and current.sequence <= sequence:
                 return None
             found = [c for c in await self.cycles(process) if c["sequence"] == sequence and c["state"] == "completed"]

@@ -63,10 +63,6 @@ class Slot:
         self._pool = pool
         self._on_release = on_release
 
-    def allows(self, needs: Needs) -> bool:
-        """Whether a job with these needs may run here."""
-        return self._pool.allows(needs)
-
     @property
     def pool(self) -> str:
         """The name of the pool."""

@@ -220,14 +220,14 @@ def _reduce(call: OperatorCall, places: Sequence[Place], output: TensorValue) ->
     axes = reduced_axes(call)
     if place.axis in axes:
         return SUM if op in ("ReduceSum", "ReduceMean", "ReduceSumSquare") else _UNKNOWN
-    return _after_drop(place, axes, bool(call.attribute("keepdims", 1)))
+    return _after_drop(place, axes, bool(call.attributes.get("keepdims", 1)))
 
 
 def _arg(call: OperatorCall, places: Sequence[Place], output: TensorValue) -> Place:
     place, axis = places[0], call.axis(len(call.get(0).shape), 0)
     if not isinstance(place, Rows) or place.axis == axis:
         return _UNKNOWN
-    return _after_drop(place, [axis], bool(call.attribute("keepdims", 1)))
+    return _after_drop(place, [axis], bool(call.attributes.get("keepdims", 1)))
 
 
 def _after_drop(place: Rows, axes: Sequence[int], keep: bool) -> Rows:
@@ -242,7 +242,7 @@ def _softmax(call: OperatorCall, places: Sequence[Place], output: TensorValue) -
 
 def _transpose(call: OperatorCall, places: Sequence[Place], output: TensorValue) -> Place:
     place, rank = places[0], len(output.shape)
-    order = list(call.attribute("perm", range(rank - 1, -1, -1)))
+    order = list(call.attributes.get("perm", range(rank - 1, -1, -1)))
     return place.moved(order.index(place.axis)) if isinstance(place, Rows) else place
 
 
@@ -274,7 +274,7 @@ def _matmul(call: OperatorCall, places: Sequence[Place], output: TensorValue) ->
 
 def _gemm(call: OperatorCall, places: Sequence[Place], output: TensorValue) -> Place:
     a, b = (
-        place.moved(1 - place.axis) if isinstance(place, Rows) and call.attribute(flag, 0) else place
+        place.moved(1 - place.axis) if isinstance(place, Rows) and call.attributes.get(flag, 0) else place
         for place, flag in zip(places[:2], ("transA", "transB"), strict=True)
     )
     product = FREE if a == b == FREE else _product(a, b, 2, 2)
@@ -291,7 +291,7 @@ def _conv(call: OperatorCall, places: Sequence[Place], output: TensorValue) -> P
     if any(place != FREE for place in places[2:]):
         return _UNKNOWN
     in_axis = 1 if call.op_type == "Conv" else 0
-    plain = call.attribute("group", 1) == 1
+    plain = call.attributes.get("group", 1) == 1
     if isinstance(x, Rows) and w == FREE:
         return x if x.axis == 0 else SUM if x.axis == 1 and plain else _UNKNOWN
     if isinstance(w, Rows) and x == FREE:
@@ -377,7 +377,7 @@ def _scatter(call: OperatorCall, places: Sequence[Place], output: TensorValue) -
         # Elements stay in their row only if index and data have the same rows, which the shapes show.
         same = call.get(1).shape[place.axis] == call.get(0).shape[place.axis]
         return place if same else _UNKNOWN
-    adds = call.attribute("reduction", b"none") in (b"add", "add")
+    adds = call.attributes.get("reduction", b"none") in (b"add", "add")
     return SUM if adds and data == FREE else _UNKNOWN
 
 

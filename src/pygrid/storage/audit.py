@@ -311,8 +311,8 @@ class AuditedWrites:
         self.is_rolled_back = False
         """Whether the log in the database does not contain the exported head. Then an old copy was put back, and what
         was spent since is missing from the budgets. No head is exported, and no private job may run."""
-        self.is_unread = False
-        """Whether `recover` could not read the exported head. Then the log counts as rolled back until it can."""
+        self.is_unread = True
+        """Whether the exported head was not read. If `recover` cannot, the log counts as rolled back until it can."""
 
     async def recover(self) -> None:
         """Compare the log with the head that was exported last. Call it before the first request and if `is_unread`."""

@@ -14,13 +14,14 @@ no keys.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import functools
 import hashlib
 import inspect
 import logging
 import re
 import typing
-from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from typing import Annotated, Any, Protocol
 
 import msgspec
@@ -94,30 +95,34 @@ class Claims:
         self._held: set[CallScope] = set()
         self._settling: set[asyncio.Task[None]] = set()
 
-    def claim(self, scope: CallScope) -> None:
-        """Begin a call. Raises Conflict: ``idempotency_in_progress``."""
+    @contextlib.contextmanager
+    def claim(self, scope: CallScope) -> Iterator[None]:
+        """Hold the key of a call for the length of the block. Raises Conflict: ``idempotency_in_progress``.
+
+        If the block is cancelled, the database finishes the writes that it has, so the key is held until then.
+        """
         if scope in self._held:
             raise in_progress()
         self._held.add(scope)
-
-    def release(self, scope: CallScope) -> None:
-        """End a call, after success or failure."""
+        try:
+            yield
+        except asyncio.CancelledError:
+            task = asyncio.create_task(self._release_later(scope))
+            self._settling.add(task)
+            task.add_done_callback(self._settling.discard)
+            raise
+        except BaseException:
+            self._held.discard(scope)
+            raise
         self._held.discard(scope)
 
-    def release_after(self, scope: CallScope, settled: Coroutine[Any, Any, None]) -> None:
-        """End a call once ``settled`` has returned or failed."""
-
-        async def settle() -> None:
-            try:
-                await settled
-            except PygridError:
-                logger.warning("writes not settled", exc_info=True)
-            finally:
-                self.release(scope)
-
-        task = asyncio.create_task(settle())
-        self._settling.add(task)
-        task.add_done_callback(self._settling.discard)
+    async def _release_later(self, scope: CallScope) -> None:
+        try:
+            await self.answers.settle()
+        except PygridError:
+            logger.warning("writes not settled", exc_info=True)
+        finally:
+            self._held.discard(scope)
 
 
 def repeatable(
@@ -161,19 +166,9 @@ def repeatable(
                 keeps_answer=keeps_answer,
                 now=claims.answers.clock.now(),
             )
-            claims.claim(call.scope)
-            try:
-                run, may_have = functools.partial(handler, **arguments), check and functools.partial(check, **arguments)
-                answer = await _answer(request, call, claims.answers, run, may_have, form=form)
-            except asyncio.CancelledError:
-                # The database finishes the writes that it has, so the key is held until then.
-                claims.release_after(call.scope, claims.answers.settle())
-                raise
-            except BaseException:
-                claims.release(call.scope)
-                raise
-            claims.release(call.scope)
-            return answer
+            run, may_have = functools.partial(handler, **arguments), check and functools.partial(check, **arguments)
+            with claims.claim(call.scope):
+                return await _answer(request, call, claims.answers, run, may_have, form=form)
 
         _add_parameter(wrapped, handler)
         return wrapped

@@ -122,7 +122,7 @@ class Admissions:
         self, process: HostedProcess, applicant: Applicant, stay_s: float, again: bool
     ) -> Admission | AdmissionRefusal:
         """Make one attempt. The scheduler's state and one read spare most refusals a write transaction."""
-        current = self._scheduler.current(process.id)
+        current = self._scheduler.current.get(process.id)
         if current is not None and current.state in (CycleState.CLOSING, CycleState.COMPLETED):
             return rules.BETWEEN_CYCLES
         if again and current is not None and current.state is CycleState.HOSTED and not _rests(process):
@@ -161,7 +161,7 @@ class Admissions:
                 return _GONE
             return await self._try(process, applicant, stay_s, again=True)
 
-        room = self._rooms.enter(self._scheduler.current(process.id), process.config, woken_by)
+        room = self._rooms.enter(self._scheduler.current.get(process.id), process.config, woken_by)
         return await (attempt() if room is None else room.try_in_turn(attempt))
 
     async def _last_word(
@@ -185,7 +185,7 @@ class Admissions:
         if known is None:
             return None
         admission, process_id = known
-        current = self._scheduler.current(process_id)
+        current = self._scheduler.current.get(process_id)
         fresh = (
             current is not None
             and (current.id, current.attempt) == (admission.cycle.id, admission.cycle.attempt)

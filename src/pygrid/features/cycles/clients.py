@@ -137,7 +137,7 @@ class ClientRegistry:
 
         cycle = await self._store.database.write(transaction)
         if cycle.state in (CycleState.OPEN, CycleState.CLOSING):
-            current = self._scheduler.current(process.id)
+            current = self._scheduler.current.get(process.id)
             if current is None or (current.id, current.state) == (cycle.id, CycleState.OPEN):
                 self._scheduler.watch(cycle)
         notify_process(self._store.signals, process.id)

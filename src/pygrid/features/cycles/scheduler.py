@@ -56,7 +56,8 @@ class CycleScheduler:
         self._deadlines: dict[int, dt.datetime] = {}
         self._closing: dict[int, dt.datetime] = {}
         self._fences: dict[int, int] = {}
-        self._current: dict[int, Cycle] = {}
+        self.current: dict[int, Cycle] = {}
+        """By process, its newest cycle as of its last change of state; the counts can be stale."""
         self._failures: dict[int, int] = {}
         self._num_unknown = 0
         self._changed = asyncio.Event()
@@ -99,10 +100,10 @@ class CycleScheduler:
         Args:
             has_lease: of a closing cycle: the caller hands over its lease.
         """
-        before = self._current.get(cycle.process_id)
+        before = self.current.get(cycle.process_id)
         if self._store.is_shared and before is not None and before.id > cycle.id:
             return  # another replica has gone on
-        self._current[cycle.process_id] = cycle
+        self.current[cycle.process_id] = cycle
         if self._store.is_shared and before is not None and before.id < cycle.id:
             self._forget(before, cycle.id)
         self._deadlines.pop(cycle.id, None)
@@ -121,10 +122,6 @@ class CycleScheduler:
         self._closing.pop(cycle.id, None)
         self._fences.pop(cycle.id, None)
         self._executor.submit(self._completion.sums.drop_before, cycle.process_id, next_id)
-
-    def current(self, process_id: int) -> Cycle | None:
-        """Return the newest cycle of a process as of its last change of state; its counts can be stale."""
-        return self._current.get(process_id)
 
     def wake(self) -> None:
         """Look at the clock now."""
@@ -157,15 +154,15 @@ class CycleScheduler:
         Raises:
             PygridError: the database does not answer; the next tick tries again.
         """
-        num_unknown, before = self._store.database.num_unknown, dict(self._current)
+        num_unknown, before = self._store.database.num_unknown, dict(self.current)
         unfinished = await self._store.database.read(rows.list_unfinished_cycles)
         stored = {cycle.process_id: cycle for cycle in unfinished}
-        for process_id in self._current.keys() | stored.keys():
-            known, cycle = self._current.get(process_id), stored.get(process_id)
+        for process_id in self.current.keys() | stored.keys():
+            known, cycle = self.current.get(process_id), stored.get(process_id)
             if known is not before.get(process_id):
                 continue  # it has changed since, and its caller has watched it
             if cycle is None:
-                over = self._current.pop(process_id)
+                over = self.current.pop(process_id)
                 if self._store.is_shared:
                     self._forget(over, over.id + 1)
                     self._store.processes.forget(process_id)
@@ -255,7 +252,7 @@ class CycleScheduler:
         if completed.next_cycle is not None:
             self.watch(completed.next_cycle)
         else:
-            self._current.pop(completed.cycle.process_id, None)
+            self.current.pop(completed.cycle.process_id, None)
         notify_process(self._store.signals, completed.cycle.process_id)
 
 

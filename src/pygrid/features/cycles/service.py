@@ -137,7 +137,7 @@ class CyclesService:
 
     def _find_obstacle(self, process: HostedProcess) -> str:
         """Why a client of 2020 cannot train in the current cycle; empty if it can."""
-        current = self._scheduler.current(process.id)
+        current = self._scheduler.current.get(process.id)
         return process.find_obstacle(current.sequence if current is not None else 1)
 
     async def _accepted(self, process: HostedProcess, admission: Admission, native: bool) -> CycleAccepted:
@@ -306,7 +306,7 @@ class CyclesService:
 
     def _has_new_grace(self, cycle: Cycle) -> bool:
         """Whether the grace period of an open cycle has begun, and the scheduler does not know it."""
-        current = self._scheduler.current(cycle.process_id)
+        current = self._scheduler.current.get(cycle.process_id)
         is_known = current is not None and (current.id, current.state) == (cycle.id, CycleState.OPEN)
         return is_known and current is not None and current.grace_until != cycle.grace_until
 
@@ -314,7 +314,7 @@ class CyclesService:
         """Whether a report can count, so that its bytes are kept: it is the first one, and its cycle is current."""
         if ticket.assignment.state is not AssignmentState.ASSIGNED:
             return False
-        current = self._scheduler.current(ticket.process.id)
+        current = self._scheduler.current.get(ticket.process.id)
         if self._store.is_shared and (current is None or current.id < ticket.cycle.id):
             return True  # another replica has begun this cycle, and this one has not heard of it
         return current is not None and current.id == ticket.cycle.id

@@ -399,7 +399,7 @@ class JobsService:
         return self._describer(connection, principal).describe(job)
 
     def _describer(self, connection: sa.Connection, principal: Principal) -> Describer:
-        progress, doing = self._control.runs.progress, self._control.federated.doing
+        progress, doing = self._control.runs.progress, self._control.federated.federation.doing
         return Describer(connection, principal, progress, doing, self.limits.review, self._files.model_bytes)
 
 

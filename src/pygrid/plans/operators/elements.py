@@ -46,7 +46,7 @@ def infer_clip(call: OperatorCall) -> list[TensorValue]:
 
 
 def infer_cast(call: OperatorCall) -> list[TensorValue]:
-    to = ELEMENT_TYPES.get(int(call.attribute("to", 0)))
+    to = ELEMENT_TYPES.get(int(call.attributes.get("to", 0)))
     if to is None:
         raise ShapeRefused(f"casts to a type that plans do not use; allowed are {', '.join(ITEM_BYTES)}")
     source = call.get(0)
@@ -108,7 +108,7 @@ def division(fold: Fold | None) -> Infer:
             known = divisor.known
             if known is None or not all(is_positive(item) for item in known.reshape(-1)):
                 raise ShapeRefused("integers may be divided only by constants (or sizes) that are known and positive")
-        return elementwise(fold=None if call.attribute("fmod", 0) else fold)(call)
+        return elementwise(fold=None if call.attributes.get("fmod", 0) else fold)(call)
 
     return infer
 

@@ -35,7 +35,7 @@ def infer_constant(call: OperatorCall) -> list[TensorValue]:
 
 def infer_constant_of_shape(call: OperatorCall) -> list[TensorValue]:
     shape = shape_from(call.known(0))
-    fill = np.asarray(call.attribute("value", np.zeros(1, np.float32)))
+    fill = np.asarray(call.attributes.get("value", np.zeros(1, np.float32)))
     if fill.size != 1:
         raise ShapeRefused(f"the value must have one element, not {fill.size}")
     value = array_value(fill.reshape(1))
@@ -61,7 +61,7 @@ def infer_range(call: OperatorCall) -> list[TensorValue]:
 
 
 def infer_shape(call: OperatorCall) -> list[TensorValue]:
-    sizes = call.get(0).shape[call.attribute("start", 0) : call.attribute("end", None)]
+    sizes = call.get(0).shape[call.attributes.get("start", 0) : call.attributes.get("end", None)]
     return [checked(call, TensorValue("int64", (len(sizes),), as_known(sizes)))]
 
 

@@ -34,14 +34,14 @@ def reduced_axes(call: OperatorCall) -> list[int]:
     rank = len(call.get(0).shape)
     axes = call.known_ints(1) if call.find(1) is not None else []
     if not axes:
-        return [] if call.attribute("noop_with_empty_axes", 0) else list(range(rank))
+        return [] if call.attributes.get("noop_with_empty_axes", 0) else list(range(rank))
     return sorted({normal_axis(axis, rank) for axis in axes})
 
 
 def reduction(fold: Fold | None = None) -> Infer:
     def infer(call: OperatorCall) -> list[TensorValue]:
         value, axes = call.get(0), reduced_axes(call)
-        keep = bool(call.attribute("keepdims", 1))
+        keep = bool(call.attributes.get("keepdims", 1))
         shape = without_axes(value.shape, axes, keep)
         known = None
         if fold is not None and value.known is not None and value.dtype in INT_LIMITS and len(axes) == value.known.ndim:
@@ -57,7 +57,7 @@ def infer_arg(call: OperatorCall) -> list[TensorValue]:
     axis = call.axis(len(value.shape), 0)
     if value.shape and value.shape[axis] == 0:
         raise ShapeRefused("an empty axis has no largest or smallest element")
-    return [TensorValue("int64", without_axes(value.shape, [axis], bool(call.attribute("keepdims", 1))))]
+    return [TensorValue("int64", without_axes(value.shape, [axis], bool(call.attributes.get("keepdims", 1))))]
 
 
 def infer_concat(call: OperatorCall) -> list[TensorValue]:
@@ -93,7 +93,7 @@ def infer_expand(call: OperatorCall) -> list[TensorValue]:
 
 def infer_reshape(call: OperatorCall) -> list[TensorValue]:
     value, wanted = call.get(0), call.known(1)
-    if not call.attribute("allowzero", 0):
+    if not call.attributes.get("allowzero", 0):
         wanted = [_copied(value, axis) if item == 0 else item for axis, item in enumerate(wanted)]
     if wanted.count(-1) > 1:
         raise ShapeRefused("more than one size is -1")
@@ -145,7 +145,7 @@ def infer_unsqueeze(call: OperatorCall) -> list[TensorValue]:
 def infer_transpose(call: OperatorCall) -> list[TensorValue]:
     value = call.get(0)
     rank = len(value.shape)
-    order = list(call.attribute("perm", range(rank - 1, -1, -1)))
+    order = list(call.attributes.get("perm", range(rank - 1, -1, -1)))
     if sorted(order) != list(range(rank)):
         raise ShapeRefused("perm is not a permutation of the axes")
     known = None if value.known is None else value.known.transpose(order)
@@ -261,7 +261,7 @@ def padded(call: OperatorCall) -> list[tuple[int, int]]:
 
 
 def infer_pad(call: OperatorCall) -> list[TensorValue]:
-    if call.attribute("mode", b"constant") not in (b"constant", "constant"):
+    if call.attributes.get("mode", b"constant") not in (b"constant", "constant"):
         raise ShapeRefused("only constant padding is allowed")
     value = call.get(0)
     shape = [size + before + after for size, (before, after) in zip(value.shape, padded(call), strict=True)]

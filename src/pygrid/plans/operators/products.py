@@ -32,8 +32,8 @@ def infer_gemm(call: OperatorCall) -> list[TensorValue]:
     a, b = call.get(0), call.get(1)
     if len(a.shape) != 2 or len(b.shape) != 2:
         raise ShapeRefused("Gemm takes matrices")
-    rows, inner = a.shape[::-1] if call.attribute("transA", 0) else a.shape
-    inner_b, columns = b.shape[::-1] if call.attribute("transB", 0) else b.shape
+    rows, inner = a.shape[::-1] if call.attributes.get("transA", 0) else a.shape
+    inner_b, columns = b.shape[::-1] if call.attributes.get("transB", 0) else b.shape
     check_equal(inner, inner_b, "the sizes that are summed over")
     bias = call.find(2)
     if bias is not None and broadcast((rows, columns), bias.shape) != (rows, columns):
@@ -42,7 +42,7 @@ def infer_gemm(call: OperatorCall) -> list[TensorValue]:
 
 
 def gemm_cost(call: OperatorCall, outputs: Sequence[TensorValue]) -> Size:
-    inner = call.get(0).shape[0 if call.attribute("transA", 0) else 1]
+    inner = call.get(0).shape[0 if call.attributes.get("transA", 0) else 1]
     return outputs[0].num_elements * (2 * inner + 1)
 
 
@@ -55,11 +55,11 @@ def _spatial(sizes: Sequence[Size]) -> list[int]:
 
 def _window(call: OperatorCall, rank: int) -> tuple[list[int], list[int], list[int]]:
     """Strides, dilations and pads (all begins, then all ends) of a convolution or pooling."""
-    if call.attribute("auto_pad", b"NOTSET") not in (b"NOTSET", "NOTSET"):
+    if call.attributes.get("auto_pad", b"NOTSET") not in (b"NOTSET", "NOTSET"):
         raise ShapeRefused("auto_pad is not allowed; set the pads instead")
-    strides = list(call.attribute("strides", [1] * rank))
-    dilations = list(call.attribute("dilations", [1] * rank))
-    pads = list(call.attribute("pads", [0] * (2 * rank)))
+    strides = list(call.attributes.get("strides", [1] * rank))
+    dilations = list(call.attributes.get("dilations", [1] * rank))
+    pads = list(call.attributes.get("pads", [0] * (2 * rank)))
     if len(strides) != rank or len(dilations) != rank or len(pads) != 2 * rank:
         raise ShapeRefused("strides, dilations or pads have the wrong length")
     if min(strides) < 1 or min(dilations) < 1 or min(pads) < 0:
@@ -83,7 +83,7 @@ def _conv_parts(call: OperatorCall) -> tuple[TensorValue, TensorValue, int, list
     x, w = call.get(0), call.get(1)
     if len(x.shape) < 3 or len(w.shape) != len(x.shape):
         raise ShapeRefused("a convolution takes [batch, channels, ...] and a kernel with the same number of dimensions")
-    group = int(call.attribute("group", 1))
+    group = int(call.attributes.get("group", 1))
     if group < 1:
         raise ShapeRefused("group must be at least 1")
     return x, w, group, _spatial(w.shape[2:])
@@ -115,7 +115,7 @@ def infer_conv_transpose(call: OperatorCall) -> list[TensorValue]:
     check_equal(x.shape[1], w.shape[0], "the channels of image and kernel")
     sides = _spatial(x.shape[2:])
     strides, dilations, pads = _window(call, len(sides))
-    extra = list(call.attribute("output_padding", [0] * len(sides)))
+    extra = list(call.attributes.get("output_padding", [0] * len(sides)))
     if "output_shape" in call.attributes or len(extra) != len(sides):
         raise ShapeRefused("output_shape is not allowed; set output_padding for each side")
     out = [
@@ -135,17 +135,17 @@ def conv_transpose_cost(call: OperatorCall, outputs: Sequence[TensorValue]) -> S
 
 def infer_pool(call: OperatorCall) -> list[TensorValue]:
     x = call.get(0)
-    kernel = list(call.attribute("kernel_shape", []))
+    kernel = list(call.attributes.get("kernel_shape", []))
     if len(x.shape) < 3 or len(kernel) != len(x.shape) - 2:
         raise ShapeRefused("pooling takes [batch, channels, ...] and a kernel side for each further dimension")
-    if call.attribute("ceil_mode", 0) or call.attribute("storage_order", 0):
+    if call.attributes.get("ceil_mode", 0) or call.attributes.get("storage_order", 0):
         raise ShapeRefused("ceil_mode and storage_order must be 0")
     shape = (*x.shape[:2], *_slide(_spatial(x.shape[2:]), kernel, call))
     return [TensorValue(x.dtype, shape), TensorValue("int64", shape)][: call.num_outputs]
 
 
 def pool_cost(call: OperatorCall, outputs: Sequence[TensorValue]) -> Size:
-    kernel: list[int] = list(call.attribute("kernel_shape", []))
+    kernel: list[int] = list(call.attributes.get("kernel_shape", []))
     return outputs[0].num_elements * math.prod(kernel)
 
 

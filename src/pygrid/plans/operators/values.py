@@ -96,11 +96,8 @@ class OperatorCall:
             raise ShapeRefused(f"input {index} must have one element, not {len(items)}")
         return items[0]
 
-    def attribute(self, name: str, default: Any) -> Any:
-        return self.attributes.get(name, default)
-
     def axis(self, rank: int, default: int) -> int:
-        return normal_axis(self.attribute("axis", default), rank)
+        return normal_axis(self.attributes.get("axis", default), rank)
 
 
 Infer = Callable[[OperatorCall], list[TensorValue]]

@@ -28,7 +28,7 @@ class Federation(Protocol):
         """The number of jobs that can take part at once."""
 
     def doing(self, job_id: str) -> str:
-        """Return the present step of a job as text."""
+        """Return the present step of a job as text; empty if it does not take part now."""
 
     async def may_dial(self, job: JobRecord) -> bool:
         """Whether this Domain calls the job's coordinator without a review by a person."""
@@ -59,7 +59,7 @@ class FederatedTasks:
         metrics: Metrics,
         on_change: Callable[[], None],
     ) -> None:
-        self._federation = federation
+        self.federation = federation
         self._trainer = trainer
         self._job_writes = job_writes
         self._metrics = metrics
@@ -74,11 +74,7 @@ class FederatedTasks:
 
     @property
     def has_room(self) -> bool:
-        return len(self._tasks) < self._federation.max_jobs
-
-    def doing(self, job_id: str) -> str:
-        """Return the present step of a job as text; empty if it does not take part now."""
-        return self._federation.doing(job_id)
+        return len(self._tasks) < self.federation.max_jobs
 
     def begin(self, job: JobRecord) -> None:
         """Begin or continue the participation of a running job."""
@@ -100,7 +96,7 @@ class FederatedTasks:
     async def _run_to_end(self, job: JobRecord) -> None:
         while True:
             try:
-                result = await self._federation.take_part(job, self._trainer)
+                result = await self.federation.take_part(job, self._trainer)
             except Exception:
                 # For example a full disk. The job continues where it was interrupted.
                 self._metrics.task_failures.labels("take-part").inc()
@@ -123,7 +119,7 @@ class FederatedTasks:
 
     def leave(self, job: JobRecord) -> None:
         """Notify the coordinator of an ended job, in the background."""
-        task = self._spawn(self._federation.leave(job), job, lambda: self._leaving.discard(task))
+        task = self._spawn(self.federation.leave(job), job, lambda: self._leaving.discard(task))
         self._leaving.add(task)
 
     def _spawn(

@@ -34,11 +34,10 @@ class JobQueue:
         """Fences of the running jobs that this process holds."""
 
     async def recover(self) -> None:
-        """Check that the log of charges is complete; called before the first request."""
-        await self._writes.recover()
+        """Check that the log of charges is complete, unless that was checked; called before the first request.
 
-    async def recover_later(self) -> None:
-        """`recover` again if the store of the exported head did not answer."""
+        If the store of the exported head does not answer, another call checks it again.
+        """
         if self._writes.is_unread:
             await self._writes.recover()
 

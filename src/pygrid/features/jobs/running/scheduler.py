@@ -95,7 +95,7 @@ class JobScheduler:
 
     async def _tick(self) -> float:
         """Do everything that is due now; returns the longest time to wait until the next look."""
-        await self._queue.recover_later()
+        await self._queue.recover()
         for job_id in await self._queue.keep_leases({*self._tasks.running_ids, *self._federated.ids}):
             logger.warning("lease of a job lost", extra={"job_id": job_id})
             self._tasks.abandon(job_id)

@@ -22,7 +22,6 @@ from pygrid import codes
 from pygrid.errors import AuthoringError
 from pygrid.plans.authoring.diagnostics import SourceLocation, authoring_error, described
 from pygrid.plans.authoring.lowering.graph import (
-    Array,
     Dim,
     Dims,
     LoweredGraph,
@@ -222,9 +221,6 @@ class Context:
         if node is not None and node.op == "Transpose" and value.rank == 2:
             return self.graph.operand(node, 0), True
         return value, False
-
-    def array_of(self, value: LoweredValue) -> Array | None:
-        return self.graph.array(value)
 
 
 def is_number(operand: Any, number: float) -> bool:

@@ -111,7 +111,7 @@ def _is_own_position(c: Context, x: LoweredValue, given: Sequence[LoweredValue])
     node = c.graph.producer(given[0])
     if len(given) != 2 or node is None or node.op != "Range" or given[0].shape != given[1].shape:
         return False
-    start, step = (c.array_of(c.graph.operand(node, position)) for position in (0, 2))
+    start, step = (c.graph.array(c.graph.operand(node, position)) for position in (0, 2))
     return (
         given[0].shape == x.shape[:1] and start is not None and step is not None and not start.any() and bool(step == 1)
     )
