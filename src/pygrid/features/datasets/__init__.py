@@ -31,9 +31,9 @@ def build(clock: Clock, store: Store, writes: AuditedWrites, settings: DomainSet
         max_columns=settings.max_columns,
         min_free_mb=settings.min_free_mb,
     )
-    changes = DatasetChanges(store.public, store.signals)
-    datasets = DatasetsService(store.database, store.columns, clock, changes, writes)
-    uploads = UploadsService(store.database, store.columns, clock, limits, changes, writes)
+    changes = DatasetChanges(store, writes, clock)
+    datasets = DatasetsService(store, changes, clock)
+    uploads = UploadsService(store, changes, clock, limits)
     staging = StagingService(StagedFiles(settings.data_dir / "staged"), uploads, clock)
 
     async def recover() -> None:

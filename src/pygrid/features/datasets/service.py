@@ -31,12 +31,10 @@ from pygrid.messages.datasets import (
     Preview,
     UpdateDataset,
 )
-from pygrid.storage import audit
 from pygrid.storage import datasets as rows
-from pygrid.storage.audit import AuditedWrites
-from pygrid.storage.columns import ColumnFiles, hash_content
+from pygrid.storage.columns import hash_content
 from pygrid.storage.datasets import DatasetRow, DatasetVersion
-from pygrid.storage.sql.database import Database
+from pygrid.storage.store import Store
 
 logger = logging.getLogger(__name__)
 
@@ -44,25 +42,11 @@ SEARCHED_AT_ONCE = 200
 
 
 class DatasetsService:
-    """The use cases of datasets.
+    """The use cases of datasets."""
 
-    Args:
-        changes: notified of changes to datasets.
-        writes: transactions of the audit log.
-    """
-
-    def __init__(
-        self,
-        database: Database,
-        files: ColumnFiles,
-        clock: Clock,
-        changes: DatasetChanges,
-        writes: AuditedWrites,
-    ) -> None:
+    def __init__(self, store: Store, changes: DatasetChanges, clock: Clock) -> None:
+        self._database, self._files = store.database, store.columns
         self._changes = changes
-        self._writes = writes
-        self._database = database
-        self._files = files
         self._clock = clock
 
     async def recover(self) -> None:
@@ -170,7 +154,7 @@ class DatasetsService:
         """
         update = check_update(update)
 
-        def transaction(connection: sa.Connection) -> tuple[Visibility, DatasetInfo]:
+        def transaction(connection: sa.Connection) -> tuple[DatasetInfo, tuple[Visibility, ...]]:
             dataset = get_managed(connection, principal, dataset_id)
             precondition.check(describe(connection, principal, dataset))
             given = {
@@ -188,18 +172,11 @@ class DatasetsService:
             except sa.exc.IntegrityError:
                 raise name_taken(name) from None
             if name != dataset.name:
-                audit.append(
-                    connection,
-                    "dataset_renamed",
-                    {"dataset_id": dataset_id, "name": name},
-                    actor=principal.user_id,
-                    now=self._clock.now(),
-                )
-            return dataset.visibility, describe(connection, principal, rows.get_dataset(connection, dataset_id))
+                self._changes.record(connection, principal, "dataset_renamed", dataset_id=dataset_id, name=name)
+            info = describe(connection, principal, rows.get_dataset(connection, dataset_id))
+            return info, (dataset.visibility, info.visibility)
 
-        before, info = await self._writes.write(transaction)
-        await self._changes.notify(before, info.visibility)
-        return info
+        return await self._changes.write(transaction)
 
     async def delete(self, principal: Principal, dataset_id: int, precondition: Precondition = ANY) -> None:
         """Delete a dataset with all its versions. Its id is not used again.
@@ -208,22 +185,14 @@ class DatasetsService:
             NotFound, Forbidden, PreconditionFailed: as `update`.
         """
 
-        def transaction(connection: sa.Connection) -> tuple[Visibility, list[str]]:
+        def transaction(connection: sa.Connection) -> tuple[list[str], tuple[Visibility, ...]]:
             dataset = get_managed(connection, principal, dataset_id)
             precondition.check(describe(connection, principal, dataset))
             folders = rows.delete_dataset(connection, dataset_id, self._clock.now())
-            audit.append(
-                connection,
-                "dataset_deleted",
-                {"dataset_id": dataset_id},
-                actor=principal.user_id,
-                now=self._clock.now(),
-            )
-            return dataset.visibility, folders
+            self._changes.record(connection, principal, "dataset_deleted", dataset_id=dataset_id)
+            return folders, (dataset.visibility,)
 
-        visibility, folders = await self._writes.write(transaction)
-        await self._changes.notify(visibility)
-        for folder in folders:
+        for folder in await self._changes.write(transaction):
             await asyncio.to_thread(self._files.drop, folder)
         logger.info("dataset deleted", extra={"dataset_id": dataset_id})
 

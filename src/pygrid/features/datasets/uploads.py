@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import logging
 from collections.abc import AsyncIterator
 
 import msgspec
@@ -34,15 +33,10 @@ from pygrid.messages.datasets import (
     VersionRequest,
 )
 from pygrid.messages.preparations import PrepareRequest
-from pygrid.storage import audit, budgets
+from pygrid.storage import budgets
 from pygrid.storage import datasets as rows
-from pygrid.storage.audit import AuditedWrites
-from pygrid.storage.columns import ColumnFiles
 from pygrid.storage.content import confirm_content
-from pygrid.storage.idempotency import once
-from pygrid.storage.sql.database import Database
-
-logger = logging.getLogger(__name__)
+from pygrid.storage.store import Store
 
 
 class UploadsService:
@@ -50,25 +44,14 @@ class UploadsService:
 
     Args:
         limits: bounds on uploads.
-        changes: notified of changes to datasets.
-        writes: transactions of the audit log.
     """
 
-    def __init__(
-        self,
-        database: Database,
-        files: ColumnFiles,
-        clock: Clock,
-        limits: DatasetLimits,
-        changes: DatasetChanges,
-        writes: AuditedWrites,
-    ) -> None:
+    def __init__(self, store: Store, changes: DatasetChanges, clock: Clock, limits: DatasetLimits) -> None:
         self.limits = limits
+        self._database = store.database
         self._changes = changes
-        self._writes = writes
-        self._database = database
         self._clock = clock
-        self._receiver = Receiver(files)
+        self._receiver = Receiver(store.columns)
 
     @contextlib.asynccontextmanager
     async def receive(
@@ -126,20 +109,13 @@ class UploadsService:
                 except sa.exc.IntegrityError:
                     raise name_taken(request.name) from None
                 rows.put_version(connection, dataset_id, version, principal.user_id, now)
-                data = {
-                    "dataset_id": dataset_id,
-                    "visibility": request.visibility,
-                    "size_bytes": version.schema.num_bytes,
-                }
-                audit.append(connection, "dataset_uploaded", data, actor=principal.user_id, now=self._clock.now())
+                data = {"visibility": request.visibility, "size_bytes": version.schema.num_bytes}
+                self._changes.record(connection, principal, "dataset_uploaded", dataset_id=dataset_id, **data)
                 info = describe(connection, principal, rows.get_dataset(connection, dataset_id))
                 info.notes = version.notes
                 return info
 
-            info = await self._writes.write(once(transaction))
-        await self._changes.notify(info.visibility)
-        logger.info("dataset uploaded", extra={"dataset_id": info.id, "size_bytes": info.size_bytes})
-        return info
+            return await self._changes.add("dataset uploaded", transaction)
 
     @contextlib.asynccontextmanager
     async def receive_trial(
@@ -261,14 +237,11 @@ class UploadsService:
             rows.update_dataset(connection, dataset_id, search_text=words)
             info = describe(connection, principal, rows.get_dataset(connection, dataset_id))
             info.notes = version.notes
-            data = {"dataset_id": dataset_id, "version": info.version, "size_bytes": version.schema.num_bytes}
-            audit.append(connection, "dataset_version_added", data, actor=principal.user_id, now=self._clock.now())
+            data = {"version": info.version, "size_bytes": version.schema.num_bytes}
+            self._changes.record(connection, principal, "dataset_version_added", dataset_id=dataset_id, **data)
             return info
 
-        info = await self._writes.write(once(transaction))
-        await self._changes.notify(info.visibility)
-        logger.info("dataset version added", extra={"dataset_id": info.id, "version": info.version})
-        return info
+        return await self._changes.add("dataset version added", transaction)
 
     def _check_quota(self, connection: sa.Connection, num_bytes: int) -> None:
         stored = rows.stored_bytes(connection)
