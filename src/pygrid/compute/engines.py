@@ -30,7 +30,7 @@ from pygrid.compute.leases import LeasedJob, Leases, Offer
 from pygrid.compute.pool_file import PoolConfig
 from pygrid.compute.results import OnProgress
 from pygrid.core.engine_starts import EngineStart, StartState
-from pygrid.core.job_spec import Facts, Failure, JobResult, JobSpec
+from pygrid.core.job_spec import JobResult, JobSpec
 from pygrid.ids import hash_secret, new_secret
 
 logger = logging.getLogger(__name__)
@@ -113,8 +113,7 @@ class _Running:
     def give_up(self, why: str) -> None:
         """Give up the start of a Worker that has not claimed its job."""
         self.why = why
-        if not self.job.done.done():
-            self.job.done.set_result(None)
+        self.job.give_up()
 
 
 class EngineDriver:
@@ -152,17 +151,13 @@ class EngineDriver:
         pad: bool = True,
         begin: Begin | None = None,
     ) -> JobResult:
-        job = await self._leases.open(self._limited(spec), on_progress, begin)
-        try:
+        async with self._leases.open(self._limited(spec), on_progress, begin) as job:
             return await self._run(job)
-        finally:
-            self._leases.forget(job)
 
     async def close(self) -> None:
         for running in self._running.values():
-            if running.job.lease is not None:
-                self._leases.lose(running.job.lease, "the Domain is stopping")
-            running.give_up("the Domain is stopping")
+            running.why = "the Domain is stopping"
+            self._leases.stop(running.job)
         await self.launcher.close()
 
     def _limited(self, spec: JobSpec) -> JobSpec:
@@ -204,11 +199,7 @@ class EngineDriver:
             claiming.cancel()
         if not (running.is_claimed or job.done.done()):
             running.give_up(f"it did not start a Worker within {start_s} s")
-        try:
-            async with asyncio.timeout(self.config.wall_s + TRANSFER_S):
-                return await job.done
-        except TimeoutError:
-            return JobResult(Facts(), Failure("out_of_time", "the job took longer than its limit"))
+        return await job.wait(self.config.wall_s + TRANSFER_S)
 
     async def _end(self, start: EngineStart, *, is_clean: bool) -> None:
         """End a start. A Worker that brought its result ends by itself; others are cancelled, here or by `look`."""

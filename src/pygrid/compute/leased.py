@@ -17,7 +17,7 @@ from pygrid import codes
 from pygrid.compute.driver import Begin, NotStarted
 from pygrid.compute.leases import HeldLease, LeasedJob, Leases, Offer
 from pygrid.compute.results import OnProgress
-from pygrid.core.job_spec import Facts, Failure, JobResult, JobSpec
+from pygrid.core.job_spec import JobResult, JobSpec
 
 OFFER_S = 20.0
 """How long a job waits for the request of a Worker that was connected when the job started."""
@@ -61,14 +61,13 @@ class LeasedDriver:
         pad: bool = True,
         begin: Begin | None = None,
     ) -> JobResult:
-        job = await self.leases.open(spec, on_progress, begin)
-        self._running[spec.id] = job
-        try:
-            return await self._run(job)
-        finally:
-            self._running.pop(spec.id, None)
-            self._queue.pop(spec.id, None)
-            self.leases.forget(job)
+        async with self.leases.open(spec, on_progress, begin) as job:
+            self._running[spec.id] = job
+            try:
+                return await self._run(job)
+            finally:
+                self._running.pop(spec.id, None)
+                self._queue.pop(spec.id, None)
 
     async def _run(self, job: LeasedJob) -> JobResult:
         if self._closed:
@@ -77,10 +76,7 @@ class LeasedDriver:
         self._match()
         waiting = asyncio.get_running_loop().call_later(self.offer_s, self._withdraw, job)
         try:
-            async with asyncio.timeout(job.spec.limits.wall_s + self.offer_s + TRANSFER_S):
-                result = await job.done
-        except TimeoutError:
-            result = JobResult(Facts(), Failure("out_of_time", "the job took longer than its limit"))
+            result = await job.wait(job.spec.limits.wall_s + self.offer_s + TRANSFER_S)
         finally:
             waiting.cancel()
         if result is None:
@@ -90,10 +86,7 @@ class LeasedDriver:
     async def close(self) -> None:
         self._closed = True
         for job in self._running.values():
-            if job.lease is not None:
-                self.leases.lose(job.lease, "the Domain is stopping")
-            if not job.done.done():
-                job.done.set_result(None)
+            self.leases.stop(job)
 
     # What Workers ask of it
 
@@ -139,8 +132,8 @@ class LeasedDriver:
             poll.set_result(self.leases.assign(job, *self._polls.pop(poll)))
 
     def _withdraw(self, job: LeasedJob) -> None:
-        if self._queue.pop(job.spec.id, None) is not None and not job.done.done():
-            job.done.set_result(None)
+        if self._queue.pop(job.spec.id, None) is not None:
+            job.give_up()
 
 
 def _not_started(why: str) -> NotStarted:

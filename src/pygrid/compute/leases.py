@@ -17,9 +17,11 @@ by its row: an exact one is started once more, a private one has failed.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import hashlib
 import logging
 import secrets
+from collections.abc import AsyncIterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -64,10 +66,18 @@ class LeasedJob:
     files: dict[str, Path] = field(default_factory=dict)
     lease: HeldLease | None = None
 
-    @property
-    def has_begun(self) -> bool:
-        """Whether a Worker may have read a record."""
-        return self.lease is not None and self.lease.begun
+    def give_up(self) -> None:
+        """End a job that has not begun; nothing happens if it has ended."""
+        if not self.done.done():
+            self.done.set_result(None)
+
+    async def wait(self, timeout_s: float) -> JobResult | None:
+        """Return the result of the Worker, as it is; None: the job never began."""
+        try:
+            async with asyncio.timeout(timeout_s):
+                return await self.done
+        except TimeoutError:
+            return JobResult(Facts(), Failure("out_of_time", "the job took longer than its limit"))
 
 
 @dataclass
@@ -109,8 +119,11 @@ class Leases:
 
     # For drivers
 
-    async def open(self, spec: JobSpec, on_progress: OnProgress | None, begin: Begin | None = None) -> LeasedJob:
-        """Prepare a job for a lease; the caller calls `forget` at its end.
+    @contextlib.asynccontextmanager
+    async def open(
+        self, spec: JobSpec, on_progress: OnProgress | None, begin: Begin | None = None
+    ) -> AsyncIterator[LeasedJob]:
+        """Yield a job that is ready for a lease, which ends with the block.
 
         Raises:
             InvalidInput: the specification is not valid. Conflict: ``job_exists``. OSError: a file is missing.
@@ -121,16 +134,11 @@ class Leases:
         job = self._jobs[spec.id] = LeasedJob(spec, on_progress, asyncio.get_running_loop().create_future(), begin)
         try:
             job.sent, job.files = await asyncio.to_thread(self._pack, spec)
-        except BaseException:
-            self.forget(job)
-            raise
-        return job
-
-    def forget(self, job: LeasedJob) -> None:
-        """End the lease of a job, if it has one."""
-        self._jobs.pop(job.spec.id, None)
-        if job.lease is not None:
-            self._end(job.lease)
+            yield job
+        finally:
+            self._jobs.pop(spec.id, None)
+            if job.lease is not None:
+                self._end(job.lease)
 
     def assign(self, job: LeasedJob, worker_id: int, worker: str) -> HeldLease:
         """Lease a job to a Worker."""
@@ -143,9 +151,15 @@ class Leases:
         """End a lease without a result: its job is ``lost``, or never began."""
         self._end(lease)
         logger.warning("lease lost", extra={"job_id": lease.job.spec.id, "worker": lease.worker, "why": why})
-        if not lease.job.done.done():
-            lost = JobResult(Facts(worker=lease.worker), Failure("lost", why))
-            lease.job.done.set_result(lost if lease.begun else None)
+        if lease.begun and not lease.job.done.done():
+            lease.job.done.set_result(JobResult(Facts(worker=lease.worker), Failure("lost", why)))
+        lease.job.give_up()
+
+    def stop(self, job: LeasedJob) -> None:
+        """End a job because the Domain stops: its lease is lost, or it never began."""
+        if job.lease is not None:
+            self.lose(job.lease, "the Domain is stopping")
+        job.give_up()
 
     async def check(self, job: LeasedJob, result: JobResult) -> JobResult:
         """Return a result of a Worker, or the failure that it is not what the job asked for."""

@@ -338,23 +338,22 @@ async def test_a_worker_reads_nothing_before_its_begin_is_recorded(tmp_path: Pat
     (tmp_path / "0.bin").write_bytes(bytes(8))
     column = ColumnRef(str(tmp_path / "0.bin"), "int64", (), 1)
     spec = JobSpec(id="job", kind="statistics", columns={"x": column}, statistics=(Statistic("count"),))
-    job = await leases.open(spec, None, begin)
-    lease = leases.assign(job, -1, "hpc")
-    renewal = asyncio.create_task(leases.renew(-1, lease.id))
-    await asyncio.wait({renewal}, timeout=0)
-    with pytest.raises(Conflict, match="renew the lease"):
-        leases.find_file(-1, lease.id, "x")
-    with pytest.raises(Conflict, match="renew the lease"):
-        await leases.renew(-1, lease.id)
-    assert job.has_begun, "if the lease ends now, a Worker may have begun"
-    recorded.set()
-    await renewal
-    leases.forget(job)
+    async with leases.open(spec, None, begin) as job:
+        lease = leases.assign(job, -1, "hpc")
+        renewal = asyncio.create_task(leases.renew(-1, lease.id))
+        await asyncio.wait({renewal}, timeout=0)
+        with pytest.raises(Conflict, match="renew the lease"):
+            leases.find_file(-1, lease.id, "x")
+        with pytest.raises(Conflict, match="renew the lease"):
+            await leases.renew(-1, lease.id)
+        assert lease.begun, "if the lease ends now, a Worker may have begun"
+        recorded.set()
+        await renewal
     answers.append(False)
-    job = await leases.open(spec, None, begin)
-    lease = leases.assign(job, -1, "hpc")
-    with pytest.raises(Gone):
-        await leases.renew(-1, lease.id)
+    async with leases.open(spec, None, begin) as job:
+        lease = leases.assign(job, -1, "hpc")
+        with pytest.raises(Gone):
+            await leases.renew(-1, lease.id)
 
 
 async def test_a_job_whose_pool_was_removed_says_so_and_starts_when_it_is_back(tmp_path: Path, engine: Engine) -> None:
