@@ -119,6 +119,14 @@ def test_an_app_of_another_kind_is_refused(migrated: Database, tmp_path: Path) -
     check_folder(old, "network")
 
 
+async def test_the_lock_of_a_sqlite_database_needs_no_checks(tmp_path: Path) -> None:
+    database = Database(f"sqlite:///{tmp_path / 'domain.db'}")
+    try:
+        await asyncio.wait_for(DatabaseLock(database).keep(), 60)
+    finally:
+        database.close()
+
+
 @pytest.fixture
 def two(postgres_url: str, tmp_path: Path) -> tuple[Database, Database]:
     first, second = Database(postgres_url), Database(postgres_url)

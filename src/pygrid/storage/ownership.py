@@ -181,12 +181,12 @@ class DatabaseLock:
         return True
 
     async def keep(self) -> None:
-        """Check the lock until cancelled, and take it again if its connection was lost.
+        """Check the lock until cancelled, and take it again if its connection was lost. Returns at once on SQLite.
 
         Raises:
             Unavailable: ``database_taken``: another app has become the owner. This one cannot write before a restart.
         """
-        while True:
+        while self._database.dialect == "postgresql":
             await asyncio.get_running_loop().run_in_executor(self._checker, self._keep_once)
             # After a restart of the database, the owner is quicker than its followers.
             await asyncio.sleep(CHECK_S if self._connection is not None else RETRY_S)
@@ -232,8 +232,6 @@ class DatabaseLock:
     def _keep_once(self) -> None:
         if self._is_lost:
             raise _taken()
-        if self._database.dialect != "postgresql":
-            return
         sent_s = time.monotonic()
         try:
             if self._connection is not None:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import functools
 import queue
 import threading
 from collections.abc import Awaitable, Callable, Iterator, MutableMapping
@@ -11,6 +13,9 @@ from urllib.parse import quote, urlencode
 
 from pygrid.transport.base import Request, Response, connection_failed, connection_lost
 
+_EXIT_S = 10.0
+"""Seconds that an application gets to end when the process ends."""
+
 Message = MutableMapping[str, Any]
 AsgiApp = Callable[[Any, Callable[[], Awaitable[Any]], Callable[[Any], Awaitable[None]]], Awaitable[None]]
 
@@ -18,7 +23,7 @@ AsgiApp = Callable[[Any, Callable[[], Awaitable[Any]], Callable[[Any], Awaitable
 class AsgiTransport:
     """A `Transport` to an application in this process, which runs on an event loop in its own thread.
 
-    The application's lifespan begins at the first request and ends with `close`.
+    The application's lifespan begins at the first request and ends with `close`, or with the process.
     """
 
     def __init__(self, app: AsgiApp, *, url: str = "http://in-process") -> None:
@@ -48,20 +53,45 @@ class AsgiTransport:
                 self._loop = loop
                 self._lifespan = _Lifespan(self._app)
                 failure = asyncio.run_coroutine_threadsafe(self._lifespan.enter(), loop).result()
+                _open_transports().add(self)
                 if failure is not None:
                     raise connection_failed(self._url, failure)
             return self._loop
 
     def close(self) -> None:
+        self._close(None)
+
+    def _close(self, timeout_s: float | None) -> None:
+        """End the application. Raises TimeoutError: it has not ended in time."""
         with self._lock:
             loop, thread, lifespan = self._loop, self._thread, self._lifespan
             self._loop = self._thread = self._lifespan = None
-        if loop is None or thread is None or lifespan is None:
+        # A process that was forked has the object without the thread.
+        if loop is None or thread is None or lifespan is None or not thread.is_alive():
             return
-        asyncio.run_coroutine_threadsafe(_shut_down(lifespan), loop).result()
+        _open_transports().discard(self)
+        asyncio.run_coroutine_threadsafe(_shut_down(lifespan), loop).result(timeout_s)
         loop.call_soon_threadsafe(loop.stop)
         thread.join()
         loop.close()
+
+
+@functools.cache
+def _open_transports() -> set[AsgiTransport]:
+    """The transports that this process closes at its end, before it ends the pools of threads that their apps use."""
+    found: set[AsgiTransport] = set()
+
+    def close_all() -> None:
+        for transport in list(found):
+            with contextlib.suppress(TimeoutError):
+                transport._close(_EXIT_S)
+
+    # `atexit` comes after the end of the pools. Here the newest function is called first, so the pools register theirs
+    # before this one.
+    import concurrent.futures.thread  # noqa: F401
+
+    threading._register_atexit(close_all)  # type: ignore[attr-defined]
+    return found
 
 
 async def _shut_down(lifespan: _Lifespan) -> None:

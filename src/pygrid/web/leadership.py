@@ -112,7 +112,13 @@ class Leadership:
 
     def feature(self) -> Feature:
         """The last feature of the app: it leads at the start if no other replica does."""
-        return Feature(start=self._try, tasks=(BackgroundTask("lead", self._run),))
+        return Feature(start=self._try, tasks=(BackgroundTask("lead", self._run),), close=self._close)
+
+    async def _close(self) -> None:
+        """End the checks of the lock, which would take it again after its release."""
+        if self._keeping is not None:
+            self._keeping.cancel()
+            await asyncio.wait([self._keeping])
 
     async def _try(self) -> None:
         """Lead if no other replica does. Raises what the start of a feature raises."""
@@ -147,8 +153,8 @@ class Leadership:
         while True:
             try:
                 await self._lock.keep()
-            except PygridError as error:
-                if error.code == codes.DATABASE_TAKEN:
+            except Exception as error:
+                if isinstance(error, PygridError) and error.code == codes.DATABASE_TAKEN:
                     logger.exception("another replica leads; the process ends")
                     self._end()
                     return

@@ -29,6 +29,7 @@ class Lock:
     def __init__(self, *, is_free: bool) -> None:
         self.is_free = is_free
         self.is_sure = False
+        self.is_kept = False
         self.taken = asyncio.Event()
 
     def try_acquire(self) -> bool:
@@ -36,7 +37,11 @@ class Lock:
         return self.is_free
 
     async def keep(self) -> None:
-        await self.taken.wait()
+        self.is_kept = True
+        try:
+            await self.taken.wait()
+        finally:
+            self.is_kept = False
         raise Unavailable("taken", code=codes.DATABASE_TAKEN)
 
 
@@ -121,6 +126,32 @@ async def test_a_slow_start_of_a_leader_keeps_the_lock() -> None:
     await eventually(lambda: replica.ended)
     begin.set()
     await starting
+
+
+async def test_a_leader_that_stops_at_once_keeps_its_lock_no_longer() -> None:
+    """Else a check would take the lock again after its release. The task of the feature has not begun."""
+    lock = Lock(is_free=True)
+    feature = Replica(lock).leadership.feature()
+    await feature.start()
+    await eventually(lambda: lock.is_kept)
+    await feature.close()
+    assert not lock.is_kept
+
+
+async def test_a_check_with_an_unexpected_fault_is_done_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(leadership, "TRY_S", 0.01)
+    lock = Lock(is_free=True)
+    replica, checks = Replica(lock), list[None]()
+
+    async def keep() -> None:
+        checks.append(None)
+        raise RuntimeError("out of threads")
+
+    monkeypatch.setattr(lock, "keep", keep)
+    feature = replica.leadership.feature()
+    await feature.start()
+    await eventually(lambda: len(checks) > 2)
+    await feature.close()
 
 
 async def test_a_balancer_knows_a_leader_that_stops_from_one_that_is_gone() -> None:
