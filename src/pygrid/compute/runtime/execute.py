@@ -20,7 +20,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import msgspec
@@ -61,6 +61,17 @@ class _Tally:
     bits: SecretBits = field(default_factory=SecretBits)
 
 
+@dataclass(frozen=True)
+class _PlanJob:
+    """A job with a plan."""
+
+    spec: JobSpec
+    plan: Plan
+    params: Params
+    data: dict[str, Array]
+    """By the plan's ports."""
+
+
 def run(
     spec: JobSpec,
     inputs: MappedColumns,
@@ -98,11 +109,11 @@ def _run(spec: JobSpec, inputs: MappedColumns, report: Report, schedule: RunSche
         plan = Plan.from_bytes(inputs.plan)
         params = {name: np.require(array, np.float32, ("C", "A")) for name, array in decode(inputs.model)[0].items()}
         check_params(model_spec(plan.manifest), params)
-        data = _bound(spec, plan, inputs.columns)
+        job = _PlanJob(spec, plan, params, _bound(spec, plan, inputs.columns))
         if spec.kind == "evaluate":
-            media_type, payload = MEDIA_JSON, _evaluate(spec, plan, params, data, inputs, tally, schedule)
+            media_type, payload = MEDIA_JSON, _evaluate(job, inputs, tally, schedule)
         else:
-            media_type, payload = MEDIA_TENSORS, _train(spec, plan, params, data, inputs, tally, report, schedule)
+            media_type, payload = MEDIA_TENSORS, _train(job, inputs, tally, report, schedule)
     columns = list(inputs.columns.values())
     facts = Facts(
         num_records=len(columns[0]),
@@ -143,45 +154,32 @@ def _bound(spec: JobSpec, plan: Plan, columns: Mapping[str, Array]) -> dict[str,
     return data
 
 
-def _train(
-    spec: JobSpec,
-    plan: Plan,
-    params: Params,
-    data: dict[str, Array],
-    inputs: MappedColumns,
-    tally: _Tally,
-    report: Report,
-    schedule: RunSchedule,
-) -> bytes:
-    if spec.privacy is None:
-        trained, metrics = _train_exactly(spec, plan, params, data, tally, report)
+def _train(job: _PlanJob, inputs: MappedColumns, tally: _Tally, report: Report, schedule: RunSchedule) -> bytes:
+    terms = job.spec.privacy
+    if terms is None:
+        trained, metrics = _train_exactly(job, tally, report)
         return encode(trained, {"metrics": msgspec.json.encode(metrics).decode()})
-    if spec.privacy.unit == "domain":
-        contributions: Contributions = _WholeDomain(spec, plan, params, data)
+    if terms.unit == "domain":
+        contributions: Contributions = _WholeDomain(job)
     else:
-        options = _options(spec, plan, "grads", inputs, tally)
-        contributions = PlanSums(spec.privacy.clip, plan, "grads", params, data, **options)
-    return encode(_train_privately(spec, spec.privacy, contributions, params, tally, schedule))
+        options = _options(job, "grads", inputs, tally)
+        contributions = PlanSums(terms.clip, job.plan, "grads", job.params, job.data, **options)
+    return encode(_train_privately(job.spec, terms, contributions, job.params, tally, schedule))
 
 
 def _train_exactly(
-    spec: JobSpec,
-    plan: Plan,
-    params: Params,
-    data: dict[str, Array],
-    tally: _Tally,
-    report: Report | None,
-    *,
-    cancel: Callable[[], bool] | None = None,
+    job: _PlanJob, tally: _Tally, report: Report | None, *, cancel: Callable[[], bool] | None = None
 ) -> tuple[Params, dict[str, float]]:
+    spec = job.spec
+
     def progress(_epoch: int, done: int, total: int | None, metrics: dict[str, float]) -> None:
         tally.num_calls += 1
         if report is not None:
             report(Progress(done, total or done, dict(metrics)))
 
-    result = Runner(plan, num_threads=spec.num_threads).train(
-        params,
-        data,
+    result = Runner(job.plan, num_threads=spec.num_threads).train(
+        job.params,
+        job.data,
         epochs=spec.epochs,
         batch_size=spec.batch_size,
         hyper=spec.hyper,
@@ -226,28 +224,21 @@ def _noisy_mean(
     return total.finish().astype(np.float64) / terms.expected_size
 
 
-def _evaluate(
-    spec: JobSpec,
-    plan: Plan,
-    params: Params,
-    data: dict[str, Array],
-    inputs: MappedColumns,
-    tally: _Tally,
-    schedule: RunSchedule,
-) -> bytes:
+def _evaluate(job: _PlanJob, inputs: MappedColumns, tally: _Tally, schedule: RunSchedule) -> bytes:
+    spec, plan = job.spec, job.plan
     if spec.privacy is None:
         batch_size = min(max(spec.batch_size, 256), plan.manifest.max_batch_size)
         runner = Runner(plan, num_threads=spec.num_threads)
-        metrics = runner.evaluate(params, data, batch_size=batch_size, hyper=spec.hyper)
-        num_records = len(next(iter(data.values())))
+        metrics = runner.evaluate(job.params, job.data, batch_size=batch_size, hyper=spec.hyper)
+        num_records = len(next(iter(job.data.values())))
         return msgspec.json.encode({"metrics": metrics, "unit": "record", "count": num_records})
-    found = PlanRows(plan, "eval", params, data, **_options(spec, plan, "eval", inputs, tally))
+    found = PlanRows(plan, "eval", job.params, job.data, **_options(job, "eval", inputs, tally))
     rows = MetricRows(found, spec.metric_bounds, plan.manifest.metrics)
     # A unit's vector has a norm of at most one by its bounds, and the only number of units that divides is the noisy
     # count.
     terms = msgspec.structs.replace(spec.privacy, clip=1.0, expected_size=spec.privacy.sampling_rate)
     with schedule.begin(terms, rows) as watch:
-        sums = _noisy_mean(terms, rows, params, tally, watch)
+        sums = _noisy_mean(terms, rows, job.params, tally, watch)
     answer = rows.read_answer(sums, terms.noise_multiplier / terms.sampling_rate)
     return msgspec.json.encode({**answer, "unit": terms.unit})
 
@@ -271,10 +262,11 @@ def _statistics(spec: JobSpec, inputs: MappedColumns, tally: _Tally, schedule: R
     return msgspec.json.encode({"answers": read_answers(spec.statistics, sums, noise)})
 
 
-def _options(spec: JobSpec, plan: Plan, graph: str, inputs: MappedColumns, tally: _Tally) -> dict[str, Any]:
+def _options(job: _PlanJob, graph: str, inputs: MappedColumns, tally: _Tally) -> dict[str, Any]:
     """Arguments of `PlanRows` and `PlanSums` about the units of a job."""
+    spec = job.spec
     assert spec.privacy is not None
-    if graph not in plan.manifest.graphs:
+    if graph not in job.plan.manifest.graphs:
         raise InvalidPlan(
             f"a private job of kind {spec.kind} needs the graph {graph!r}, which the plan lacks", code=codes.PLAN_KIND
         )
@@ -300,36 +292,35 @@ class _WholeDomain:
     num_units = 1
     is_trusted = False
 
-    def __init__(self, spec: JobSpec, plan: Plan, params: Params, data: dict[str, Array]) -> None:
-        self._spec, self._plan, self._data = spec, plan, data
-        self._params: Mapping[str, Array] = params
-        self.names = tuple(params)
-        self.size = sum(array.size for array in params.values())
+    def __init__(self, job: _PlanJob) -> None:
+        self._job = job
+        self.names = tuple(job.params)
+        self.size = sum(array.size for array in job.params.values())
 
     def set_params(self, params: Mapping[str, Array]) -> None:
-        self._params = params
+        self._job = replace(self._job, params=dict(params))
 
     def unit_s(self) -> float:
         """From a training on one batch of made-up data, for as many batches as there are."""
-        num_records = len(next(iter(self._data.values())))
-        batch_size = max(1, min(self._spec.batch_size, num_records))
+        job = self._job
+        num_records = len(next(iter(job.data.values())))
+        batch_size = max(1, min(job.spec.batch_size, num_records))
         made_up = {
             name: np.full((batch_size, *port.shape), 0 if np.dtype(port.dtype).kind in "ib" else 1, port.dtype)
-            for name, port in self._plan.manifest.data.items()
+            for name, port in job.plan.manifest.data.items()
         }
-        spec = msgspec.structs.replace(self._spec, epochs=1, batch_size=batch_size)
-        num_batches = self._spec.epochs * -(-num_records // batch_size)
+        spec = msgspec.structs.replace(job.spec, epochs=1, batch_size=batch_size)
+        short = replace(job, spec=spec, data=made_up)
+        num_batches = job.spec.epochs * -(-num_records // batch_size)
         with contextlib.suppress(InvalidInput, InvalidPlan):  # the plan fails on made-up values
-            return num_batches * measure(
-                lambda: _train_exactly(spec, self._plan, dict(self._params), made_up, _Tally(), None)
-            )
-        graph = self._plan.manifest.graphs["train"]
+            return num_batches * measure(lambda: _train_exactly(short, _Tally(), None))
+        graph = job.plan.manifest.graphs["train"]
         return num_batches * (graph.flops_fixed + batch_size * graph.flops_per_example) / 1e9
 
     def add_to(self, total: GaussianSum, units: Array, watch: Watch) -> int:
-        start = dict(self._params)
+        start = self._job.params
         try:
-            trained, _ = _train_exactly(self._spec, self._plan, start, self._data, _Tally(), None, cancel=watch.timer())
+            trained, _ = _train_exactly(self._job, _Tally(), None, cancel=watch.timer())
         except (InvalidInput, InvalidPlan):
             return 1
         diff = make_diff(start, trained)

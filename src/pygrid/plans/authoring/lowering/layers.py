@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from pygrid.plans.authoring.lowering.core import Context, fixed_size, is_number, lowers, numel
@@ -48,19 +49,41 @@ def spatial(values: Sequence[int], rank: int) -> list[int]:
     return list(values) * rank if len(values) == 1 else list(values)
 
 
+@dataclass(frozen=True)
+class Geometry:
+    """How a kernel moves over an input; one number per axis."""
+
+    stride: Sequence[int]
+    pads: Sequence[int]
+    """Padding before each axis, then behind each."""
+    dilation: Sequence[int]
+    groups: int
+
+    @classmethod
+    def of(
+        cls, rank: int, stride: Sequence[int], padding: Sequence[int], dilation: Sequence[int], groups: int
+    ) -> Geometry:
+        """From the arguments of torch, for this number of axes."""
+        return cls(spatial(stride, rank), spatial(padding, rank) * 2, spatial(dilation, rank), groups)
+
+    @property
+    def attributes(self) -> dict[str, Any]:
+        """The attributes of ONNX."""
+        stride, pads, dilation = list(self.stride), list(self.pads), list(self.dilation)
+        return {"strides": stride, "pads": pads, "dilations": dilation, "group": self.groups}
+
+    def padded(self, c: Context, x: LoweredValue) -> LoweredValue:
+        n = len(self.stride)
+        return pad(c, x, [0, 0, *self.pads[:n]], [0, 0, *self.pads[n:]])
+
+
 @lowers("convolution.default")
 def convolution(
     c: Context, x: LoweredValue, weight: LoweredValue, bias: LoweredValue | None, stride: Sequence[int],
     padding: Sequence[int], dilation: Sequence[int], transposed: bool, output_padding: Sequence[int], groups: int,
 ) -> LoweredValue:  # fmt: skip
     n = x.rank - 2
-    padding = spatial(padding, n)
-    attributes: dict[str, Any] = {
-        "strides": spatial(stride, n),
-        "pads": [*padding, *padding],
-        "dilations": spatial(dilation, n),
-        "group": groups,
-    }
+    attributes = Geometry.of(n, stride, padding, dilation, groups).attributes
     if transposed:
         attributes["output_padding"] = spatial(output_padding, n)
     inputs = [c.full(x), c.full(weight)] + ([] if bias is None else [c.full(bias)])
@@ -74,45 +97,34 @@ def convolution_backward(
     padding: Sequence[int], dilation: Sequence[int], transposed: bool, output_padding: Sequence[int], groups: int,
     output_mask: Sequence[bool],
 ) -> tuple[LoweredValue | None, LoweredValue | None, LoweredValue | None]:  # fmt: skip
-    n = x.rank - 2
-    stride, padding, dilation = spatial(stride, n), spatial(padding, n), spatial(dilation, n)
+    geometry = Geometry.of(x.rank - 2, stride, padding, dilation, groups)
     grad = c.full(grad)
     grad_x = grad_w = grad_b = None
     if transposed:
         if output_mask[0]:
-            pads = [*padding, *padding]
-            grad_x = c.op(
-                "Conv", [grad, c.full(weight)], x.shape, strides=stride, pads=pads, dilations=dilation, group=groups
-            )
+            grad_x = c.op("Conv", [grad, c.full(weight)], x.shape, **geometry.attributes)
         if output_mask[1]:  # input and output exchange their roles
-            grad_w = _weight_gradient(c, x, grad, weight.shape, stride, padding, dilation, groups)
+            grad_w = _weight_gradient(c, x, grad, weight.shape, geometry)
     else:
         if output_mask[0]:
-            grad_x = input_gradient(c, grad, x, weight, stride, [*padding, *padding], dilation, groups)
+            grad_x = input_gradient(c, grad, x, weight, geometry)
         if output_mask[1]:
-            grad_w = _weight_gradient(c, grad, x, weight.shape, stride, padding, dilation, groups)
+            grad_w = _weight_gradient(c, grad, x, weight.shape, geometry)
     if output_mask[2]:
         grad_b = c.reduce("ReduceSum", grad, [0, *range(2, grad.rank)])
     return grad_x, grad_w, grad_b
 
 
 def input_gradient(
-    c: Context, grad: LoweredValue, x: LoweredValue, weight: LoweredValue, stride: Sequence[int], pads: Sequence[int],
-    dilation: Sequence[int], groups: int,
-) -> LoweredValue:  # fmt: skip
-    """The transposed convolution; ``output_padding`` restores the rows that the stride skipped.
-
-    Args:
-        pads: padding before each axis, then behind each.
-    """
-    n = len(stride)
+    c: Context, grad: LoweredValue, x: LoweredValue, weight: LoweredValue, geometry: Geometry
+) -> LoweredValue:
+    """The transposed convolution; ``output_padding`` restores the rows that the stride skipped."""
+    n, pads = len(geometry.stride), geometry.pads
     extra = []
-    for axis, (s, d) in enumerate(zip(stride, dilation, strict=True)):
+    for axis, (s, d) in enumerate(zip(geometry.stride, geometry.dilation, strict=True)):
         size, kernel, out = (fixed_size(value, axis + 2) for value in (x, weight, grad))
         extra.append(size - ((out - 1) * s - pads[axis] - pads[n + axis] + d * (kernel - 1) + 1))
-    attributes: dict[str, Any] = {
-        "strides": list(stride), "pads": list(pads), "dilations": list(dilation), "group": groups
-    }  # fmt: skip
+    attributes = geometry.attributes
     if any(extra):
         attributes["output_padding"] = extra
     return c.op("ConvTranspose", [grad, c.full(weight)], x.shape, **attributes)
@@ -124,17 +136,16 @@ _FEW_CHANNELS = 8
 
 
 def _weight_gradient(
-    c: Context, grad: LoweredValue, x: LoweredValue, shape: Sequence[Dim], stride: Sequence[int],
-    padding: Sequence[int], dilation: Sequence[int], groups: int,
-) -> LoweredValue:  # fmt: skip
+    c: Context, grad: LoweredValue, x: LoweredValue, shape: Sequence[Dim], geometry: Geometry
+) -> LoweredValue:
     """For each kernel offset, ``grad @ shifted(x)^T``: [out, examples * places] times [examples * places, in]."""
-    if groups > 1:
-        return _grouped_weight_gradient(c, grad, x, shape, stride, padding, dilation, groups)
+    if geometry.groups > 1:
+        return _grouped_weight_gradient(c, grad, x, shape, geometry)
     outputs, channels = int(shape[0]), int(shape[1])
     swap = [1, 0, *range(2, x.rank)]
     rows = c.reshape(c.transpose(grad, swap), (outputs, numel([grad.shape[0], *grad.shape[2:]])))
-    x = c.transpose(pad(c, x, [0, 0, *padding], [0, 0, *padding]), swap)
-    shifted = [c.reshape(part, (channels, rows.shape[1])) for part in _shifted(c, x, grad, shape, stride, dilation)]
+    x = c.transpose(geometry.padded(c, x), swap)
+    shifted = [c.reshape(part, (channels, rows.shape[1])) for part in _shifted(c, x, grad, shape, geometry)]
     kernel = len(shifted)
     if channels < _FEW_CHANNELS and kernel > 1:
         columns = c.op("Concat", shifted, (kernel * channels, rows.shape[1]), axis=0)
@@ -148,17 +159,14 @@ def _weight_gradient(
 
 
 def _grouped_weight_gradient(
-    c: Context, grad: LoweredValue, x: LoweredValue, shape: Sequence[Dim], stride: Sequence[int],
-    padding: Sequence[int], dilation: Sequence[int], groups: int,
-) -> LoweredValue:  # fmt: skip
+    c: Context, grad: LoweredValue, x: LoweredValue, shape: Sequence[Dim], geometry: Geometry
+) -> LoweredValue:
     """As `_weight_gradient`, for each group by itself: one product with the groups as a batch of matrices."""
-    batch, places = grad.shape[0], numel(grad.shape[2:])
+    batch, places, groups = grad.shape[0], numel(grad.shape[2:]), geometry.groups
     outputs, per_group = int(shape[0]), int(shape[1])
     rows = c.reshape(grad, (batch, groups, outputs // groups, places))
-    x = pad(c, x, [0, 0, *padding], [0, 0, *padding])
-    parts = [
-        c.reshape(part, (batch, groups, 1, per_group, places)) for part in _shifted(c, x, grad, shape, stride, dilation)
-    ]
+    shifted = _shifted(c, geometry.padded(c, x), grad, shape, geometry)
+    parts = [c.reshape(part, (batch, groups, 1, per_group, places)) for part in shifted]
     kernel = len(parts)
     columns = parts[0] if kernel == 1 else c.op("Concat", parts, (batch, groups, kernel, per_group, places), axis=2)
     flat = c.reshape(columns, (batch, groups, kernel * per_group, places))
@@ -170,21 +178,16 @@ def _grouped_weight_gradient(
 
 
 def _shifted(
-    c: Context,
-    x: LoweredValue,
-    grad: LoweredValue,
-    shape: Sequence[Dim],
-    stride: Sequence[int],
-    dilation: Sequence[int],
+    c: Context, x: LoweredValue, grad: LoweredValue, shape: Sequence[Dim], geometry: Geometry
 ) -> list[LoweredValue]:
     """The padded input as each kernel offset sees it: at the output's places, in the order of the kernel's elements."""
     n = x.rank - 2
     sizes = [int(size) for size in grad.shape[2:]]
     parts = []
     for offset in itertools.product(*[range(int(size)) for size in shape[2:]]):
-        starts = [o * d for o, d in zip(offset, dilation, strict=True)]
-        ends = [begin + (size - 1) * s + 1 for begin, size, s in zip(starts, sizes, stride, strict=True)]
-        inputs = [x, c.ints(starts), c.ints(ends), c.ints(range(2, 2 + n)), c.ints(stride)]
+        starts = [o * d for o, d in zip(offset, geometry.dilation, strict=True)]
+        ends = [begin + (size - 1) * s + 1 for begin, size, s in zip(starts, sizes, geometry.stride, strict=True)]
+        inputs = [x, c.ints(starts), c.ints(ends), c.ints(range(2, 2 + n)), c.ints(geometry.stride)]
         parts.append(c.op("Slice", inputs, (*x.shape[:2], *sizes)))
     return parts
 

@@ -14,7 +14,7 @@ from pygrid import codes
 from pygrid.errors import AuthoringError
 from pygrid.plans.authoring.lowering.core import Context, lowers, numel
 from pygrid.plans.authoring.lowering.graph import LoweredValue
-from pygrid.plans.authoring.lowering.layers import input_gradient, spatial
+from pygrid.plans.authoring.lowering.layers import Geometry, input_gradient, spatial
 
 
 @dataclass(frozen=True)
@@ -166,8 +166,8 @@ def avg_pool_backward(
     planes = numel(x.shape[:-n])
     weight = c.graph.expand_to(c.number(1.0 / math.prod(windows.kernel), "float32"), (1, 1, *windows.kernel))
     flat_x, flat_grad = c.reshape(x, (planes, 1, *windows.sizes)), c.reshape(grad, (planes, 1, *windows.outputs))
-    pads = [*windows.padding, *windows.after]
-    result = input_gradient(c, flat_grad, flat_x, weight, windows.stride, pads, [1] * n, 1)
+    geometry = Geometry(windows.stride, [*windows.padding, *windows.after], [1] * n, 1)
+    result = input_gradient(c, flat_grad, flat_x, weight, geometry)
     return c.reshape(result, x.shape)
 
 
