@@ -37,7 +37,7 @@ def prepare(connection: sa.Connection) -> None:
     """A dataset with a budget that is large enough for all rows."""
     values = {"name": "d", "name_key": "d", "description": "", "visibility": "private", "search_text": ""}
     connection.execute(datasets.insert().values(id=DATASET, created_at=NOW, updated_at=NOW, **values))
-    budgets.open_budget(connection, DATASET, CAP, CAP, actor=None, now=NOW)
+    budgets.open_budget(connection, budgets.Budget(DATASET, CAP, CAP, NOW), actor=None)
 
 
 def fill(connection: sa.Connection, num_rows: int) -> None:

@@ -68,7 +68,7 @@ def ledger(database: Database) -> Database:
 
     def prepare(connection: sa.Connection) -> None:
         put_dataset(connection, DATASET)
-        budgets.open_budget(connection, DATASET, CAP, USER_CAP, actor=1, now=NOW)
+        budgets.open_budget(connection, budgets.Budget(DATASET, CAP, USER_CAP, NOW), actor=1)
 
     database.write_now(prepare)
     return database
@@ -210,7 +210,7 @@ def test_without_a_budget_or_a_grant_nothing_is_accepted(ledger: Database) -> No
 
     def prepare(connection: sa.Connection) -> None:
         put_dataset(connection, 8)
-        budgets.open_budget(connection, 8, CAP, None, actor=1, now=NOW)
+        budgets.open_budget(connection, budgets.Budget(8, CAP, None, NOW), actor=1)
         budgets.put_grant(connection, 8, BOB, 1.0, actor=1, now=NOW)
 
     ledger.write_now(prepare)
@@ -233,7 +233,7 @@ def test_an_event_without_a_curve_counts_in_the_part_set_aside(ledger: Database)
 
     def prepare(connection: sa.Connection) -> None:
         put_dataset(connection, 8)
-        budgets.open_budget(connection, 8, cap, cap, actor=1, now=NOW)
+        budgets.open_budget(connection, budgets.Budget(8, cap, cap, NOW), actor=1)
 
     ledger.write_now(prepare)
     answers = [reserve(ledger, f"job-{n}", events=event, dataset_id=8) for n in range(5)]
@@ -279,7 +279,9 @@ def test_a_grant_of_ones_own_is_not_changed_with_what_everybody_gets(ledger: Dat
 
 def test_a_second_budget_and_a_missing_one_are_refused(ledger: Database) -> None:
     with pytest.raises(Conflict) as exists:
-        ledger.write_now(lambda connection: budgets.open_budget(connection, DATASET, CAP, None, actor=1, now=NOW))
+        ledger.write_now(
+            lambda connection: budgets.open_budget(connection, budgets.Budget(DATASET, CAP, None, NOW), actor=1)
+        )
     assert exists.value.code == "budget_exists"
     with pytest.raises(NotFound) as missing:
         ledger.write_now(lambda connection: budgets.get_budget(connection, 99))

@@ -34,7 +34,7 @@ from pygrid.core.access import OWNER, USER, Principal
 from pygrid.core.datasets import ColumnDeclaration, DatasetLimits
 from pygrid.errors import InvalidConfig, InvalidInput, NotFound, PayloadTooLarge
 from pygrid.features.datasets.conversion import Conversion, Converter, check_alike, convert, convert_in_child
-from pygrid.messages.datasets import Column, Schema
+from pygrid.messages.datasets import Column, Schema, UploadRequest
 from pygrid.storage import datasets as rows
 from pygrid.storage.columns import ColumnFiles, map_columns
 from pygrid.storage.sql.database import Database
@@ -586,10 +586,7 @@ def add(
 ) -> int:
     dataset_id = rows.put_dataset(
         connection,
-        name=name,
-        description="",
-        visibility=visibility,
-        tags=tags,
+        UploadRequest(name=name, visibility=visibility, tags=tags),
         search_text=f"{name} 100%_sure".casefold(),
         created_by=by,
         now=NOW,

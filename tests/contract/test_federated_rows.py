@@ -23,7 +23,7 @@ from pygrid.ids import new_client_id
 from pygrid.messages.jobs import FederationRequest
 from pygrid.storage import cycles, drafts, federated
 from pygrid.storage import jobs as rows
-from pygrid.storage.processes import put_process
+from pygrid.storage.processes import NewProcess, put_process
 from pygrid.storage.sql.database import Database
 
 FEDERATION = FederationRequest("http://127.0.0.1:5000", "é", "1", 3, "token")
@@ -62,16 +62,7 @@ def test_the_queue_tells_federated_jobs_from_others(filled: Database) -> None:  
 
 def test_one_subject_is_one_client_however_many_ask_at_once(filled: Database) -> None:  # noqa: F811
     process_id = filled.write_now(
-        lambda connection: put_process(
-            connection,
-            name="p",
-            version="1",
-            client_config={},
-            server_config={"cycle_length": None},
-            num_parameters=1,
-            now=NOW,
-            created_by=None,
-        )
+        lambda connection: put_process(connection, NewProcess("p", "1", {}, {"cycle_length": None}, 1), NOW)
     )
     ready = threading.Barrier(8)
 
@@ -83,7 +74,7 @@ def test_one_subject_is_one_client_however_many_ask_at_once(filled: Database) ->
             if (found := cycles.find_client(connection, process_id, "alice")) is not None:
                 return found
             client_id = new_client_id()
-            cycles.put_client(connection, client_id, process_id, NOW, subject="alice")
+            cycles.put_client(connection, cycles.NewClient(client_id, process_id, "alice"), NOW)
             return client_id
 
         return filled.write_now(transaction)
@@ -121,16 +112,7 @@ def test_a_draft_keeps_its_name_until_it_is_hosted(filled: Database) -> None:  #
     assert find() == made.id
 
     def host(connection: sa.Connection) -> None:
-        process = put_process(
-            connection,
-            name="é",
-            version="1",
-            client_config={},
-            server_config={},
-            num_parameters=1,
-            now=NOW,
-            created_by=7,
-        )
+        process = put_process(connection, NewProcess("é", "1", {}, {}, 1, created_by=7), NOW)
         drafts.set_hosted(connection, made.id, process)
 
     filled.write_now(host)

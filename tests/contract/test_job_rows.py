@@ -13,6 +13,7 @@ import threading
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import msgspec
 import pytest
@@ -25,7 +26,7 @@ from pygrid.core.datasets import Visibility
 from pygrid.core.job_spec import PrivacyTerms
 from pygrid.core.jobs import Change, JobRecord, JobState, Result
 from pygrid.errors import Conflict, NotFound, Unavailable
-from pygrid.messages.datasets import Column, Schema
+from pygrid.messages.datasets import Column, Schema, UploadRequest
 from pygrid.messages.jobs import JobRequest, PrivacyRequest, StatisticRequest
 from pygrid.privacy.ledger import Use
 from pygrid.storage import accounts
@@ -44,16 +45,8 @@ TERMS = PrivacyTerms(clip=1.0, noise_multiplier=1.5, rounds=7, delta=1e-6, expec
 
 
 def put_dataset(connection: sa.Connection, name: str, holder: int, visibility: Visibility = "listed") -> int:
-    dataset_id = dataset_rows.put_dataset(
-        connection,
-        name=name,
-        description="",
-        visibility=visibility,
-        tags=(),
-        search_text="",
-        created_by=holder,
-        now=NOW,
-    )
+    request = UploadRequest(name=name, visibility=visibility)
+    dataset_id = dataset_rows.put_dataset(connection, request, search_text="", created_by=holder, now=NOW)
     dataset_rows.put_version(
         connection, dataset_id, NewVersion("folder", None, "none", SCHEMA, "", "hash"), holder, NOW
     )
@@ -308,7 +301,7 @@ def test_lists_show_what_the_rules_show(filled: Database) -> None:
         principal = Principal(user, role)
 
         def load(connection: sa.Connection, principal: Principal = principal) -> tuple[list[str], list[str]]:
-            listed = [job.id for job in rows.list_jobs(connection, principal)]
+            listed = [job.id for job in rows.list_jobs(connection, principal, rows.JobFilter())]
             seen = [
                 job.id
                 for job in reversed(made)
@@ -325,8 +318,8 @@ def test_lists_can_be_narrowed_and_go_on(filled: Database) -> None:
     other = put(filled, new_job(asker=8))
     owner = Principal(5, OWNER)
 
-    def ids(principal: Principal = owner, **more: object) -> list[str]:
-        found = filled.read_now(lambda connection: rows.list_jobs(connection, principal, **more))  # type: ignore[arg-type]
+    def ids(principal: Principal = owner, **more: Any) -> list[str]:
+        found = filled.read_now(lambda connection: rows.list_jobs(connection, principal, rows.JobFilter(**more)))
         return [job.id for job in found]
 
     newest_first = [other.id, *(job.id for job in reversed(made))]
@@ -413,7 +406,7 @@ def test_what_was_refused_leaves_no_files(tmp_path: Path) -> None:
 def test_jobs_whose_askers_are_gone_are_found(filled: Database) -> None:
     def put_asker(connection: sa.Connection) -> int:
         accounts.seed_roles(connection)
-        texts = dict.fromkeys(("email", "email_key", "password_hash", "private_key_hash"), "a@b.c")
+        texts = dict.fromkeys(("email", "password_hash", "private_key_hash"), "a@b.c")
         return accounts.put_user(connection, **texts, role_id=1, now=NOW)
 
     asker = filled.write_now(put_asker)

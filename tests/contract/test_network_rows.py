@@ -30,9 +30,7 @@ def put(
 ) -> KnownDomain:
     entry = {"name": name, "version": "1", "address": f"http://{name}"}
     return database.write_now(
-        lambda connection: rows.put_domain(
-            connection, name=name, identity=identity, state=state, entry=entry, entry_signature="s", now=NOW, **more
-        )
+        lambda connection: rows.put_domain(connection, rows.NewDomain(name, identity, state, entry, "s", **more), NOW)
     )
 
 
@@ -118,13 +116,7 @@ def test_a_revoked_key_is_known_under_whatever_name(database: Database) -> None:
 def invite(database: Database, token_hash: str, domain: str | None = None, max_uses: int = 1) -> Invitation:
     return database.write_now(
         lambda connection: rows.put_invitation(
-            connection,
-            token_hash=token_hash,
-            domain=domain,
-            max_uses=max_uses,
-            expires_at=NOW + dt.timedelta(hours=1),
-            created_by=1,
-            now=NOW,
+            connection, rows.UnusedInvitation(token_hash, domain, max_uses, NOW + dt.timedelta(hours=1), 1), NOW
         )
     )
 

@@ -483,19 +483,11 @@ def _make_template(folder: Path, config: dict[str, Any]) -> None:
     model_hash = BlobFiles(folder / "blobs").put(model)
 
     def host(connection: sa.Connection) -> None:
-        process_id = processes.put_process(
-            connection,
-            name="model",
-            version="1.0",
-            client_config={"name": "model", "version": "1.0"},
-            server_config=config,
-            num_parameters=len(CLIENTS),
-            now=START,
-            created_by=None,
-        )
+        new = processes.NewProcess("model", "1.0", {"name": "model", "version": "1.0"}, config, len(CLIENTS))
+        process_id = processes.put_process(connection, new, START)
         processes.put_checkpoint(connection, processes.Checkpoint(process_id, 1, model_hash, len(model), {}, START))
         for client in CLIENTS:
-            rows.put_client(connection, client, process_id, START)
+            rows.put_client(connection, rows.NewClient(client, process_id), START)
         begin_cycle(connection, process_id, read_server_config(config), 1, 1, START)
 
     database.write_now(host)

@@ -22,10 +22,7 @@ NOW = dt.datetime(2026, 1, 1, 12, tzinfo=dt.UTC)
 def put_process(connection: sa.Connection, name: str, fields: Mapping[str, Any]) -> tuple[ServerConfig, Cycle]:
     """A process with its first cycle."""
     fields = {"cycle_length": None, **fields}
-    values = {"client_config": {}, "num_parameters": 1, "created_by": None}
-    process_id = processes.put_process(
-        connection, name=name, version="1", server_config=dict(fields), now=NOW, **values
-    )
+    process_id = processes.put_process(connection, processes.NewProcess(name, "1", {}, dict(fields), 1), NOW)
     config = read_server_config(dict(fields))
     return config, cycle_transitions.begin_cycle(connection, process_id, config, 1, 1, NOW)
 
@@ -34,7 +31,7 @@ def put_clients(connection: sa.Connection, process_id: int, count: int) -> list[
     """New clients of a process, by their ids."""
     ids = [f"client {process_id} {number}" for number in range(count)]
     for client_id in ids:
-        rows.put_client(connection, client_id, process_id, NOW)
+        rows.put_client(connection, rows.NewClient(client_id, process_id), NOW)
     return ids
 
 

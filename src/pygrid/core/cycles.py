@@ -228,30 +228,14 @@ def _end(cycle: Cycle, config: ServerConfig, now: dt.datetime) -> Due:
     return Due.CLOSE if full or passed or nobody_left or no_limits else Due.NOTHING
 
 
-def find_refusal(
-    cycle: Cycle,
-    config: ServerConfig,
-    now: dt.datetime,
-    *,
-    own: Assignment | None,
-    last_sequence: int | None,
-    download: float | None,
-    upload: float | None,
-) -> AdmissionRefusal | None:
-    """Why this cycle does not admit a client; None: it does.
-
-    Args:
-        own: the assignment of the client to this cycle, also of an earlier attempt.
-        last_sequence: the newest earlier cycle to which the client was admitted.
-        download: Mbit/s, measured by the client; required if the process has a minimum.
-        upload: Mbit/s, measured by the client; required if the process has a minimum.
-    """
-    wait_s = _wait_s(cycle, now)
+def find_refusal(cycle: Cycle, found: FoundApplicant, now: dt.datetime) -> AdmissionRefusal | None:
+    """Why this cycle does not admit a client of an active process; None: it does."""
+    config, own, wait_s = found.config, found.own, _wait_s(cycle, now)
     if cycle.state in (CycleState.CLOSING, CycleState.COMPLETED):
         return BETWEEN_CYCLES
     for name, speed, floor in (
-        ("download", download, config.minimum_download_speed),
-        ("upload", upload, config.minimum_upload_speed),
+        ("download", found.download, config.minimum_download_speed),
+        ("upload", found.upload, config.minimum_upload_speed),
     ):
         if floor is not None and (speed is None or speed < floor):
             return AdmissionRefusal("too_slow", f"{name} speed is below {floor:g} Mbit/s", max(wait_s, 60))
@@ -259,9 +243,9 @@ def find_refusal(
         return replace(BETWEEN_CYCLES, timeout_s=wait_s)
     if own is not None and own.state is not AssignmentState.EXPIRED:
         return AdmissionRefusal("already_assigned", "this client already takes part in the current cycle", wait_s)
-    rest = config.do_not_reuse_workers_until_cycle
-    if last_sequence is not None and cycle.sequence - last_sequence <= rest:
-        return AdmissionRefusal("resting", f"this client sits out until cycle {last_sequence + rest + 1}", wait_s)
+    last, rest = None if found.is_preferred else found.last_sequence, config.do_not_reuse_workers_until_cycle
+    if last is not None and cycle.sequence - last <= rest:
+        return AdmissionRefusal("resting", f"this client sits out until cycle {last + rest + 1}", wait_s)
     if cycle.state is CycleState.HOSTED:
         return waiting_for_workers(config)
     if config.max_workers is not None and cycle.num_assigned >= config.max_workers:
@@ -317,16 +301,7 @@ def decide_admission(cycle: Cycle, found: FoundApplicant, now: dt.datetime) -> A
         return None
     if found.process_state == "paused":
         return PAUSED
-    rests = not found.is_preferred
-    refusal = find_refusal(
-        cycle,
-        config,
-        now,
-        own=found.own,
-        last_sequence=found.last_sequence if rests else None,
-        download=found.download,
-        upload=found.upload,
-    )
+    refusal = find_refusal(cycle, found, now)
     if refusal is None and not found.is_preferred and is_preferring(cycle, config, now):
         return keep_places(cycle, config, found.num_awaited, now)
     return refusal

@@ -69,18 +69,17 @@ class LegacyNodes:
                 if found is None or not rows.acquire_invitation(connection, found.id):
                     raise _not_invited()
                 invitation_id = found.id
-            return rows.put_domain(
-                connection,
+            new = rows.NewDomain(
                 name=name,
                 identity=None,
                 state=AssociationState.ACCEPTED,
                 entry={"name": name, "address": address},
                 entry_signature=None,
-                now=now,
                 address=address,
                 invitation_id=invitation_id,
                 decided_by=None if principal is None else principal.user_id,
             )
+            return rows.put_domain(connection, new, now)
 
         known = await self._database.write(once(transaction))
         await self._associations.reconcile(known.name)

@@ -214,13 +214,13 @@ def put_user(
     connection: sa.Connection,
     *,
     email: str,
-    email_key: str,
     password_hash: str,
     private_key_hash: str,
     role_id: int,
     now: dt.datetime,
 ) -> int:
     """Add a user; returns its id. Raises Conflict: ``email_taken``."""
+    email_key = key_of_email(email)
     values = {
         "email": email,
         "email_key": email_key,

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import datetime as dt
 from collections.abc import Collection, Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import sqlalchemy as sa
@@ -116,6 +116,20 @@ class KnownDomain:
 
 
 @dataclass(frozen=True, slots=True)
+class NewDomain:
+    """A Domain that will be added."""
+
+    name: str
+    identity: str | None
+    state: AssociationState
+    entry: dict[str, Any]
+    entry_signature: str | None
+    address: str | None = None
+    invitation_id: int | None = None
+    decided_by: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class Invitation:
     """An invitation, without its token."""
 
@@ -125,6 +139,18 @@ class Invitation:
     num_uses: int
     expires_at: dt.datetime
     created_at: dt.datetime
+
+
+@dataclass(frozen=True, slots=True)
+class UnusedInvitation:
+    """An invitation that will be added."""
+
+    token_hash: str
+    domain: str | None
+    """The name that a Domain must have; None: any."""
+    max_uses: int
+    expires_at: dt.datetime
+    created_by: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -196,35 +222,18 @@ def list_domains(connection: sa.Connection, states: Collection[AssociationState]
     return [_domain(row) for row in connection.execute(query)]
 
 
-def put_domain(
-    connection: sa.Connection,
-    *,
-    name: str,
-    identity: str | None,
-    state: AssociationState,
-    entry: dict[str, Any],
-    entry_signature: str | None,
-    now: dt.datetime,
-    address: str | None = None,
-    invitation_id: int | None = None,
-    decided_by: int | None = None,
-) -> KnownDomain:
+def put_domain(connection: sa.Connection, domain: NewDomain, now: dt.datetime) -> KnownDomain:
     """Add a Domain. If it is accepted, requests of others for its name end."""
-    if state is AssociationState.ACCEPTED:
-        delete_requests(connection, name)
+    is_accepted = domain.state is AssociationState.ACCEPTED
+    if is_accepted:
+        delete_requests(connection, domain.name)
     values = {
-        "name": name,
-        "name_key": name_key(name),
-        "identity": identity,
-        "state": state.value,
-        "entry": entry,
-        "entry_signature": entry_signature,
-        "address": address,
-        "invitation_id": invitation_id,
+        **asdict(domain),
+        "name_key": name_key(domain.name),
+        "state": domain.state.value,
         "reason": "",
         "created_at": now,
-        "decided_at": now if state is AssociationState.ACCEPTED else None,
-        "decided_by": decided_by,
+        "decided_at": now if is_accepted else None,
     }
     row = connection.execute(sa.insert(domains).values(values).returning(*_DOMAIN)).one()
     return _domain(row)
@@ -286,26 +295,9 @@ def _domain(row: sa.Row[Any]) -> KnownDomain:
 _INVITATION = [invitations.c[name] for name in Invitation.__dataclass_fields__]
 
 
-def put_invitation(
-    connection: sa.Connection,
-    *,
-    token_hash: str,
-    domain: str | None,
-    max_uses: int,
-    expires_at: dt.datetime,
-    created_by: int,
-    now: dt.datetime,
-) -> Invitation:
+def put_invitation(connection: sa.Connection, invitation: UnusedInvitation, now: dt.datetime) -> Invitation:
     """Add an invitation."""
-    values = {
-        "token_hash": token_hash,
-        "domain": domain,
-        "max_uses": max_uses,
-        "num_uses": 0,
-        "expires_at": expires_at,
-        "created_by": created_by,
-        "created_at": now,
-    }
+    values = {**asdict(invitation), "num_uses": 0, "created_at": now}
     return Invitation(*connection.execute(sa.insert(invitations).values(values).returning(*_INVITATION)).one())
 
 

@@ -88,32 +88,24 @@ class Budget:
     unit: Unit = "record"
 
 
-def open_budget(
-    connection: sa.Connection,
-    dataset_id: int,
-    cap: Cap,
-    user_cap: Cap | None,
-    *,
-    unit: Unit = "record",
-    actor: int | None,
-    now: dt.datetime,
-) -> None:
+def open_budget(connection: sa.Connection, budget: Budget, *, actor: int | None) -> None:
     """Open the budget of a dataset. The orders of both caps and the unit never change after this.
 
     Raises:
         Conflict: ``budget_exists``.
     """
     audit.lock(connection)
-    if find_budget(connection, dataset_id) is not None:
+    if find_budget(connection, budget.dataset_id) is not None:
         raise Conflict(
-            f"dataset {dataset_id} has a budget already; its epsilon can be changed",
+            f"dataset {budget.dataset_id} has a budget already; its epsilon can be changed",
             code=codes.BUDGET_EXISTS,
-            dataset_id=dataset_id,
+            dataset_id=budget.dataset_id,
         )
-    values = {"dataset_id": dataset_id, "opened_at": now, "unit": unit, **asdict(cap), **_prefixed(user_cap)}
+    data = {"dataset_id": budget.dataset_id, "unit": budget.unit}
+    values = {**data, "opened_at": budget.opened_at, **asdict(budget.cap), **_prefixed(budget.user_cap)}
     connection.execute(budgets.insert().values(values))
-    data = {"dataset_id": dataset_id, "unit": unit, **_caps_data(cap, user_cap)}
-    audit.append(connection, "budget_opened", data, actor=actor, now=now)
+    data |= _caps_data(budget.cap, budget.user_cap)
+    audit.append(connection, "budget_opened", data, actor=actor, now=budget.opened_at)
 
 
 def update_budget(

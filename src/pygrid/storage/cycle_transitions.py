@@ -20,16 +20,9 @@ def begin_cycle(
     """Add a cycle: open, or waiting for enough clients or for the process to be resumed."""
     is_paused = processes.get_process(connection, process_id).state == "paused"
     state = rules.next_cycle_state(config, is_paused=is_paused)
-    cycle = rows.put_cycle(
-        connection,
-        process_id=process_id,
-        sequence=sequence,
-        state=state,
-        checkpoint=checkpoint,
-        now=now,
-        deadline_at=rules.first_deadline(config, now),
-        num_left=rows.count_left(connection, process_id) if config.named_clients else 0,
-    )
+    num_left = rows.count_left(connection, process_id) if config.named_clients else 0
+    new = rows.NewCycle(process_id, sequence, state, checkpoint, rules.first_deadline(config, now), num_left)
+    cycle = rows.put_cycle(connection, new, now)
     kind = "cycle_opened" if state is CycleState.OPEN else "cycle_waiting"
     rows.put_event(connection, process_id, sequence, kind, now, {"checkpoint": checkpoint})
     return cycle

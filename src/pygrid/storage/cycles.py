@@ -126,32 +126,24 @@ def read_cycle(row: Sequence[Any]) -> Cycle:
 # -- cycles ------------------------------------------------------------------------------------------------------------
 
 
-def put_cycle(
-    connection: sa.Connection,
-    *,
-    process_id: int,
-    sequence: int,
-    state: CycleState,
-    checkpoint: int,
-    now: dt.datetime,
-    deadline_at: dt.datetime | None,
-    num_left: int = 0,
-) -> Cycle:
-    """Add a cycle that begins in ``state``."""
-    opened_at = now if state is CycleState.OPEN else None
-    statement = cycles.insert().values(
-        process_id=process_id,
-        sequence=sequence,
-        state=state.value,
-        attempt=1,
-        checkpoint=checkpoint,
-        num_assigned=0,
-        num_reports=0,
-        num_left=num_left,
-        created_at=now,
-        opened_at=opened_at,
-        deadline_at=deadline_at if opened_at else None,
-    )
+@dataclass(frozen=True)
+class NewCycle:
+    """A cycle that will be added, in its first state."""
+
+    process_id: int
+    sequence: int
+    state: CycleState
+    checkpoint: int
+    deadline_at: dt.datetime | None
+    """Its deadline if it is open."""
+    num_left: int = 0
+
+
+def put_cycle(connection: sa.Connection, cycle: NewCycle, now: dt.datetime) -> Cycle:
+    """Add a cycle."""
+    values = {**vars(cycle), "state": cycle.state.value, "attempt": 1, "num_assigned": 0, "num_reports": 0}
+    times = {"opened_at": now} if cycle.state is CycleState.OPEN else {"opened_at": None, "deadline_at": None}
+    statement = cycles.insert().values(**values | times, created_at=now)
     key = connection.execute(statement).inserted_primary_key
     assert key is not None
     return get_cycle(connection, int(key[0]))
@@ -312,26 +304,23 @@ def release_all_leases(connection: sa.Connection) -> None:
 # -- clients and assignments -------------------------------------------------------------------------------------------
 
 
-def put_client(
-    connection: sa.Connection,
-    client_id: str,
-    process_id: int,
-    now: dt.datetime,
-    *,
-    subject: str | None = None,
-    address_mark: str | None = None,
-    subject_mark: str | None = None,
-) -> None:
-    """Add a client of a process.
+@dataclass(frozen=True)
+class NewClient:
+    """A client that will be added to a process."""
 
-    Args:
-        subject: the subject of its token, if clients have names.
-        address_mark: mark of the address that creates it, if addresses have a quota.
-        subject_mark: mark of the subject of its token, if clients have no names.
-    """
-    values = {"process_id": process_id, "created_at": now, "used_at": now, "subject": subject}
-    marks = {"address_mark": address_mark, "subject_mark": subject_mark}
-    connection.execute(clients.insert().values(id=client_id, **values, **marks))
+    id: str
+    process_id: int
+    subject: str | None = None
+    """The subject of its token, if clients have names."""
+    address_mark: str | None = None
+    """Mark of the address that creates it, if addresses have a quota."""
+    subject_mark: str | None = None
+    """Mark of the subject of its token, if clients have no names."""
+
+
+def put_client(connection: sa.Connection, client: NewClient, now: dt.datetime) -> None:
+    """Add a client of a process."""
+    connection.execute(clients.insert().values(**vars(client), created_at=now, used_at=now))
 
 
 def lock_process(connection: sa.Connection, process_id: int) -> None:

@@ -21,6 +21,7 @@ from pygrid import codes
 from pygrid.core.access import OWNER, Principal
 from pygrid.core.datasets import Holding, Schema, Visibility, dataset_not_found
 from pygrid.errors import NotFound
+from pygrid.messages.datasets import UploadRequest
 from pygrid.storage.sql.metadata import UtcDateTime, metadata
 
 datasets = sa.Table(
@@ -136,32 +137,24 @@ _LIVE = datasets.c.deleted_at.is_(None)
 
 
 def put_dataset(
-    connection: sa.Connection,
-    *,
-    name: str,
-    description: str,
-    visibility: Visibility,
-    tags: Sequence[str],
-    search_text: str,
-    created_by: int,
-    now: dt.datetime,
+    connection: sa.Connection, request: UploadRequest, *, search_text: str, created_by: int, now: dt.datetime
 ) -> int:
     """Add a dataset without versions; returns its id.
 
     Raises ``sqlalchemy.exc.IntegrityError`` if the user has a dataset of that name.
     """
     statement = datasets.insert().values(
-        name=name,
-        name_key=name.casefold(),
-        description=description,
-        visibility=visibility,
+        name=request.name,
+        name_key=request.name.casefold(),
+        description=request.description,
+        visibility=request.visibility,
         search_text=search_text,
         created_by=created_by,
         created_at=now,
         updated_at=now,
     )
     dataset_id = _new_id(connection, statement)
-    put_tags(connection, dataset_id, tags)
+    put_tags(connection, dataset_id, request.tags)
     return dataset_id
 
 

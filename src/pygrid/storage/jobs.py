@@ -165,33 +165,31 @@ def get_job(connection: sa.Connection, job_id: str, *, lock: bool = False) -> Jo
     return job
 
 
-def list_jobs(
-    connection: sa.Connection,
-    principal: Principal,
-    *,
-    dataset_id: int | None = None,
-    states: Collection[JobState] = (),
-    mine: bool = False,
-    before: str | None = None,
-    limit: int = 100,
-) -> list[JobRecord]:
-    """Jobs that the caller may see, newest first.
+@dataclass(frozen=True)
+class JobFilter:
+    """Which jobs a list has."""
 
-    Args:
-        states: only jobs in one of them; empty: jobs in any state.
-        before: only jobs submitted before the one of this id.
-    """
-    statement = sa.select(*_JOB).join(datasets).where(_visible(principal)).order_by(jobs.c.number.desc()).limit(limit)
-    if mine:
-        statement = statement.where(jobs.c.requested_by == principal.user_id)
-    if dataset_id is not None:
-        statement = statement.where(jobs.c.dataset_id == dataset_id)
-    if states:
-        statement = statement.where(jobs.c.state.in_([state.value for state in states]))
-    if before is not None:
-        statement = statement.where(
-            jobs.c.number < sa.select(jobs.c.number).where(jobs.c.id == before).scalar_subquery()
-        )
+    dataset_id: int | None = None
+    states: Collection[JobState] = ()
+    """Empty: jobs in any state."""
+    mine: bool = False
+    before: str | None = None
+    """Only jobs submitted before the one of this id."""
+    limit: int = 100
+
+
+def list_jobs(connection: sa.Connection, principal: Principal, wanted: JobFilter) -> list[JobRecord]:
+    """Jobs that the caller may see, newest first."""
+    where = [_visible(principal)]
+    if wanted.mine:
+        where.append(jobs.c.requested_by == principal.user_id)
+    if wanted.dataset_id is not None:
+        where.append(jobs.c.dataset_id == wanted.dataset_id)
+    if wanted.states:
+        where.append(jobs.c.state.in_([state.value for state in wanted.states]))
+    if wanted.before is not None:
+        where.append(jobs.c.number < sa.select(jobs.c.number).where(jobs.c.id == wanted.before).scalar_subquery())
+    statement = sa.select(*_JOB).join(datasets).where(*where).order_by(jobs.c.number.desc()).limit(wanted.limit)
     return [_job(row) for row in connection.execute(statement)]
 
 

@@ -15,7 +15,7 @@ import sqlalchemy as sa
 from pygrid import codes
 from pygrid.core.serving import Serving
 from pygrid.errors import Conflict, NotFound
-from pygrid.messages.models import ModelVisibility, ServeRequest
+from pygrid.messages.models import ModelVisibility
 from pygrid.plans.serving import ServingReport
 from pygrid.storage.sql.metadata import UtcDateTime, metadata
 
@@ -63,29 +63,12 @@ class StoredModel:
 _COLUMNS = [served_models.c[field] for field in StoredModel.__dataclass_fields__]
 
 
-def put_model(
-    connection: sa.Connection,
-    request: ServeRequest,
-    report: ServingReport,
-    *,
-    file: str,
-    size_bytes: int,
-    created_by: int,
-    now: dt.datetime,
-) -> StoredModel:
+def put_model(connection: sa.Connection, model: StoredModel) -> None:
     """Add a model. Raises Conflict: ``model_exists``."""
-    values: dict[str, Any] = {
-        **msgspec.structs.asdict(request),
-        "file": file,
-        "size_bytes": size_bytes,
-        "created_by": created_by,
-        "created_at": now,
-    }
     try:
-        connection.execute(served_models.insert().values(**values, report=msgspec.to_builtins(report)))
+        connection.execute(served_models.insert().values(**vars(model) | {"report": msgspec.to_builtins(model.report)}))
     except sa.exc.IntegrityError:
-        raise model_exists(request.model_id) from None
-    return StoredModel(report=report, **values)
+        raise model_exists(model.model_id) from None
 
 
 def find_model(connection: sa.Connection, model_id: str) -> StoredModel | None:

@@ -87,6 +87,18 @@ class ProcessRow:
 
 
 @dataclass(frozen=True)
+class NewProcess:
+    """A process that will be added."""
+
+    name: str
+    version: str
+    client_config: dict[str, Any]
+    server_config: dict[str, Any]
+    num_parameters: int
+    created_by: int | None = None
+
+
+@dataclass(frozen=True)
 class PlanRow:
     """A plan of a process; its bytes are the blob ``plan_hash``."""
 
@@ -121,29 +133,9 @@ _PLAN = [plans.c[field] for field in PlanRow.__dataclass_fields__]
 _CHECKPOINT = [checkpoints.c[field] for field in Checkpoint.__dataclass_fields__]
 
 
-def put_process(
-    connection: sa.Connection,
-    *,
-    name: str,
-    version: str,
-    client_config: dict[str, Any],
-    server_config: dict[str, Any],
-    num_parameters: int,
-    now: dt.datetime,
-    created_by: int | None,
-) -> int:
+def put_process(connection: sa.Connection, process: NewProcess, now: dt.datetime) -> int:
     """Add a process; returns its id. Raises ``sqlalchemy.exc.IntegrityError`` if name and version are taken."""
-    statement = processes.insert().values(
-        name=name,
-        version=version,
-        state="active",
-        client_config=client_config,
-        server_config=server_config,
-        num_parameters=num_parameters,
-        created_at=now,
-        created_by=created_by,
-    )
-    return _new_id(connection, statement)
+    return _new_id(connection, processes.insert().values(**vars(process), state="active", created_at=now))
 
 
 def put_plan(connection: sa.Connection, process_id: int, name: str, kind: str, plan_hash: str, size_bytes: int) -> int:

@@ -40,7 +40,6 @@ def folder(tmp_path: Path) -> Path:
         who = put_user(
             connection,
             email="ana@example.org",
-            email_key="ana@example.org",
             password_hash="x",
             private_key_hash="y",
             role_id=1,
@@ -54,7 +53,7 @@ def folder(tmp_path: Path) -> Path:
             "search_text": "",
         }
         connection.execute(datasets.insert().values(id=3, created_at=NOW, updated_at=NOW, **values))
-        budgets.open_budget(connection, 3, open_cap(3.0, 1e-6), open_cap(2.0, 1e-6), actor=None, now=NOW)
+        budgets.open_budget(connection, budgets.Budget(3, open_cap(3.0, 1e-6), open_cap(2.0, 1e-6), NOW), actor=None)
         for job_id, user_id, event in (("a", who, PureDp(0.5)), ("b", 99, Gaussian(8.0))):
             charges.reserve(connection, job_id=job_id, dataset_id=3, user_id=user_id, events=[event], now=NOW)
 

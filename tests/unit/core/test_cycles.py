@@ -173,8 +173,7 @@ def test_due_is_right_in_every_case() -> None:
 
 
 def admit(given_cycle: Cycle, given_config: ServerConfig, **changes: Any) -> AdmissionRefusal | None:
-    values: dict[str, Any] = {"own": None, "last_sequence": None, "download": None, "upload": None}
-    return rules.find_refusal(given_cycle, given_config, NOW, **{**values, **changes})
+    return rules.find_refusal(given_cycle, FoundApplicant(given_config, **changes), NOW)
 
 
 REFUSALS: list[tuple[str, int, Cycle, ServerConfig, dict[str, Any]]] = [
@@ -403,9 +402,7 @@ class CycleMachine(RuleBasedStateMachine):
         self._become(rules.open_cycle(self.cycle, self.config, self.now))
 
     def _ask(self, assignment: Assignment | None) -> AdmissionRefusal | None:
-        return rules.find_refusal(
-            self.cycle, self.config, self.now, own=assignment, last_sequence=None, download=None, upload=None
-        )
+        return rules.find_refusal(self.cycle, FoundApplicant(self.config, assignment), self.now)
 
     @rule(again=st.booleans())
     def ask(self, again: bool) -> None:

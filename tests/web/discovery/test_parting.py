@@ -105,15 +105,8 @@ async def test_when_its_name_is_anothers_nothing_of_the_first_goes_on(site: Site
     def replace(connection: Any) -> None:
         (known,) = rows.get_named(connection, "one")
         rows.delete_domains(connection, [known.id])
-        rows.put_domain(
-            connection,
-            name="one",
-            identity="ed25519:" + "a" * 51 + "q",
-            state=known.state,
-            entry=known.entry,
-            entry_signature=known.entry_signature,
-            now=SystemClock().now(),
-        )
+        new = rows.NewDomain("one", "ed25519:" + "a" * 51 + "q", known.state, known.entry, known.entry_signature)
+        rows.put_domain(connection, new, SystemClock().now())
 
     await service(state, Database).write(replace)
     await service(state, NetworkAssociations).reconcile("one")

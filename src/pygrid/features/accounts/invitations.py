@@ -102,11 +102,10 @@ class Invitations(TokenSignIn):
             role = store.get_role(connection, row_now.role_id)
             if access.can_give_role(store.get_principal(connection, row_now.created_by), role) is not None:
                 raise code_not_valid()
-            email, email_key = normalize_email(row_now.email)
+            email, _ = normalize_email(row_now.email)
             user_id = store.put_user(
                 connection,
                 email=email,
-                email_key=email_key,
                 password_hash=password_hash,
                 private_key_hash=hash_secret(new_secret()),
                 role_id=role.id,

@@ -158,7 +158,7 @@ class SignIn:
             InvalidInput: ``invalid_email``, ``weak_password``.
             TooManyRequests: ``busy``, ``too_many_attempts``.
         """
-        email, email_key = normalize_email(request.email)
+        email, _ = normalize_email(request.email)
         check_password(request.password)
         if await self._database.read(store.has_first_owner):
             self._check_may_sign_up(principal)
@@ -181,7 +181,6 @@ class SignIn:
             user_id = store.put_user(
                 connection,
                 email=email,
-                email_key=email_key,
                 password_hash=password_hash,
                 private_key_hash=hash_secret(private_key),
                 role_id=role.id,

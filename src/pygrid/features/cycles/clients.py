@@ -82,7 +82,7 @@ class ClientRegistry:
         if found is not None:
             return found
         client_id = new_client_id()
-        rows.put_client(connection, client_id, process.id, self._clock.now(), subject=subject)
+        rows.put_client(connection, rows.NewClient(client_id, process.id, subject), self._clock.now())
         return client_id
 
     def _join(self, connection: sa.Connection, process: HostedProcess, subject: str | None, address: str) -> str:
@@ -101,7 +101,8 @@ class ClientRegistry:
             used_since = self._quotas.used_since()
             self._quotas.check_clients(clients.count_of_address(connection, process.id, address_mark, used_since))
         client_id = new_client_id()
-        rows.put_client(connection, client_id, process.id, now, address_mark=address_mark, subject_mark=subject_mark)
+        new = rows.NewClient(client_id, process.id, address_mark=address_mark, subject_mark=subject_mark)
+        rows.put_client(connection, new, now)
         return client_id
 
     async def remove_unused(self) -> None:

@@ -98,10 +98,7 @@ class UploadsService:
                 try:
                     dataset_id = rows.put_dataset(
                         connection,
-                        name=request.name,
-                        description=request.description,
-                        visibility=request.visibility,
-                        tags=request.tags,
+                        request,
                         search_text=search_text(request.name, request.description, request.tags, version.schema),
                         created_by=principal.user_id,
                         now=now,

@@ -72,7 +72,7 @@ def build(
     dry_run = DryRun(specs, store.columns, writes, job_writes, federation)
     queue = JobQueue(database, writes, job_writes, clock)
     scheduler = JobScheduler(queue, dry_run, control, files, app.metrics, app.stopping)
-    jobs = JobsService(database, writes, files, signals, control, clock, app.stopping, limits)
+    jobs = JobsService(store, writes, control, clock, app.stopping, limits)
     evaluations = CheckpointEvaluations(store, writes, pools, limits, clock, watch_cycle)
     upkeep = JobUpkeep(database, writes, files, signals, control, clock, settings.keep_results_days)
 

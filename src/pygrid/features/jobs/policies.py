@@ -120,7 +120,7 @@ class PoliciesService:
         use = Use(wanted.use)
         cap = ledger.open_cap(wanted.epsilon, wanted.delta, use)
         user_cap = ledger.open_cap(wanted.epsilon_per_user, wanted.delta, use)
-        budgets.open_budget(connection, dataset_id, cap, user_cap, unit=unit, actor=principal.user_id, now=now)
+        budgets.open_budget(connection, Budget(dataset_id, cap, user_cap, now, unit), actor=principal.user_id)
 
     def _change(self, connection: sa.Connection, principal: Principal, budget: Budget, wanted: PolicyInfo) -> None:
         policy = policy_rows.find_policy(connection, budget.dataset_id)

@@ -18,6 +18,7 @@ from pygrid.features.jobs.policies import PoliciesService
 from pygrid.features.jobs.service import JobsService
 from pygrid.messages.jobs import BudgetInfo, DecisionRequest, JobInfo, JobList, PolicyInfo
 from pygrid.messages.jobs import JobState as JobStateName
+from pygrid.storage.jobs import JobFilter
 from pygrid.web.auth import require
 from pygrid.web.blobs import BlobResponses, describe_blob
 from pygrid.web.idempotency import repeatable
@@ -61,10 +62,8 @@ async def list_jobs(
 ) -> JobList:
     """List the caller's jobs and those on the caller's datasets, newest first."""
     states = [JobState(name) for name in job_state or ()]
-    found = await service(state, JobsService).list_jobs(
-        request.user, dataset_id=dataset, states=states, mine=mine, before=before, limit=limit
-    )
-    return JobList(found)
+    wanted = JobFilter(dataset, states, mine, before, limit)
+    return JobList(await service(state, JobsService).list_jobs(request.user, wanted))
 
 
 @get("/jobs/{job_id:str}", guards=[require()], responses=describe_problems(400, 401, 404))

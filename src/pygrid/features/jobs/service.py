@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-from collections.abc import AsyncIterator, Callable, Collection
+from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -38,11 +38,11 @@ from pygrid.storage import jobs as rows
 from pygrid.storage.audit import AuditedWrites
 from pygrid.storage.blobs.protocol import Blobs, BlobWriter
 from pygrid.storage.idempotency import once
-from pygrid.storage.job_files import JobFiles, JobFolder, new_job_id
-from pygrid.storage.jobs import JobDataset
+from pygrid.storage.job_files import JobFolder, new_job_id
+from pygrid.storage.jobs import JobDataset, JobFilter
 from pygrid.storage.policies import list_allowed_pools
-from pygrid.storage.signals import Signals, job_topic, notify_job, wait_for_any
-from pygrid.storage.sql.database import Database
+from pygrid.storage.signals import job_topic, notify_job, wait_for_any
+from pygrid.storage.store import Store
 from pygrid.transport.address import parse_address
 
 logger = logging.getLogger(__name__)
@@ -70,19 +70,15 @@ class JobsService:
 
     def __init__(
         self,
-        database: Database,
+        store: Store,
         writes: AuditedWrites,
-        files: JobFiles,
-        signals: Signals,
         control: JobControl,
         clock: Clock,
         stopping: Stopping,
         limits: RunLimits,
     ) -> None:
-        self._database = database
+        self._database, self._files, self._signals = store.database, store.job_files, store.signals
         self._writes = writes
-        self._files = files
-        self._signals = signals
         self._control = control
         self._clock = clock
         self._stopping = stopping
@@ -191,22 +187,11 @@ class JobsService:
         job, _ = _get_seen(connection, principal, job_id)
         return self._describe(connection, principal, job)
 
-    async def list_jobs(
-        self,
-        principal: Principal,
-        *,
-        dataset_id: int | None = None,
-        states: Collection[JobState] = (),
-        mine: bool = False,
-        before: str | None = None,
-        limit: int = 100,
-    ) -> list[JobInfo]:
-        """Return the caller's jobs and those on their datasets, newest first; see `pygrid.storage.jobs.list_jobs`."""
+    async def list_jobs(self, principal: Principal, wanted: JobFilter) -> list[JobInfo]:
+        """Return the caller's jobs and those on their datasets, newest first."""
 
         def load(connection: sa.Connection) -> list[JobInfo]:
-            found = rows.list_jobs(
-                connection, principal, dataset_id=dataset_id, states=states, mine=mine, before=before, limit=limit
-            )
+            found = rows.list_jobs(connection, principal, wanted)
             describer = self._describer(connection, principal)
             return [describer.describe(job) for job in found]
 

@@ -8,6 +8,7 @@ import logging
 from collections.abc import AsyncIterator, Iterator, Sequence
 from typing import Protocol
 
+import msgspec
 import sqlalchemy as sa
 
 from pygrid import codes
@@ -117,15 +118,16 @@ class ModelsService:
             file = await asyncio.to_thread(served.commit, writer)
 
             def transaction(connection: sa.Connection) -> StoredModel:
-                return rows.put_model(
-                    connection,
-                    request,
-                    report,
+                model = StoredModel(
+                    **msgspec.structs.asdict(request),
+                    report=report,
                     file=file,
                     size_bytes=writer.size,
                     created_by=principal.user_id,
-                    now=self._clock.now(),
+                    created_at=self._clock.now(),
                 )
+                rows.put_model(connection, model)
+                return model
 
             return await self._store.database.write(once(transaction, lambda model: _describe(principal, model)))
 

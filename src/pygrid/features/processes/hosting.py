@@ -225,16 +225,15 @@ class Hosting:
             now = self._clock.now()
             check_free(connection, candidate.name, candidate.version, draft_id)
             try:
-                process_id = processes.put_process(
-                    connection,
+                new = processes.NewProcess(
                     name=candidate.name,
                     version=candidate.version,
                     client_config=candidate.client_config,
                     server_config=candidate.server_config,
                     num_parameters=num_values(candidate.model),
-                    now=now,
                     created_by=user_id,
                 )
+                process_id = processes.put_process(connection, new, now)
             except sa.exc.IntegrityError:
                 raise process_exists(candidate.name, candidate.version) from None
             for name, plan_hash in files.plans.items():

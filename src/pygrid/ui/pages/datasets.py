@@ -22,6 +22,7 @@ from pygrid.messages.datasets import DatasetInfo, DatasetSummary, Preview
 from pygrid.messages.jobs import BudgetInfo, PolicyInfo
 from pygrid.messages.preparation_text import write_preparation
 from pygrid.settings import AppSettings, DomainSettings
+from pygrid.storage.jobs import JobFilter
 from pygrid.ui.access import signed_in
 from pygrid.ui.budget_forms import Preset, explain_budget, list_presets, usual_delta
 from pygrid.ui.console import console_of
@@ -299,7 +300,7 @@ async def _policy(state: State, principal: Principal, info: DatasetInfo, fields:
 
 
 async def _jobs(state: State, principal: Principal, dataset_id: int) -> list[DatasetJobLine]:
-    found = await service(state, JobsService).list_jobs(principal, dataset_id=dataset_id, limit=PAGE_ROWS)
+    found = await service(state, JobsService).list_jobs(principal, JobFilter(dataset_id, limit=PAGE_ROWS))
     return [DatasetJobLine(job.id, ask_in_words(job), JOB_STATES[job.state]) for job in found]
 
 

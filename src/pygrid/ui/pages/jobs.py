@@ -16,6 +16,7 @@ from pygrid.errors import PygridError
 from pygrid.features.jobs.result_preview import ResultPreview
 from pygrid.features.jobs.reviews import JobReview
 from pygrid.features.jobs.service import JobsService
+from pygrid.storage.jobs import JobFilter
 from pygrid.ui.access import signed_in
 from pygrid.ui.console import console_of
 from pygrid.ui.pages.datasets import Bar
@@ -70,13 +71,13 @@ async def jobs_page(request: AppRequest, state: State) -> Response[bytes]:
     sees_others = any(map(request.user.may, (Permission.TRIAGE_REQUESTS, Permission.UPLOAD_DATA)))
     chosen = query.get("state", "") if query.get("state") in JOB_STATES else ""
     is_all = sees_others and query.get("whose") == "all"
-    found = await service(state, JobsService).list_jobs(
-        request.user,
+    filtered = JobFilter(
         mine=not is_all,
         states=(JobState(chosen),) if chosen else (),
         before=query.get("before", "")[:64] or None,
         limit=PAGE_ROWS + 1,
     )
+    found = await service(state, JobsService).list_jobs(request.user, filtered)
     lines = [line_of(job) for job in found[:PAGE_ROWS]]
     if wanted:
         return answer_rows(wanted, "jobs", lines, COLUMNS)

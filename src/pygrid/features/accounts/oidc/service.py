@@ -283,7 +283,6 @@ class OidcService:
         user_id = store.put_user(
             connection,
             email=email,
-            email_key=email_key,
             password_hash=hash_of_no_password(),
             private_key_hash=hash_secret(new_secret()),
             role_id=role.id,

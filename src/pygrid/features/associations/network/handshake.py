@@ -191,16 +191,10 @@ class Handshake:
         if outcome is AssociationState.ACCEPTED and not was_accepted and invitation is not None:
             rows.acquire_invitation(connection, invitation.id)
         if known is None:
-            return rows.put_domain(
-                connection,
-                name=proven.name,
-                identity=identity,
-                state=outcome,
-                entry=proven.entry,
-                entry_signature=proven.entry_signature,
-                now=now,
-                invitation_id=None if invitation is None else invitation.id,
-            )
+            invitation_id = None if invitation is None else invitation.id
+            signed = proven.entry, proven.entry_signature
+            new = rows.NewDomain(proven.name, identity, outcome, *signed, invitation_id=invitation_id)
+            return rows.put_domain(connection, new, now)
         values: dict[str, Any] = {
             "state": outcome.value,
             "entry": proven.entry,

@@ -308,15 +308,9 @@ class NetworkAssociations:
         token, now = new_secret(), self._clock.now()
 
         def transaction(connection: sa.Connection) -> Invitation:
-            return rows.put_invitation(
-                connection,
-                token_hash=hash_secret(token),
-                domain=domain,
-                max_uses=max_uses,
-                expires_at=now + dt.timedelta(seconds=expires_in_s),
-                created_by=principal.user_id,
-                now=now,
-            )
+            expires_at = now + dt.timedelta(seconds=expires_in_s)
+            new = rows.UnusedInvitation(hash_secret(token), domain, max_uses, expires_at, created_by=principal.user_id)
+            return rows.put_invitation(connection, new, now)
 
         made = await self._database.write(once(transaction, lambda found: (found, token)))
         self._listeners.listed()
