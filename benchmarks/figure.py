@@ -1,4 +1,4 @@
-"""Measured figures beside their budgets, as a Markdown table: what the benchmarks of several parts share."""
+"""Measured figures with their budgets, as a Markdown table: what the benchmarks of several parts share."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ def measure_parts(description: str, parts: Mapping[str, Measure]) -> int:
     options = parser.parse_args()
     leave_nothing_behind()
     figures: list[Figure] = []
-    print("| what | measured | budget | | beside it |\n|---|---|---|---|---|")
+    print("| what | measured | budget | | note |\n|---|---|---|---|---|")
     for name, measure in parts.items():
         if options.only in (None, name):
             with tempfile.TemporaryDirectory(prefix=f"pygrid-bench-{name}-", dir=options.folder) as folder:
