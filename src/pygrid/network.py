@@ -56,7 +56,7 @@ def build_network(
     pipes = Pipes(RelayLimits(), app.stopping, app.metrics)
     signals = LocalSignals()
     members = associations.build(app, database, settings, identity, pipes.disconnect, signals)
-    domains = members.service.fleet
+    domains = members.service.domains
     relay = Relay(pipes, domains, people.service, identity.key, app.clock, is_open=settings.open_relay)
     searched = WithLegacy(domains, allow_private=settings.allow_private_addresses)
     features = [

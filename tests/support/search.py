@@ -131,7 +131,9 @@ class Site:
     def _is_told(self, name: str) -> bool:
         """Whether the Domain has told the version of what it publishes, unless it is gone."""
         members = [
-            member for member in service(self.served.app.state, DiscoveryService).fleet.members() if member.name == name
+            member
+            for member in service(self.served.app.state, DiscoveryService).domains.members()
+            if member.name == name
         ]
         return all(member.catalog or member.state == "offline" for member in members)
 

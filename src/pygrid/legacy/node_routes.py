@@ -64,7 +64,7 @@ async def join(request: AppRequest, state: State, data: JSONBody[NodeRequest]) -
 def list_connected(state: State) -> NodeList:
     """List the names of the connected Domains, and of the nodes of 2020, which report no state."""
     associations = service(state, NetworkAssociations)
-    return NodeList([member.name for member in associations.fleet if member.state is not DomainHealth.OFFLINE])
+    return NodeList([member.name for member in associations.domains if member.state is not DomainHealth.OFFLINE])
 
 
 @delete("/delete-node", status_code=200, guards=[anyone], responses=describe_problems(400, 401, 403, 409, 413))

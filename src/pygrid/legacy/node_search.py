@@ -99,14 +99,14 @@ class LegacyNode:
 class WithLegacy:
     """A `DomainRegistry` in which members without a key are queried as nodes of 2020."""
 
-    def __init__(self, fleet: DomainRegistry, *, allow_private: bool) -> None:
-        self._fleet = fleet
+    def __init__(self, domains: DomainRegistry, *, allow_private: bool) -> None:
+        self._domains = domains
         self._allow_private = allow_private
 
     def members(self) -> Sequence[SearchTarget]:
         return [
             member if member.identity else LegacyNode(member, allow_private=self._allow_private)
-            for member in self._fleet.members()
+            for member in self._domains.members()
         ]
 
 

@@ -21,7 +21,7 @@ async def find_topic(state: State, principal: Principal, name: str) -> Topic | N
     """Return a topic of a Network; None: it is unknown, or not for this principal."""
     if name not in ("domains", "invitations", "relay") or not principal.may(Permission.MANAGE_NODES):
         return None
-    members, pipes = service(state, NetworkAssociations).fleet, service(state, Relay)
+    members, pipes = service(state, NetworkAssociations).domains, service(state, Relay)
 
     def look_at_domains() -> object:
         return [(one.name, one.state, one.heartbeat.load, one.heartbeat.counts) for one in members]

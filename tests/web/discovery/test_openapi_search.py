@@ -53,7 +53,7 @@ def schema(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
     monkeypatch.setattr(routes, "MAX_SEARCHES", 1_000_000)
     app = build_network(load_network_settings({}, data_dir=tmp_path, hosts="testserver"))
     with get_client(app):
-        service(app.state, DiscoveryService).fleet = Fleet()
+        service(app.state, DiscoveryService).domains = Fleet()
         yield schemathesis.openapi.from_asgi("/schema/openapi.json", app)
 
 

@@ -43,8 +43,8 @@ class DiscoveryService:
         num_replicas: number of Domains that are proposed for a model that no Domain serves.
     """
 
-    def __init__(self, fleet: DomainRegistry, num_replicas: int, fanout: Fanout | None = None) -> None:
-        self.fleet = fleet
+    def __init__(self, domains: DomainRegistry, num_replicas: int, fanout: Fanout | None = None) -> None:
+        self.domains = domains
         self._num_replicas = num_replicas
         self._fanout = fanout or Fanout()
 
@@ -57,7 +57,7 @@ class DiscoveryService:
             InvalidInput: ``invalid_search``.
         """
         query = check_query(query)
-        members = self.fleet.members()
+        members = self.domains.members()
         payload: dict[str, Any] = msgspec.to_builtins(query)
         asked = await self._fanout.query_all(members, "search", payload, CatalogAnswer, timeout_s)
         words = query.text.split()
@@ -82,11 +82,11 @@ class DiscoveryService:
 
     async def summaries(self) -> FanoutResult[CatalogSummary]:
         """Return the names of the public content of each Domain."""
-        return await self._fanout.query_all(self.fleet.members(), "summary", {}, CatalogSummary, DEFAULT_TIMEOUT_S)
+        return await self._fanout.query_all(self.domains.members(), "summary", {}, CatalogSummary, DEFAULT_TIMEOUT_S)
 
     def get_member(self, name: str) -> SearchTarget:
         """Return the Domain of this name. Raises NotFound: ``association_not_found``."""
-        for member in self.fleet.members():
+        for member in self.domains.members():
             if name_key(member.name) == name_key(name):
                 return member
         raise NotFound(
@@ -117,7 +117,7 @@ class DiscoveryService:
 
     def draw_online(self, most: int) -> list[SearchTarget]:
         """Return at most ``most`` random Domains that are online."""
-        online = [member for member in self.fleet.members() if member.state == "online"]
+        online = [member for member in self.domains.members() if member.state == "online"]
         return random.sample(online, min(most, len(online)))
 
     async def close(self) -> None:

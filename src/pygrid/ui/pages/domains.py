@@ -131,7 +131,7 @@ async def _page(request: AppRequest, state: State, error: PygridError | None = N
 
 
 def _row(associations: NetworkAssociations, known: KnownDomain) -> DomainRow:
-    member = associations.fleet.find(known.name)
+    member = associations.domains.find(known.name)
     is_here = member is not None and member.known.id == known.id and known.state is AssociationState.ACCEPTED
     health = str(member.state) if member is not None and is_here else "offline"
     return DomainRow(

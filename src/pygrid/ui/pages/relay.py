@@ -49,7 +49,7 @@ class RelayView:
 @get("/relay", guards=[signed_in(Permission.MANAGE_NODES)])
 async def relay_page(request: AppRequest, state: State) -> Response[bytes]:
     """Show the use of the relay since the start of the app."""
-    members = service(state, NetworkAssociations).fleet.members()
+    members = service(state, NetworkAssociations).domains.members()
     usage = service(state, Relay).usage(request.user, [member.name for member in members])
     lines = [
         RelayLine(

@@ -53,9 +53,9 @@ async def check_address(url: str, name: str, identity: str, *, allow_private: bo
 class DirectAddresses:
     """Keeps the checked addresses of the Network's Domains up to date."""
 
-    def __init__(self, database: Database, fleet: ConnectedDomains, clock: Clock, *, allow_private: bool) -> None:
+    def __init__(self, database: Database, domains: ConnectedDomains, clock: Clock, *, allow_private: bool) -> None:
         self._database = database
-        self._fleet = fleet
+        self._domains = domains
         self._clock = clock
         self._allow_private = allow_private
         self._wake = asyncio.Event()
@@ -75,7 +75,7 @@ class DirectAddresses:
         while True:
             self._wake.clear()
             now = self._clock.now()
-            await asyncio.gather(*(check(member) for member in self._fleet if _is_due(member, now)))
+            await asyncio.gather(*(check(member) for member in self._domains if _is_due(member, now)))
             try:
                 async with asyncio.timeout(LOOK_S):
                     await self._wake.wait()
@@ -101,7 +101,7 @@ class DirectAddresses:
 
         updated = await self._database.write(transaction)
         # Meanwhile the Domain can have been revoked, or have changed its address.
-        if updated is not None and self._fleet.find(known.name) is member and member.known.id == updated.id:
+        if updated is not None and self._domains.find(known.name) is member and member.known.id == updated.id:
             member.known = updated
             member.address_fault = fault
 

@@ -26,7 +26,7 @@ RETRY_S = 2.0
 class ConnectedDomain:
     """An accepted Domain, connected or not."""
 
-    def __init__(self, known: KnownDomain, fleet: ConnectedDomains) -> None:
+    def __init__(self, known: KnownDomain, domains: ConnectedDomains) -> None:
         self.known = known
         self.heard_at: dt.datetime | None = None
         """Time of its last heartbeat to this process."""
@@ -34,7 +34,7 @@ class ConnectedDomain:
         """Its last heartbeat."""
         self.address_fault = ""
         """Result of the last check of its address; empty: the address is shown to others."""
-        self._fleet = fleet
+        self._domains = domains
 
     @property
     def name(self) -> str:
@@ -63,18 +63,18 @@ class ConnectedDomain:
     @property
     def link(self) -> Link | None:
         """The control link, if the Domain is connected."""
-        return self._fleet.links.find(self.name)
+        return self._domains.links.find(self.name)
 
     @property
     def state(self) -> DomainHealth:
         """The Domain's health. A node of 2020 sends no heartbeats, so it counts as online until it does not answer."""
-        return DomainHealth.ONLINE if self.is_legacy else self._fleet.find_health(self)
+        return DomainHealth.ONLINE if self.is_legacy else self._domains.find_health(self)
 
     async def request(
         self, type: str, payload: Mapping[str, Any] | None = None, timeout_s: float = 10.0
     ) -> dict[str, Any]:
         """Return the Domain's answer. Raises Unavailable: ``domain_offline``; and the errors of `Link.ask`."""
-        return await self._fleet.links.get(self.name).ask(type, payload, timeout_s)
+        return await self._domains.links.get(self.name).ask(type, payload, timeout_s)
 
 
 class ConnectedDomains:

@@ -67,7 +67,7 @@ async def list_domains(
     """List the Domains of the Network by name. Only ``can_manage_nodes`` may list those that are not accepted."""
     associations, manages = service(state, NetworkAssociations), _manages(request)
     if association == "accepted":
-        return DomainList([_member_info(member, member.known, manages) for member in associations.fleet])
+        return DomainList([_member_info(member, member.known, manages) for member in associations.domains])
     if not manages:
         raise not_permitted(Permission.MANAGE_NODES)
     states = None if association == "all" else {AssociationState(association)}
@@ -83,7 +83,7 @@ async def get_domain(request: AppRequest, state: State, name: Name, identity: Id
     """
     associations, manages = service(state, NetworkAssociations), _manages(request)
     known = (
-        await associations.get_domain(request.user, name, identity) if manages else associations.fleet.get(name).known
+        await associations.get_domain(request.user, name, identity) if manages else associations.domains.get(name).known
     )
     info = _info(associations, known, manages)
     if not manages and known.claimed_address != known.address:
@@ -202,7 +202,7 @@ def _invitation_info(found: Invitation) -> InvitationInfo:
 
 
 def _info(associations: NetworkAssociations, known: KnownDomain, manages: bool) -> DomainInfo:
-    member = associations.fleet.find(known.name)
+    member = associations.domains.find(known.name)
     if member is not None and member.known.id == known.id and known.state is AssociationState.ACCEPTED:
         return _member_info(member, known, manages)
     return DomainInfo(

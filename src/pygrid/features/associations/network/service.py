@@ -66,10 +66,10 @@ class NetworkAssociations:
         app: AppContext,
         database: Database,
         handshake: Handshake,
-        fleet: ConnectedDomains,
+        domains: ConnectedDomains,
         listeners: DomainListeners,
     ) -> None:
-        self.fleet = fleet
+        self.domains = domains
         self.waiting = Links()
         """Links of Domains that wait for a decision, by `_waits_as`."""
         waiting = "Domains that are connected and wait for a decision."
@@ -92,11 +92,11 @@ class NetworkAssociations:
         for known in await self._database.read(
             lambda connection: rows.list_domains(connection, {AssociationState.ACCEPTED})
         ):
-            self.fleet.put(known)
+            self.domains.put(known)
 
     async def close(self) -> None:
         """Close all links, when the Network stops."""
-        await asyncio.gather(self.waiting.close_all(), self.fleet.links.close_all(), *self._disconnecting)
+        await asyncio.gather(self.waiting.close_all(), self.domains.links.close_all(), *self._disconnecting)
 
     # The control WebSocket
 
@@ -114,9 +114,9 @@ class NetworkAssociations:
             heartbeat = _read_heartbeat(payload)
             if self.waiting.find(waits_as) is link:
                 state = AssociationState.PENDING
-            elif (member := self.fleet.find(name)) is not None and member.link is link:
+            elif (member := self.domains.find(name)) is not None and member.link is link:
                 state = AssociationState.ACCEPTED
-                self.fleet.hear(member, heartbeat)
+                self.domains.hear(member, heartbeat)
             else:
                 raise Forbidden("this Domain is not a member of the Network", code=codes.NOT_A_MEMBER)
             self._seen[known.id] = self._clock.now()
@@ -139,7 +139,7 @@ class NetworkAssociations:
         finally:
             del self._rows[link]
             self.waiting.release(waits_as, link)
-            if self.fleet.links.release(name, link):
+            if self.domains.links.release(name, link):
                 self._listeners.changed(name)
             self._listeners.listed()
             await link.close()
@@ -180,29 +180,29 @@ class NetworkAssociations:
 
     def _renew_member(self, name: str, accepted: KnownDomain | None, after_s: float = 0.0) -> None:
         """Make the accepted Domain the only member of this name."""
-        before = self.fleet.find(name)
+        before = self.domains.find(name)
         if before is not None and (accepted is None or before.known.id != accepted.id):
-            self.fleet.remove(name)
+            self.domains.remove(name)
             self._listeners.parted(name, after_s)
             self._listeners.changed(name)
         if accepted is not None:
-            self.fleet.put(accepted)
+            self.domains.put(accepted)
 
     def _place(self, link: Link, was: KnownDomain, known: KnownDomain | None) -> bool:
         """Move a link to the place that its row requires, and return whether the Domain must be notified."""
         state = None if known is None else known.state
         is_waiting = self.waiting.find(_waits_as(was)) is link
         if state is AssociationState.PENDING:
-            if not is_waiting and self.fleet.links.release(was.name, link):
+            if not is_waiting and self.domains.links.release(was.name, link):
                 self._disconnect(link)  # of its earlier membership: it left, and has asked to join again
             return False
         self.waiting.release(_waits_as(was), link)
         if known is None or state is not AssociationState.ACCEPTED:
-            return self.fleet.links.release(was.name, link) or is_waiting
+            return self.domains.links.release(was.name, link) or is_waiting
         if is_waiting:
             # The heartbeat of its earlier membership is void, even while the earlier link is being closed.
-            self.fleet.hear(self.fleet.get(known.name), Heartbeat())
-            self._disconnect(self.fleet.links.swap(known.name, link))
+            self.domains.hear(self.domains.get(known.name), Heartbeat())
+            self._disconnect(self.domains.links.swap(known.name, link))
         return is_waiting
 
     def _disconnect(
