@@ -11,7 +11,7 @@ LIMITS = {
     "lines in features": (22_000, 12_500),
     "files > 500 lines": (2, 2),
     "functions > 60 lines": (4, 4),
-    "functions with > 6 arguments": (50, 50),
+    "functions with > 6 arguments": (49, 49),
     "homonym classes": (0, 0),
     "strings that name a module": (0, 0),
     "modules of features that import web": (0, 0),

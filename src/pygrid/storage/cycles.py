@@ -142,8 +142,10 @@ class NewCycle:
 def put_cycle(connection: sa.Connection, cycle: NewCycle, now: dt.datetime) -> Cycle:
     """Add a cycle."""
     values = {**vars(cycle), "state": cycle.state.value, "attempt": 1, "num_assigned": 0, "num_reports": 0}
-    times = {"opened_at": now} if cycle.state is CycleState.OPEN else {"opened_at": None, "deadline_at": None}
-    statement = cycles.insert().values(**values | times, created_at=now)
+    if cycle.state is not CycleState.OPEN:
+        values["deadline_at"] = None
+    opened_at = now if cycle.state is CycleState.OPEN else None
+    statement = cycles.insert().values(**values, created_at=now, opened_at=opened_at)
     key = connection.execute(statement).inserted_primary_key
     assert key is not None
     return get_cycle(connection, int(key[0]))

@@ -62,6 +62,18 @@ class Field:
     shape: tuple[int, ...] = ()
 
 
+@dataclass(frozen=True)
+class TableDeclaration:
+    """What the owner declares about the columns of a file."""
+
+    columns: Sequence[ColumnDeclaration] = ()
+    skip: Sequence[str] = ()
+    """Columns of the file that are not stored."""
+    subject: str | None = None
+    """Name of the column of subjects, whose texts are not stored."""
+    max_records_per_subject: int | None = None
+
+
 class TableFiles(Protocol):
     """Where a table is stored: a file for each column, then the schema."""
 
@@ -83,9 +95,6 @@ class TableWriter:
 
     Args:
         files: where the columns and their schema are stored.
-        declared: what the owner declared about columns.
-        skip: columns of the file that are not stored.
-        subject: name of the column of subjects, whose texts are not stored.
         uploaded_bytes: size of the file, which limits the size of the table.
 
     Attributes:
@@ -96,22 +105,18 @@ class TableWriter:
     def __init__(
         self,
         files: TableFiles,
+        declared: TableDeclaration = TableDeclaration(),
         *,
-        declared: Sequence[ColumnDeclaration] = (),
-        skip: Sequence[str] = (),
-        subject: str | None = None,
-        max_records_per_subject: int | None = None,
         limits: DatasetLimits | None = None,
         uploaded_bytes: int,
     ) -> None:
         self.limits = limits or DatasetLimits()
         self.missing_words: Collection[str] = MISSING_WORDS
         self._files = files
-        self._declared = {declaration.name: declaration for declaration in declared}
-        self._skip = frozenset(skip)
+        self._declared = {declaration.name: declaration for declaration in declared.columns}
+        self._skip = frozenset(declared.skip)
         self._skip_if_present: frozenset[str] = frozenset()
-        self._subject = subject
-        self._max_records_per_subject = max_records_per_subject
+        self._subject, self._max_records_per_subject = declared.subject, declared.max_records_per_subject
         self._uploaded_bytes = uploaded_bytes
         self._max_bytes = self.limits.max_stored_bytes(uploaded_bytes)
         self._bytes_left = self._max_bytes

@@ -28,7 +28,7 @@ from pygrid.tabular.csv_blocks import MAX_VALUE_BYTES
 from pygrid.tabular.csv_faults import RowReader
 from pygrid.tabular.csv_header import read_header
 from pygrid.tabular.csv_reader import BLOCK_BYTES, PREFIX_BYTES, BlockSizes, read
-from pygrid.tabular.table_writer import TableWriter
+from pygrid.tabular.table_writer import TableDeclaration, TableWriter
 from support.thorough import examples
 
 Outcome = tuple[Schema, list[bytes]] | str
@@ -38,14 +38,20 @@ NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?", re.ASCII)
 
 
 def stored(
-    text: bytes, *, block_bytes: int = BLOCK_BYTES, csv_options: CsvOptions = WITH_HEADER, **options: Any
+    text: bytes,
+    *,
+    block_bytes: int = BLOCK_BYTES,
+    csv_options: CsvOptions = WITH_HEADER,
+    limits: DatasetLimits | None = None,
+    **declared: Any,
 ) -> Outcome:
     """What is stored of a file, or the code of its refusal and the line that it names."""
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         (folder / "file").write_bytes(text)
         (folder / "columns").mkdir()
-        writer = TableWriter(ColumnDraft(folder / "columns"), uploaded_bytes=len(text), **options)
+        draft, declaration = ColumnDraft(folder / "columns"), TableDeclaration(**declared)
+        writer = TableWriter(draft, declaration, limits=limits, uploaded_bytes=len(text))
         try:
             with (folder / "file").open("rb") as file:
                 read(file, writer, csv_options, BlockSizes(min(block_bytes, PREFIX_BYTES), block_bytes))
@@ -321,7 +327,7 @@ def test_what_is_declared_holds() -> None:
         ColumnDeclaration("id", "float32"),
         ColumnDeclaration("word", categories=("b", "a")),
     )
-    outcomes = every_outcome(text, declared=columns, skip=("rest",))
+    outcomes = every_outcome(text, columns=columns, skip=("rest",))
     assert all(outcome == outcomes[0] for outcome in outcomes)
     assert not isinstance(outcomes[0], str)
     schema, data = outcomes[0]
@@ -339,7 +345,7 @@ def test_what_is_declared_holds() -> None:
         ((ColumnDeclaration("word", categories=("a",)),), "dataset_out_of_range 3"),
         ((ColumnDeclaration("none"),), "dataset_columns_differ"),
     ):
-        assert set(every_outcome(text, declared=bad)) == {code}  # type: ignore[arg-type]
+        assert set(every_outcome(text, columns=bad)) == {code}  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("size", [b"1e400", b"-1e309", b"9" * 400], ids=["exponent", "negative", "digits"])

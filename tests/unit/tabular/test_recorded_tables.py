@@ -21,7 +21,7 @@ from pygrid.errors import PygridError
 from pygrid.messages.datasets import CsvOptions
 from pygrid.storage.columns import ColumnDraft
 from pygrid.tabular.csv_reader import read
-from pygrid.tabular.table_writer import TableWriter
+from pygrid.tabular.table_writer import TableDeclaration, TableWriter
 
 TABLES = Path(__file__).parents[2] / "vectors" / "tables"
 EXPECTED: dict[str, dict[str, Any]] = json.loads((TABLES / "expected.json").read_text(encoding="utf-8"))
@@ -35,14 +35,10 @@ def content_of(name: str) -> bytes:
 def outcome_of(content: bytes, folder: Path, options: dict[str, Any]) -> dict[str, Any]:
     (folder / "file").write_bytes(content)
     (folder / "columns").mkdir()
-    writer = TableWriter(
-        ColumnDraft(folder / "columns"),
-        declared=msgspec.convert(options.get("columns", ()), tuple[ColumnDeclaration, ...]),
-        skip=options.get("skip", ()),
-        subject=options.get("subject"),
-        max_records_per_subject=options.get("max_records_per_subject"),
-        uploaded_bytes=len(content),
-    )
+    columns = msgspec.convert(options.get("columns", ()), tuple[ColumnDeclaration, ...])
+    subject = options.get("subject"), options.get("max_records_per_subject")
+    declared = TableDeclaration(columns, options.get("skip", ()), *subject)
+    writer = TableWriter(ColumnDraft(folder / "columns"), declared, uploaded_bytes=len(content))
     try:
         with (folder / "file").open("rb") as file:
             read(file, writer, msgspec.convert(options.get("csv", {}), CsvOptions))
@@ -52,8 +48,8 @@ def outcome_of(content: bytes, folder: Path, options: dict[str, Any]) -> dict[st
         return {"refusal": error.code, **line}
     finally:
         writer.close()
-    columns = [shortened((folder / "columns" / f"{index}.bin").read_bytes()) for index in range(len(schema.columns))]
-    return {"schema": json.loads(msgspec.json.encode(schema)), "columns": columns}
+    stored = [shortened((folder / "columns" / f"{index}.bin").read_bytes()) for index in range(len(schema.columns))]
+    return {"schema": json.loads(msgspec.json.encode(schema)), "columns": stored}
 
 
 def shortened(stored: bytes) -> str:

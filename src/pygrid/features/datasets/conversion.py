@@ -24,7 +24,7 @@ from pygrid.sandbox.child import ChildSandbox
 from pygrid.sandbox.process import ChildLimits, Stop, run
 from pygrid.storage.columns import ColumnDraft
 from pygrid.tabular import Reader, find_reader, num_bytes, tell_format
-from pygrid.tabular.table_writer import TableWriter
+from pygrid.tabular.table_writer import TableDeclaration, TableWriter
 
 
 class _ConversionLimits(ChildLimits):
@@ -141,15 +141,10 @@ def convert(conversion: Conversion, enter: Enter | None = None) -> Converted:
 
 
 def _convert(conversion: Conversion, reader: Reader, folder: Path, uploaded_bytes: int) -> Converted:
-    writer = TableWriter(
-        ColumnDraft(folder),
-        declared=conversion.columns,
-        skip=conversion.skip,
-        subject=conversion.subject,
-        max_records_per_subject=conversion.max_records_per_subject,
-        limits=conversion.limits,
-        uploaded_bytes=uploaded_bytes,
+    declared = TableDeclaration(
+        conversion.columns, conversion.skip, conversion.subject, conversion.max_records_per_subject
     )
+    writer = TableWriter(ColumnDraft(folder), declared, limits=conversion.limits, uploaded_bytes=uploaded_bytes)
     writer.skip_if_present(conversion.skip_if_present)
     try:
         reader.read(writer)
