@@ -11,7 +11,7 @@ result is not wanted; later requests under it are refused (``lease_over``). A Wo
 was answered, so a job whose lease was never renewed has not begun, and can run elsewhere.
 
 Leases live in this process alone. A Domain that starts again knows none of them, and treats each job that was running
-by its row: an exact one is started once more, a private one has failed.
+by its row: a non-private one is started once more, a private one has failed.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """The trusted runner: executes a job's specification on mapped columns, and decides what leaves.
 
-An exact job runs the plan as it is. A private job never hands the plan more than one unit's data (a record, a subject's
-records, or the Domain's own training run) and takes one vector for each unit. This code clips the vector, puts it on a
-grid of integers, adds it up and adds noise, and only that leaves. So the guarantee holds for any plan:
+A non-private job runs the plan as it is. A private job never hands the plan more than one unit's data (a record, a
+subject's records, or the Domain's own training run) and takes one vector for each unit. This code clips the vector,
+puts it on a grid of integers, adds it up and adds noise, and only that leaves. So the guarantee holds for any plan:
 
 - a vector is a bit-exact function of its unit and the model (`contributions`, `pygrid.privacy.clipping`);
 - a unit on which the plan fails, or returns NaN or infinity, or takes too long, counts as zeros, and changes no other
@@ -89,7 +89,7 @@ def run(
     Returns:
         The outcome, and the bytes of the result.
     Raises:
-        InvalidInput, InvalidPlan, ...: the job cannot run, or the plan of an exact job failed on the data.
+        InvalidInput, InvalidPlan, ...: the job cannot run, or the plan of a non-private job failed on the data.
     """
     check_spec(spec)
     if spec.privacy is None:

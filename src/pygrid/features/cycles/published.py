@@ -50,7 +50,7 @@ class PublishedDevices:
         return await self._store.states.prepare(process, checkpoint.model_hash)
 
     async def redeem_key(self, request_key: str, client_id: str | None) -> RedeemedKey:
-        """Return the ticket of a key that came in a query.
+        """Return what a key that came in a query is for.
 
         Raises:
             NotFound: ``worker_not_found``. Unauthenticated: as `CyclesService.redeem_key`.
@@ -156,17 +156,17 @@ class PublishedDevices:
         await self._cycles.take_report(key, client_id, read)
 
     async def _open(self, key: str, client_id: str | None, max_bytes: int) -> DiffStream:
-        ticket = await self._cycles.redeem_key(key, client_id)
-        order = await self._store.states.order(ticket.process)
-        return DiffStream(ticket, order, max_bytes)
+        redeemed = await self._cycles.redeem_key(key, client_id)
+        order = await self._store.states.order(redeemed.process)
+        return DiffStream(redeemed, order, max_bytes)
 
-    def find_variant(self, ticket: RedeemedKey, plan: HostedPlan, dialect: str) -> HostedVariant:
+    def find_variant(self, redeemed: RedeemedKey, plan: HostedPlan, dialect: str) -> HostedVariant:
         """Return a plan in a dialect, for the batch size of the key's cycle.
 
         Raises:
             InvalidInput: ``plan_variant_unavailable``.
         """
-        found = plan.find_variant(dialect, ticket.process.batch_size_in(ticket.cycle.sequence))
+        found = plan.find_variant(dialect, redeemed.process.batch_size_in(redeemed.cycle.sequence))
         if found is None:
             there = ", ".join((*(() if plan.is_traced else ("onnx",)), *plan.dialects))
             raise InvalidInput(
@@ -184,12 +184,12 @@ class DiffStream:
         order: names of the arrays of the model, in the order of a State.
     """
 
-    def __init__(self, ticket: RedeemedKey, order: tuple[str, ...], max_bytes: int) -> None:
+    def __init__(self, redeemed: RedeemedKey, order: tuple[str, ...], max_bytes: int) -> None:
         from pygrid.syft.state_stream import StateStream  # here, because most Domains have no clients of 2020
 
-        entries = {entry.name: entry for entry in ticket.process.model.entries}
+        entries = {entry.name: entry for entry in redeemed.process.model.entries}
         self.header = ordered_header([(name, entries[name].dtype, entries[name].shape) for name in order])
-        self.client_id = ticket.assignment.client_id
+        self.client_id = redeemed.assignment.client_id
         self._max_bytes = max_bytes
         self._num_chars = 0
         self._text = DiffText()

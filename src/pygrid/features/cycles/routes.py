@@ -64,7 +64,7 @@ def _key(request: Request[Any, Any, Any]) -> tuple[str, str | None]:
 
 
 async def _redeem(request: AppRequest, state: State) -> RedeemedKey:
-    """Return the ticket of a download. Raises as `CyclesService.redeem_key` and `PublishedDevices.redeem_key`."""
+    """What the key of a download is for. Raises as `CyclesService.redeem_key` and `PublishedDevices.redeem_key`."""
     if find_bearer(request):
         return await service(state, CyclesService).redeem_key(*_key(request))
     return await service(state, PublishedDevices).redeem_key(*_key(request))
@@ -158,10 +158,10 @@ async def get_model(request: AppRequest, state: State, model_id: FromQuery[int])
 
     A client of 2020, which sends its request key in the query, gets a protobuf State.
     """
-    ticket = await _redeem(request, state)
-    checkpoint = await service(state, CyclesService).find_model(ticket, model_id)
+    redeemed = await _redeem(request, state)
+    checkpoint = await service(state, CyclesService).find_model(redeemed, model_id)
     if not find_bearer(request):
-        name = await service(state, PublishedDevices).find_state(ticket.process, checkpoint)
+        name = await service(state, PublishedDevices).find_state(redeemed.process, checkpoint)
         return await service(state, StateBlobs).respond(request, name)
     return await service(state, ProcessBlobs).respond(
         request, checkpoint.model_hash, {media.CHECKPOINT_HEADER: str(checkpoint.number)}
@@ -173,12 +173,12 @@ async def get_plan(
     request: AppRequest, state: State, plan_id: FromQuery[int], receive_operations_as: FromQuery[str | None] = None
 ) -> Response[Any]:
     """Download a plan of the process: the plan archive, or its variant for clients of 2020 as a protobuf Plan."""
-    ticket = await _redeem(request, state)
-    plan = service(state, CyclesService).find_plan(ticket, plan_id)
+    redeemed = await _redeem(request, state)
+    plan = service(state, CyclesService).find_plan(redeemed, plan_id)
     dialect = receive_operations_as or ("list" if plan.is_traced and not find_bearer(request) else "onnx")
     if dialect == "onnx" and not plan.is_traced:
         return await service(state, ProcessBlobs).respond(request, plan.plan_hash)
-    variant = service(state, PublishedDevices).find_variant(ticket, plan, dialect)
+    variant = service(state, PublishedDevices).find_variant(redeemed, plan, dialect)
     return await service(state, ProcessBlobs).respond(request, variant.blob_hash)
 
 

@@ -184,25 +184,25 @@ class CyclesService:
         assignment, cycle = found
         return RedeemedKey(key_hash, assignment, cycle, await self._store.processes.get(cycle.process_id))
 
-    async def find_model(self, ticket: RedeemedKey, model_id: int) -> Checkpoint:
+    async def find_model(self, redeemed: RedeemedKey, model_id: int) -> Checkpoint:
         """Return the checkpoint that the key's cycle starts from.
 
         Raises:
             Gone: ``cycle_closed``. NotFound: ``model_not_found``: not the model of this key.
         """
-        self._check_open(ticket)
-        if model_id != ticket.process.id:
+        self._check_open(redeemed)
+        if model_id != redeemed.process.id:
             raise NotFound("Model ID not found!", code=codes.MODEL_NOT_FOUND, model_id=model_id)
-        return await self._store.processes.get_checkpoint(ticket.process.id, ticket.cycle.checkpoint)
+        return await self._store.processes.get_checkpoint(redeemed.process.id, redeemed.cycle.checkpoint)
 
-    def find_plan(self, ticket: RedeemedKey, plan_id: int) -> HostedPlan:
+    def find_plan(self, redeemed: RedeemedKey, plan_id: int) -> HostedPlan:
         """Return a plan of the key's process.
 
         Raises:
             Gone: ``cycle_closed``. NotFound: ``plan_not_found``: not a plan of this key's process.
         """
-        self._check_open(ticket)
-        for plan in ticket.process.plans:
+        self._check_open(redeemed)
+        for plan in redeemed.process.plans:
             if plan.id == plan_id:
                 return plan
         raise NotFound("Plan ID not found!", code=codes.PLAN_NOT_FOUND, plan_id=plan_id)
@@ -215,41 +215,41 @@ class CyclesService:
         Args:
             read: `max_bytes -> pieces` of the body; refuses a longer body.
         """
-        ticket: RedeemedKey | None = None
+        redeemed: RedeemedKey | None = None
         try:
-            ticket = await self.redeem_key(request_key, client_id)
-            received = await self.receive_report(ticket, read(ticket.process.max_report_bytes))
-            report = await self.submit_report(ticket, received)
+            redeemed = await self.redeem_key(request_key, client_id)
+            received = await self.receive_report(redeemed, read(redeemed.process.max_report_bytes))
+            report = await self.submit_report(redeemed, received)
         except PygridError as error:
             self._counts.reports.labels(error.code).inc()
-            if ticket is not None:
-                self._counts.count_refusal(ticket.process.id, error.code)
-                self._store.signals.notify(progress_topic(ticket.process.id))
+            if redeemed is not None:
+                self._counts.count_refusal(redeemed.process.id, error.code)
+                self._store.signals.notify(progress_topic(redeemed.process.id))
             raise
         self._counts.reports.labels("repeated" if report is None else "accepted").inc()
         if report is not None:
             self._counts.report_bytes.inc(report.length)
 
-    async def receive_report(self, ticket: RedeemedKey, pieces: AsyncIterator[Bytes]) -> Received:
+    async def receive_report(self, redeemed: RedeemedKey, pieces: AsyncIterator[Bytes]) -> Received:
         """Read and check the bytes of a report. See `report_intake.receive_report`.
 
         Raises:
             Gone, Conflict: the key does not allow a report now; nothing was read.
         """
-        config = ticket.process.config
-        _raise_refused(rules.redeem(ticket.cycle, config, ticket.assignment, self._clock.now(), None))
-        cycle_id = ticket.cycle.id
-        centre = await self._centres.find(ticket.process, ticket.cycle.checkpoint)
+        config = redeemed.process.config
+        _raise_refused(rules.redeem(redeemed.cycle, config, redeemed.assignment, self._clock.now(), None))
+        cycle_id = redeemed.cycle.id
+        centre = await self._centres.find(redeemed.process, redeemed.cycle.checkpoint)
         return await receive_report(
             pieces,
-            ticket.process,
+            redeemed.process,
             centre,
             lambda: self._store.diffs.spool(cycle_id),
             self._spooling,
             self._buffers,
         )
 
-    async def submit_report(self, ticket: RedeemedKey, received: Received) -> Report | None:
+    async def submit_report(self, redeemed: RedeemedKey, received: Received) -> Report | None:
         """Accept a checked report: when this returns it is durable and will be in exactly one checkpoint.
 
         Returns:
@@ -259,24 +259,24 @@ class CyclesService:
         """
         # A caller that is cancelled while it waits must not leave a part of this behind: a row without its bytes, or a
         # closing cycle that is never completed.
-        submitting = asyncio.create_task(self._submit(ticket, received))
+        submitting = asyncio.create_task(self._submit(redeemed, received))
         self._submitting.add(submitting)
         submitting.add_done_callback(self._submitting.discard)
         return await asyncio.shield(submitting)
 
-    async def _submit(self, ticket: RedeemedKey, received: Received) -> Report | None:
-        process_id, spool = ticket.process.id, received.spool
-        keeps_bytes = spool is not None or self._may_count(ticket)
+    async def _submit(self, redeemed: RedeemedKey, received: Received) -> Report | None:
+        process_id, spool = redeemed.process.id, received.spool
+        keeps_bytes = spool is not None or self._may_count(redeemed)
         log, place = None, Place("" if spool is None else spool.name, 0)
         if received.data is not None and keeps_bytes:
             log = self._store.diffs.log(process_id)
             if log is not None:
                 place = Place(log.name, 0)
             else:
-                place = await self._store.diffs.append(ticket.cycle.id, received.data)
+                place = await self._store.diffs.append(redeemed.cycle.id, received.data)
 
         def offer(offset: int = place.offset) -> OfferedReport:
-            return _offer(ticket, received.content, Place(place.file, offset), keeps_bytes=keeps_bytes)
+            return _offer(redeemed, received.content, Place(place.file, offset), keeps_bytes=keeps_bytes)
 
         database = self._store.database
         try:
@@ -292,12 +292,12 @@ class CyclesService:
                 spool.discard()
             raise
         report, cycle = stored.report, stored.cycle
-        self._admissions.forget(ticket.key_hash)
+        self._admissions.forget(redeemed.key_hash)
         if report is None:
             if spool is not None:
                 spool.discard()
             return None
-        self._fold_soon(ticket.process, report, received.data)
+        self._fold_soon(redeemed.process, report, received.data)
         self._store.signals.notify(progress_topic(process_id))
         if cycle.state is CycleState.CLOSING or self._has_new_grace(cycle):
             self._scheduler.watch(cycle)
@@ -310,33 +310,33 @@ class CyclesService:
         is_known = current is not None and (current.id, current.state) == (cycle.id, CycleState.OPEN)
         return is_known and current is not None and current.grace_until != cycle.grace_until
 
-    def _may_count(self, ticket: RedeemedKey) -> bool:
+    def _may_count(self, redeemed: RedeemedKey) -> bool:
         """Whether a report can count, so that its bytes are kept: it is the first one, and its cycle is current."""
-        if ticket.assignment.state is not AssignmentState.ASSIGNED:
+        if redeemed.assignment.state is not AssignmentState.ASSIGNED:
             return False
-        current = self._scheduler.current.get(ticket.process.id)
-        if self._store.is_shared and (current is None or current.id < ticket.cycle.id):
+        current = self._scheduler.current.get(redeemed.process.id)
+        if self._store.is_shared and (current is None or current.id < redeemed.cycle.id):
             return True  # another replica has begun this cycle, and this one has not heard of it
-        return current is not None and current.id == ticket.cycle.id
+        return current is not None and current.id == redeemed.cycle.id
 
     def _fold_soon(self, process: HostedProcess, report: Report, data: bytes | None) -> None:
         """Fold an accepted report into the running sum; the completion folds those that are missing there."""
         if process.averaging_plan is None:
             self._executor.submit(self._sums.fold, process, report, data)
 
-    def _check_open(self, ticket: RedeemedKey) -> None:
-        config = ticket.process.config
-        redeemed = _raise_refused(rules.redeem(ticket.cycle, config, ticket.assignment, self._clock.now(), None))
-        if redeemed.repeated:
-            raise rules.cycle_closed(ticket.cycle)
+    def _check_open(self, redeemed: RedeemedKey) -> None:
+        config = redeemed.process.config
+        outcome = _raise_refused(rules.redeem(redeemed.cycle, config, redeemed.assignment, self._clock.now(), None))
+        if outcome.repeated:
+            raise rules.cycle_closed(redeemed.cycle)
 
 
-def _offer(ticket: RedeemedKey, content: ReportContent, place: Place, *, keeps_bytes: bool) -> OfferedReport:
+def _offer(redeemed: RedeemedKey, content: ReportContent, place: Place, *, keeps_bytes: bool) -> OfferedReport:
     """Return the item of a batch for a checked report whose bytes are at a place."""
-    process = ticket.process
+    process = redeemed.process
     report = Report(
-        id=ticket.assignment.id,
-        cycle_id=ticket.cycle.id,
+        id=redeemed.assignment.id,
+        cycle_id=redeemed.cycle.id,
         file=place.file,
         offset=place.offset,
         length=content.length,
@@ -348,7 +348,7 @@ def _offer(ticket: RedeemedKey, content: ReportContent, place: Place, *, keeps_b
         fingerprint=content.fingerprint,
         distance=content.distance,
     )
-    return OfferedReport(ticket.key_hash, process.id, process.config, report, keeps_bytes)
+    return OfferedReport(redeemed.key_hash, process.id, process.config, report, keeps_bytes)
 
 
 def _raise_refused(outcome: Redeemed | PygridError) -> Redeemed:
