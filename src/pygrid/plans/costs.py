@@ -108,7 +108,7 @@ class Analysis:
                 continue
             if call.op_type in _SLOW or (call.op_type == "Pow" and call.get(1).number not in _FAST_POWERS):
                 total += at(step.outputs[0].num_elements, n)
-            elif call.op_type == "MaxPool" and (call.num_outputs > 1 or max(call.attribute("dilations", [1])) > 1):
+            elif call.op_type == "MaxPool" and (call.num_outputs > 1 or max(call.attributes.get("dilations", [1])) > 1):
                 total += at(step.flops, n) // 8 + at(step.outputs[0].num_elements, n)
         return total
 
