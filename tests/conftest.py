@@ -15,7 +15,7 @@ import pytest
 from xdist.scheduler import LoadScopeScheduling
 
 from pygrid.storage.sql.database import Database
-from support import shared_work
+from support import shared_work, warm_starts
 from support.cpu_times import CpuTimes
 from support.leaks import _nothing_left_open, _thaw  # noqa: F401 - fixtures of every test
 from support.postgres import PostgresServer
@@ -33,6 +33,7 @@ hypothesis.settings.load_profile("pygrid")
 _numbers = itertools.count()
 
 shared_work.share()
+warm_starts.install()
 
 WAITING = (
     "tests/unit/compute/runtime/test_attack_plans.py",
@@ -121,10 +122,16 @@ def _rank(path: str) -> int:
     return next((number for number, start in enumerate(ORDER) if path.startswith(start)), len(ORDER))
 
 
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    warm_starts.is_enabled = item.get_closest_marker("fresh_processes") is None
+
+
 @pytest.fixture(scope="session", autouse=True)
-def _no_folder_left() -> Iterator[None]:
+def _nothing_is_left() -> Iterator[None]:
     """The processes of xdist end without ``atexit``."""
     yield
+    warm_starts.end()
     if (jobs := sys.modules.get("support.jobs")) is not None:
         jobs.remove_prepared()
 

@@ -9,6 +9,8 @@ from pathlib import Path
 
 import pytest
 
+pytestmark = pytest.mark.fresh_processes
+
 
 @pytest.mark.parametrize("arguments", [["--help"], ["domain", "--help"], ["worker", "doctor"]])
 def test_a_reader_that_is_gone_ends_the_command(arguments: list[str], tmp_path: Path) -> None:

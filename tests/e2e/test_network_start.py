@@ -116,6 +116,7 @@ def domains(network: str) -> dict[str, dict[str, Any]]:
 
 
 @pytest.mark.slow
+@pytest.mark.fresh_processes
 def test_a_domain_joins_and_both_survive_kill_9(tmp_path: Path, pygrid: Callable[..., str]) -> None:
     net = App("network", tmp_path / "net", "--start_local_db", "--heartbeat-s", "1", "--id", "net")
     with running(net):

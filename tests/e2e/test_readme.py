@@ -34,6 +34,7 @@ def files_of_the_tour() -> dict[str, str]:
 
 
 @pytest.mark.slow
+@pytest.mark.fresh_processes
 def test_the_tour_works_as_written(tmp_path):
     env = {**os.environ, "XDG_CACHE_HOME": str(tmp_path / "cache"), "PYTHONUNBUFFERED": "1"}
     with LocalProcesses(tmp_path / "logs") as processes:

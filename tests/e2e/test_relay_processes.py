@@ -222,6 +222,7 @@ def test_a_domain_leaves_by_a_command_through_the_relay(net: Net, pygrid: Callab
 
 
 @pytest.mark.slow
+@pytest.mark.fresh_processes
 def test_large_bodies_pass_in_flat_memory(net: Net, tmp_path: Path) -> None:
     domain = owner(net)
     process = host(domain)

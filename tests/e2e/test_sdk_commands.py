@@ -152,6 +152,7 @@ def test_from_hosting_to_the_downloaded_model(
     ]
 
 
+@pytest.mark.fresh_processes
 def test_a_device_is_small(url: str, run: Run, start: Callable[..., subprocess.Popen[str]]) -> None:
     host(run, "small", "-s", "num_cycles=1", "-s", "cycle_length=60", "-s", "min_diffs=2", "-s", "max_diffs=2")
     device = start("edge", url, "--model", "small", "--data", "data.npz")

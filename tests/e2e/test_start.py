@@ -24,6 +24,8 @@ import pytest
 
 from support.processes import port_of
 
+pytestmark = pytest.mark.fresh_processes
+
 ROOT = Path(__file__).parents[2]
 RUN_SH = ROOT / "apps" / "domain" / "run.sh"
 

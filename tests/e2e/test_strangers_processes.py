@@ -17,6 +17,8 @@ from stranger_attacks import ATTACKS
 from strangers import MAX_GROWTH_BYTES, OtherClient, attacking, rss_bytes
 from support.eventually import eventually_blocking
 
+pytestmark = pytest.mark.fresh_processes
+
 ATTACK_S = 1.0
 MAX_LEFT_BYTES = 3 * MAX_GROWTH_BYTES // 2
 """Growth since before the first attack, once the server has worked off what the attacks sent."""

@@ -23,6 +23,8 @@ import pytest
 from pygrid.client import connect_network
 from support.eventually import eventually_blocking
 
+pytestmark = pytest.mark.fresh_processes
+
 TIMEOUT_S = 90.0
 FREE_PORTS = ("--port", "0", "--network-port", "0")
 

@@ -18,6 +18,8 @@ import pytest
 
 from support.eventually import eventually_blocking
 
+pytestmark = pytest.mark.fresh_processes
+
 FAULTS = """
 import logging, threading, warnings
 from pygrid.logs import configure_logs
