@@ -28,6 +28,7 @@ from litestar.stores.registry import StoreRegistry
 
 from pygrid.features.accounts import passwords
 from pygrid.storage.sql import database, migrations
+from pygrid.ui import render
 from pygrid.ui.static import StaticFiles
 from pygrid.web import app
 
@@ -39,6 +40,7 @@ _prepare_sqlite = database._prepare_sqlite
 _upgrade = migrations._upgrade
 _present_revision = migrations._present_revision
 _new_app = app.MsgspecApp
+_make_engine = database._make_engine
 
 
 def share() -> None:
@@ -46,6 +48,8 @@ def share() -> None:
     app.MsgspecApp = _app  # type: ignore[assignment, misc]
     StaticFiles.load = functools.cache(StaticFiles.load)  # type: ignore[method-assign]
     jinja2.Environment.compile = _compiled  # type: ignore[method-assign, assignment]
+    render._read_all = functools.cache(render._read_all)
+    database._make_engine = _engine
     migrations._upgrade = _upgraded
     migrations._present_revision = _copied_revision
     # No test cuts the power, which is all that these protect from. The disk is slow.
@@ -122,6 +126,28 @@ def _compiled(self: jinja2.Environment, source: Any, *args: Any, **more: Any) ->
 
 
 # Databases
+
+
+_MAX_STATEMENTS = 2000
+_dialects: dict[str, sa.Dialect] = {}
+_compiled_statements: dict[str, Any] = {}
+
+
+def _engine(url: sa.URL, name: str) -> sa.Engine:
+    """An engine that shares the compiled statements of all others of its kind: compiling takes longer than running.
+
+    They belong to a dialect, so the dialect of an engine that has connected before is shared too.
+    """
+    made = _make_engine(url, name)
+    kind = made.dialect.name
+    first = _dialects.get(kind)
+    if first is None or first.server_version_info is None:
+        _dialects[kind] = made.dialect
+        _compiled_statements[kind] = sa.util.LRUCache(_MAX_STATEMENTS)
+    else:
+        made.dialect = first
+    made._compiled_cache = _compiled_statements[kind]
+    return made
 
 
 def _sqlite_without_waits(connection: Any, record: object) -> None:

@@ -36,10 +36,14 @@ ROOT = Path(__file__).parents[2]
 _MODULE = str(ROOT / "src" / "pygrid" / "__main__.py")
 _SCRIPT = str(Path(sys.executable).parent / "pygrid")
 _APPS = {str(ROOT / "apps" / kind / "run.sh"): kind for kind in ("domain", "network")}
+_CHILD = "pygrid.sandbox.child"
 _MAX_REQUEST = 1 << 17
 _MAX_TITLE = 4096
+_CHECKS = ("plans.gate", "plans.picture", "plans.serving", "plans.averaging_child", "features.datasets.conversion")
 _PR_SET_CHILD_SUBREAPER = 36
-_FOR_THE_INTERPRETER = ("PYTHON", "LD_", "MALLOC_")
+_FOR_THE_INTERPRETER = ("PYTHON", "LD_")
+_STARTERS = ("domain", "worker", "edge")
+"""Commands of pygrid that start processes."""
 
 _Popen = subprocess.Popen
 
@@ -74,7 +78,8 @@ class Popen(_Popen):  # type: ignore[type-arg]
         environment = {**(os.environ if env is None else env), **(command.variables if command else {})}
         folder = os.fspath(cwd or os.getcwd())
         is_warm = is_enabled and plain and close_fds and not shell and os.path.isdir(folder)
-        if command is None or not is_warm or not _has_same_interpreter(environment):
+        is_same = command is not None and (command.is_isolated or _has_same_interpreter(environment))
+        if command is None or not is_warm or not is_same:
             super()._execute_child(
                 args, executable, preexec_fn, close_fds, pass_fds, cwd, env, startupinfo, creationflags, shell,
                 p2cread, p2cwrite, c2pread, c2pwrite, errread, errwrite, restore_signals, *more,
@@ -113,10 +118,12 @@ class Command:
     """Its command line, as ``ps`` shows it."""
     variables: Mapping[str, str]
     """What ``env`` sets for it."""
+    is_isolated: bool = False
+    """Whether the interpreter uses no variables."""
 
     @classmethod
     def find(cls, given: Sequence[Any]) -> Command | None:
-        """The command of pygrid, the start script or the program of an example in these words; None for others."""
+        """The command, child or start script of pygrid, or the program, in these words; None for others."""
         title, variables = list(map(os.fspath, given)), {}
         if title[0] == "env":
             title = title[1:]
@@ -124,6 +131,8 @@ class Command:
                 name, _, variables[name] = title.pop(0).partition("=")
         if title[:3] == [sys.executable, "-m", "pygrid"]:
             return cls([_MODULE, *title[3:]], title, variables)
+        if title[:4] == [sys.executable, "-I", "-m", _CHILD]:
+            return cls([_CHILD, *title[4:]], title, variables, is_isolated=True)
         if title[0] == sys.executable and title[1:] and title[1].endswith(".py") and "benchmarks" not in title[1]:
             return cls(title[1:], title, variables)
         words = [_SCRIPT, _APPS[title[0]], *title[1:]] if title[0] in _APPS else title
@@ -166,7 +175,11 @@ class _Parent:
         self._control, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         with theirs:
             command = [sys.executable, __file__, str(theirs.fileno()), " " * _MAX_TITLE]
-            self._process = _Popen(command, pass_fds=[theirs.fileno()], stdin=subprocess.DEVNULL, cwd="/")
+            # One arena, as in children, whose address space is limited; pyarrow must not start a thread.
+            settings = {"MALLOC_ARENA_MAX": "1", "JE_ARROW_MALLOC_CONF": "background_thread:false"}
+            self._process = _Popen(
+                command, pass_fds=[theirs.fileno()], stdin=subprocess.DEVNULL, cwd="/", env={**os.environ, **settings}
+            )
         return self._control
 
     def end(self) -> None:
@@ -266,14 +279,16 @@ def _show(title: Sequence[str]) -> None:
 def _prepare() -> None:
     """Import what commands need, and make once what all apps share (`support.shared_work`)."""
     from pygrid.cli import COMMANDS
+    from pygrid.compute.runtime.job_process import preload
     from pygrid.settings import load_network_settings, load_settings
     from support import shared_work
     from support.web import running
 
-    # Not torch and pyarrow, which start threads.
-    others = ("onnxruntime", "pygrid.client", "pygrid.edge", "pygrid.storage.start", "pygrid.web.server", "uvloop")
-    for name in (*others, *(module for module, _ in COMMANDS.values())):
+    apps = ("pygrid.client", "pygrid.edge", "pygrid.storage.start", "pygrid.web.server", "uvloop")
+    children = ("compute.runtime.forkserver", "compute.runtime.model_server", "plans.structure", *_CHECKS)
+    for name in (*apps, *(f"pygrid.{name}" for name in children), *(module for module, _ in COMMANDS.values())):
         importlib.import_module(name)
+    preload()
     from pygrid.domain import build_domain
     from pygrid.network import build_network
 
@@ -298,10 +313,16 @@ def main() -> None:
     eventually_blocking(lambda: len(os.listdir("/proc/self/task")) == 1, within_s=60)
     gc.freeze()
     request = _serve(control)
-    if request is not None and sys.argv[0].endswith(".py") and sys.argv[0] != _MODULE:
+    if request is not None and _starts_processes(sys.argv):
         request = _start_forking()
     if request is not None:
         _exit(_run())
+
+
+def _starts_processes(words: Sequence[str]) -> bool:
+    if words[0] in (_MODULE, _SCRIPT):
+        return words[1:2] != [] and words[1] in _STARTERS
+    return words[0] != _CHILD
 
 
 def _start_forking() -> dict[str, Any] | None:
@@ -320,9 +341,12 @@ def _start_forking() -> dict[str, Any] | None:
 def _run() -> object:
     """Run the command in `sys.argv`; returns what it exits with."""
     from pygrid.cli import main
+    from pygrid.sandbox import child
 
     try:
-        if sys.argv[0] in (_MODULE, _SCRIPT):
+        if sys.argv[0] == _CHILD:
+            child.main()
+        elif sys.argv[0] in (_MODULE, _SCRIPT):
             main()
         else:
             sys.path[0] = str(Path(sys.argv[0]).resolve().parent)

@@ -20,8 +20,11 @@ import httpx
 import psutil
 import pytest
 
+from pygrid.errors import InvalidPlan
+from pygrid.plans.gate import GateLimits, check_in_child
 from support import warm_starts
 from support.eventually import eventually_blocking
+from support.plans.handmade import logistic_plan
 from support.processes import port_of
 
 PYGRID = [sys.executable, "-m", "pygrid"]
@@ -186,3 +189,15 @@ def test_a_program_is_a_fork_and_starts_forks(
     assert fork.returncode == fresh.returncode == 3
     assert fork.stdout.split()[:-1] == fresh.stdout.split()[:-1]
     assert fork.stderr == fresh.stderr == ""
+
+
+def test_a_child_that_checks_plans_is_a_fork_with_the_same_answers(monkeypatch: pytest.MonkeyPatch) -> None:
+    plan, answers = logistic_plan().data, []
+    for is_enabled in (True, False):
+        monkeypatch.setattr(warm_starts, "is_enabled", is_enabled)
+        # Limits that no other test has: what passed is remembered.
+        limits = GateLimits(max_nodes=23_999 + is_enabled)
+        with pytest.raises(InvalidPlan) as refused:
+            check_in_child(plan[:-100], limits)
+        answers.append((check_in_child(plan, limits), refused.value.code, str(refused.value)))
+    assert answers[0] == answers[1]

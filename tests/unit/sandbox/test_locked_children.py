@@ -42,6 +42,8 @@ from pygrid.tensors import encode
 from support.plans.averaging import PLANS, diffs
 from support.plans.variants import PLAN, with_node
 
+pytestmark = pytest.mark.fresh_processes
+
 USERS = [pytest.param(False, id="this user")]
 if os.getuid() == 0:
     USERS.append(pytest.param(True, id="nobody"))
