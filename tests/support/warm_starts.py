@@ -223,7 +223,7 @@ def _serve(control: socket.socket) -> dict[str, Any] | None:
                 os.write(writer, b"%d" % pid)
                 os._exit(0)
             while os.getppid() == between:
-                time.sleep(0.0002)
+                os.sched_yield()
             control.close()
             os.close(reader)
             os.close(writer)
