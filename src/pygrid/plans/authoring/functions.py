@@ -279,3 +279,16 @@ def _gaussian_nll_loss(*args: Any, **kwargs: Any) -> torch.Tensor:
     if call.full:
         loss = loss + 0.5 * math.log(2 * math.pi)
     return {"mean": loss.mean, "sum": loss.sum, "none": loss.clone}[call.reduction]()
+
+
+@_stands_for(F.multilabel_margin_loss)
+def _multilabel_margin_loss(*args: Any, **kwargs: Any) -> torch.Tensor:
+    """Torch's own version for tracing counts labels behind the first -1, too."""
+    call = _given(F.multilabel_margin_loss, *args, **kwargs)
+    classes = call.input.shape[-1]
+    is_label = (call.target == -1).long().cumsum(-1) == 0
+    label = torch.where(is_label, call.target, 0)
+    is_own = ((label.unsqueeze(-1) == torch.arange(classes)) & is_label.unsqueeze(-1)).any(-2)
+    gaps = (1 - call.input.gather(-1, label).unsqueeze(-1) + call.input.unsqueeze(-2)).clamp(min=0)
+    loss = torch.where(is_label.unsqueeze(-1) & ~is_own.unsqueeze(-2), gaps, 0.0).sum((-2, -1)) / classes
+    return {"mean": loss.mean, "sum": loss.sum, "none": loss.clone}[call.reduction]()

@@ -15,13 +15,14 @@ from pygrid.plans.authoring.lowering.core import Context, is_number, lowers, pla
 from pygrid.plans.authoring.lowering.graph import Dim, LoweredValue
 from pygrid.plans.manifest import DType
 
+_POSITIVE = (1.1754944e-38, 3.4028234e38)
+"""The smallest and the largest positive float32."""
 _UNARY = {
     "abs": "Abs",
     "cos": "Cos",
     "erf": "Erf",
     "exp": "Exp",
     "floor": "Floor",
-    "log": "Log",
     "neg": "Neg",
     "reciprocal": "Reciprocal",
     "relu": "Relu",
@@ -58,6 +59,12 @@ def inverse_root(c: Context, x: LoweredValue) -> LoweredValue:
     return c.elementwise("Reciprocal", [c.elementwise("Sqrt", [x], "float32")], "float32")
 
 
+@lowers("log.default")
+def log(c: Context, x: LoweredValue) -> LoweredValue:
+    c.graph.refine_sigmoid(x)
+    return c.elementwise("Log", [c.value(x, c.dtype)], c.dtype)
+
+
 @lowers("log1p.default")
 def log1p(c: Context, x: LoweredValue) -> LoweredValue:
     """``log(1 + x)`` without loss of small x; for an exponential it is a softplus, which also cannot overflow."""
@@ -66,7 +73,8 @@ def log1p(c: Context, x: LoweredValue) -> LoweredValue:
         return replace(c.elementwise("Softplus", [c.graph.operand(node, 0)], "float32"), shape=x.shape)
     # log(u) - ((u - 1) - x) / u with u = 1 + x undoes the rounding of the sum (Higham, Accuracy and Stability, 1.14.1).
     u = c.binary("Add", x, 1.0)
-    lost = c.binary("Div", c.binary("Sub", c.binary("Sub", u, 1.0), x), u)
+    bounded = clamp(c, u, *_POSITIVE)  # so that x = -1 leads to -inf and infinity to infinity, as in torch
+    lost = c.binary("Div", c.binary("Sub", c.binary("Sub", bounded, 1.0), x), bounded)
     return c.binary("Sub", c.elementwise("Log", [u], "float32"), lost)
 
 

@@ -279,6 +279,25 @@ class LoweredGraph:
             value = self.operand(node, 0)
         return value.name
 
+    def refine_sigmoid(self, value: LoweredValue) -> None:
+        """Make a sigmoid ``1 / (1 + exp(-x))``, before its logarithm is taken.
+
+        Below -17, ONNX Runtime's operator is 0, and torch's is not: the logarithm and the gradient would be others.
+        """
+        node = self._producer.get(self._origin(value))
+        if node is None or node.op != "Sigmoid":
+            return
+        (result,) = node.outputs
+        steps = ("Neg", node.inputs), ("Exp", ()), ("Add", (self.scalar(1.0, "float32").name,)), ("Reciprocal", ())
+        names = [f"{result}_{number}" for number in range(3)] + [result]
+        made = [
+            Node(op, (*names[place - 1 : place], *others), (names[place],), ())
+            for place, (op, others) in enumerate(steps)
+        ]
+        place = self.nodes.index(node)
+        self.nodes[place : place + 1] = made
+        self._producer[result] = made[-1]
+
     # -- shapes -------------------------------------------------------------------------------------------------------
 
     def full(self, value: LoweredValue) -> LoweredValue:

@@ -122,7 +122,10 @@ def vector_norm(
     size = c.elementwise("Abs", [x], "float32")
     if order == 1:
         return c.reduce("ReduceSum", size, axes or (), keepdim=keepdim)
-    if order == float("inf"):
-        return c.reduce("ReduceMax", size, axes or (), keepdim=keepdim)
+    if order in (float("inf"), -float("inf")):
+        return c.reduce("ReduceMax" if order > 0 else "ReduceMin", size, axes or (), keepdim=keepdim)
+    if order == 0:
+        is_there = c.elementwise("Greater", [size, c.number(0, "float32")], "bool")
+        return c.reduce("ReduceSum", c.cast(is_there, "float32"), axes or (), keepdim=keepdim)
     total = c.reduce("ReduceSum", c.binary("Pow", size, float(order), "float32"), axes or (), keepdim=keepdim)
     return c.binary("Pow", total, 1.0 / order, "float32")
