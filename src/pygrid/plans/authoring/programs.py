@@ -115,7 +115,9 @@ class Subject:
 
         Each call starts from the Python attributes that the author's model has.
         """
-        self.called = shared_copy(self.model).train(training)
+        self.called = shared_copy(self.model)
+        if not (training and self.model.training):  # else, layers that the author put into evaluation mode stay in it
+            self.called.train(training)
         constants = {k: v.clone() for k, v in self.constants.items()}
         prefixed = {f"model.{k}": v for k, v in {**arrays, **constants}.items()}
         result = functional_call(_Call(self.called, function), prefixed, args)
@@ -125,11 +127,7 @@ class Subject:
 
 
 def _check_model(model: torch.nn.Module) -> None:
-    """Refuse layers whose way of working a plan cannot have, by name.
-
-    Raises:
-        AuthoringError: ``plan_model``.
-    """
+    """Refuse layers whose way of working a plan cannot have. Raises AuthoringError: ``plan_model``."""
     for path, module in model.named_modules():
         reason = _unfit(module)
         if reason:

@@ -301,6 +301,20 @@ def test_frozen_parameters_are_buffers_that_stay() -> None:
     assert not [p.name for p in train.outputs if p.name.startswith("new/buffers/")]
 
 
+@pytest.mark.parametrize("is_passed_in_evaluation_mode", [False, True])
+def test_a_layer_in_evaluation_mode_stays_in_it(is_passed_in_evaluation_mode: bool) -> None:
+    """Frozen batch norm, as in fine-tuning; a model that is in evaluation mode as a whole trains in training mode."""
+    model = nn.Sequential(nn.Linear(12, 8), nn.BatchNorm1d(8), nn.Dropout(0.5), nn.Linear(8, 5))
+    model[1].running_mean.fill_(0.5)
+    model[1].eval()
+    model[2].eval()
+    plan = build(model.eval() if is_passed_in_evaluation_mode else model, VECTOR)
+    changed = [p.name for p in plan.manifest.graphs["train"].outputs if p.name.startswith("new/buffers/")]
+    assert bool(changed) is is_passed_in_evaluation_mode
+    assert bool(plan.manifest.noise) is is_passed_in_evaluation_mode
+    assert plan.manifest.per_example_independent is not is_passed_in_evaluation_mode
+
+
 @pytest.mark.parametrize("in_place", [True, False])
 def test_buffers_that_the_forward_pass_changes_come_out(in_place: bool) -> None:
     def forward(model: Any, x: torch.Tensor) -> torch.Tensor:
