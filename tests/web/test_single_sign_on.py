@@ -185,6 +185,24 @@ async def test_what_opened_an_account_of_the_same_address_ends(web: httpx.AsyncC
     assert (await web.post("/users/login", json=login)).status_code == 403
 
 
+async def test_an_account_stays_with_its_person_when_the_e_mail_changes_hands(web: httpx.AsyncClient) -> None:
+    await _invite(web, "bob@example.org")
+    bob, new = Tab(web), Tab(web)
+    await bob.sign_in("bob")
+    problem(await new.sign_in("newcomer=bob"), 409, "oidc_identity_taken")
+    assert await new.email() == ""
+    assert await bob.email() == "bob", "the session goes on"
+    assert (await Tab(web).sign_in("bob")).status_code == 303
+    # Without that account, the new person is as any other.
+    owner = await People(web).log_in("owner@example.org")
+    assert (await web.delete("/users/2", headers=owner)).status_code == 200
+    assert await bob.email() == ""
+    problem(await new.sign_in("newcomer=bob"), 403, "oidc_no_account")
+    await _invite(web, "bob@example.org", role=2)
+    assert (await new.sign_in("newcomer=bob")).status_code == 303
+    assert await _role(web, "bob@example.org") == "Compliance Officer"
+
+
 async def test_an_owner_is_connected_by_the_password_alone(web: httpx.AsyncClient, app: Litestar) -> None:
     tab = Tab(web)
     page = Page.read(await tab.sign_in("owner", "/admin/jobs"))
@@ -465,6 +483,26 @@ async def test_the_groups_of_the_provider_decide(tmp_path: Path, issuer: str) ->
         assert (await tab.post("/admin/oidc/confirm", {"secret": secret, "password": PASSWORD})).status_code == 303
         assert (await Tab(web).sign_in("owner:staff")).status_code == 303
         assert await _role(web, "owner@example.org") == "Owner"
+
+
+async def test_a_removed_person_and_a_removed_mapping(tmp_path: Path, issuer: str) -> None:
+    given = {"data_dir": tmp_path, "oidc_issuer": issuer, "oidc_client_id": CLIENT_ID}
+    given |= {"oidc_client_secret": CLIENT_SECRET, "oidc_scopes": "openid email groups"}
+    mapped = load_settings({}, **given, oidc_role_claim="groups", oidc_roles="heads=Administrator")
+    async with running(build_domain(mapped, clock=SystemClock())) as web:
+        await People(web).owner()
+        assert (await Tab(web).sign_in("dora:heads")).status_code == 303
+        owner = await People(web).log_in("owner@example.org")
+        (dora,) = (u["id"] for u in (await web.get("/users", headers=owner)).json()["users"] if "dora" in u["email"])
+        assert (await web.delete(f"/users/{dora}", headers=owner)).status_code == 200
+        # The groups still lead to a role, so the person gets another account.
+        assert (await Tab(web).sign_in("dora:heads")).status_code == 303
+        users = (await web.get("/users", headers=owner)).json()["users"]
+        assert dora not in {user["id"] for user in users}
+    async with running(build_domain(load_settings({}, **given), clock=SystemClock())) as web:
+        assert (await Tab(web).sign_in("dora")).status_code == 303
+        assert await _role(web, "dora@example.org") == "Administrator", "roles are assigned here again"
+        problem(await Tab(web).sign_in("eve:heads"), 403, "oidc_no_account")
 
 
 # Settings

@@ -2,6 +2,7 @@
 //   node provider.mjs '{"redirect_uris": ["http://localhost/admin/oidc/callback"]}'
 // It prints its address when it listens, and ends with its standard input.
 // The login is a name; the e-mail is NAME@example.org, and not verified if the name begins with "unverified".
+// The person OTHER=NAME has the e-mail of NAME.
 // GET /test-groups/NAME/GROUP,GROUP sets the groups of a person.
 import { createServer } from 'node:http';
 import Provider from 'oidc-provider';
@@ -22,7 +23,7 @@ server.listen(0, '127.0.0.1', () => {
         accountId: name,
         claims: () => ({
           sub: name,
-          email: `${name}@example.org`,
+          email: `${name.split('=').pop()}@example.org`,
           email_verified: !name.startsWith('unverified'),
           groups: groups.get(name) ?? [],
         }),

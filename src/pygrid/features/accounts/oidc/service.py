@@ -265,6 +265,13 @@ class OidcService:
         _refuse_disconnected(connection, user)
         if needs_password(user.role):
             return user, False
+        known = provided_identities.list_provided_identities(connection, user.id)
+        if any(one.issuer == identity.issuer for one in known):  # an e-mail can change hands
+            raise Conflict(
+                f"the account of {email} belongs to another person at the sign-in provider: ask an Owner to remove it, "
+                "or to disconnect it if it is yours",
+                code=codes.OIDC_IDENTITY_TAKEN,
+            )
         # Somebody else can have made the account with this e-mail, so what proves their identity ends.
         AccountService.replace_password(connection, user.id, hash_of_no_password(), None)
         self._connect(connection, identity, user.id)
