@@ -151,6 +151,19 @@ async def test_what_is_asked_for_is_checked(web: Web, people: People) -> None:
         assert_problem(answer, 403, "invalid_credentials")
 
 
+async def test_a_name_is_free_after_its_token_has_expired(web: Web, people: People, clock: ManualClock) -> None:
+    owner = await people.owner()
+    await _make(web, owner, "nightly", expires_in_days=1)
+    _, other = await _make(web, owner, "weekly", expires_in_days=7)
+    clock.advance(24 * 3600)
+    owner = await people.log_in("owner@example.org")
+    _, token = await _make(web, owner, "nightly", expires_in_days=1)
+    for headers in (token, other):
+        assert (await web.get("/users/me", headers=headers)).status_code == 200
+    names = [one["name"] for one in (await web.get("/users/me/tokens", headers=owner)).json()["api_tokens"]]
+    assert names == ["weekly", "nightly"]
+
+
 async def test_tokens_of_others_are_ended_by_those_who_may_change_the_account(
     web: Web, people: People, domain: Litestar
 ) -> None:

@@ -78,6 +78,12 @@ def list_api_tokens(connection: sa.Connection, user_id: int) -> list[ApiTokenRow
     return [ApiTokenRow(*row) for row in connection.execute(statement)]
 
 
+def delete_expired_api_tokens(connection: sa.Connection, user_id: int, now: dt.datetime) -> None:
+    """Remove a user's tokens that have expired, so that their names are free."""
+    own = (api_tokens.c.user_id == user_id, api_tokens.c.expires_at <= now)
+    connection.execute(sa.delete(api_tokens).where(*own))
+
+
 def touch_api_token(connection: sa.Connection, token_id: int, now: dt.datetime) -> None:
     """Store the time of a token's last use."""
     connection.execute(sa.update(api_tokens).where(api_tokens.c.id == token_id).values(last_used_at=now))

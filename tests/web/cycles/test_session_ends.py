@@ -60,6 +60,26 @@ async def test_a_stream_ends_with_an_expired_session_and_does_not_keep_it_alive(
     await stream.end()
 
 
+@pytest.mark.parametrize("how", ["revoked", "revoked by another", "expired"])
+async def test_a_stream_ends_with_its_api_token(site: Site, how: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sse.event_stream, "__defaults__", (0.05,))
+    user = await People(site.web).with_role(1, site.owner, "reader@example.org")
+    me = (await site.web.get("/users/me", headers=user)).json()["user"]["id"]
+    asked = {"name": "t", "scope": "read", "expires_in_days": 1}
+    made = (await site.web.post("/users/me/tokens", json=asked, headers=user)).json()
+    stream = await open_stream(site, {"Authorization": f"Bearer {made['token']}"})
+    await site.web.post("/users/logout", headers=user)
+    await stream.next_heartbeat()
+    assert stream.is_open, "the session that made the token is another credential"
+    if how == "expired":
+        site.clock.advance(24 * 3600)
+    else:
+        caller = site.owner if how == "revoked by another" else await People(site.web).log_in("reader@example.org")
+        answer = await site.web.delete(f"/users/{me}/tokens/{made['api_token']['id']}", headers=caller)
+        assert answer.status_code == 200, answer.text
+    await stream.end()
+
+
 async def test_no_event_is_sent_after_the_end(site: Site) -> None:
     headers = await People(site.web).log_in("owner@example.org", PASSWORD)
     stream = await open_stream(site, headers)

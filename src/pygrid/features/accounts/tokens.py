@@ -43,6 +43,7 @@ class TokenSignIn(SignIn):
         text, now = API_TOKEN_PREFIX + new_secret(), self._clock.now()
 
         def put(connection: sa.Connection) -> ApiTokenRow:
+            rows.delete_expired_api_tokens(connection, principal.user_id, now)
             if len(rows.list_api_tokens(connection, principal.user_id)) >= MAX_TOKENS:
                 raise TooManyRequests(
                     f"you have {MAX_TOKENS} tokens, the most that are allowed: revoke one first",
