@@ -68,7 +68,7 @@ class Organization:
         with self._ends:
             self._port, tls_port = _free_port(), _free_port()
             self.url = f"https://localhost:{tls_port}"
-            self.ca_file = _make_certificate(self._folder / "ca.pem")
+            self.ca_file = make_certificate(self._folder / "ca.pem")
             self._ends.enter_context(_start_tls(tls_port, self._port, self.ca_file))
             self._issuer = self._start_provider()
             self._postgres = Postgres()
@@ -218,7 +218,7 @@ def _free_port() -> int:
         return int(server.getsockname()[1])
 
 
-def _make_certificate(path: Path) -> Path:
+def make_certificate(path: Path) -> Path:
     """A key and a certificate for localhost, which is its own authority."""
     key, now = ec.generate_private_key(ec.SECP256R1()), dt.datetime.now(dt.UTC)
     name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "An authority of the organization")])
