@@ -169,7 +169,10 @@ def array_of(name: str, values: Any) -> npt.NDArray[Any]:
         InvalidInput: a value is of another kind, or cannot be stored exactly.
     """
     if hasattr(values, "detach"):  # a tensor of PyTorch
-        values = values.detach().cpu().numpy()
+        try:
+            values = values.detach().cpu().numpy()
+        except TypeError as error:  # of bfloat16, or sparse
+            raise InvalidInput(f"column {name!r} cannot be sent: {error}; pass column.float().to_dense()") from error
     if isinstance(values, np.ma.MaskedArray):
         return _masked(name, values)
     if _has_nulls(values):  # numpy would round long numbers, and knows no missing text

@@ -124,7 +124,9 @@ def faults_of_numbers(rows: CsvRows, index: int, declared: tuple[str, str], mark
 
 def advice(text: str, marks: Marks) -> str:
     """What to do about a text that stands where a number is wanted."""
-    text = text.strip()
+    text, given = text.strip(), text
+    if text != given and marks.is_number(text):
+        return ", because of the spaces around it; remove them"
     if marks.decimal == "." and _DECIMAL_COMMA.fullmatch(text):
         return "; pass decimal=',' if the comma is a decimal mark"
     if marks.thousands is None and (grouped := _GROUPED.fullmatch(text)):

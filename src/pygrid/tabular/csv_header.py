@@ -28,7 +28,14 @@ _BOM = b"\xef\xbb\xbf"
 _DELIMITERS = (";", "\t", "|", ",")
 """The delimiters that are found. Of two that split all lines equally well, the earlier one: a comma can be a decimal
 mark."""
-_OTHER_DELIMITERS = {" ": "spaces", ":": "colons", "~": "tildes", "^": "carets", "\x1f": "unit separators"}
+_OTHER_DELIMITERS = {
+    " ": "spaces",
+    ":": "colons",
+    "~": "tildes",
+    "^": "carets",
+    "\x1f": "unit separators",
+    "\x01": "Ctrl-A",
+}
 _UNNAMED = re.compile(r"(?:Unnamed: \d+(?:_level_\d+)?)?")
 """A missing name, or what pandas writes in its place when it has read it once."""
 _GAP_WORDS = frozenset(
@@ -216,7 +223,7 @@ def _sign_of_record(sample: _Sample, index: int) -> str:
     if sample.is_typed(field):
         return "is a date, a time or a truth value"
     if len(field) > MAX_NAME or not field.isprintable():
-        return "is too long for a name"
+        return "is too long for a name" if field.isprintable() else "has a character that no name has"
     values = set(sample.values(index))
     if field in values:
         return "occurs below it too"
@@ -299,8 +306,8 @@ def _why_text(sample: _Sample, index: int) -> str:
     """Why numbers are stored as texts, if the reader does not know the form of some of the first; else empty."""
     values = [row[index] for row in sample.below if row[index] not in sample.marks.missing]
     odd = [value for value in values if not sample.marks.is_number(value)]
-    likely = [value for value in odd if sample.is_gap(value.strip()) or _LIKE_NUMBER.fullmatch(value)]
-    if not odd or len(likely) < len(odd) or not any(map(sample.is_number, values)):
+    likely = [value for value in odd if sample.is_gap(text := value.strip()) or _LIKE_NUMBER.fullmatch(text)]
+    if not odd or len(likely) < len(odd) or not any(sample.is_number(value.strip()) for value in values):
         return ""
     return f"is stored as text, because {odd[0][:_MAX_SHOWN]!r} is not a number{advice(odd[0], sample.marks)}"
 

@@ -177,7 +177,11 @@ def _piece(values: npt.NDArray[Any], name: str) -> npt.NDArray[Any] | list[str]:
     if values.dtype.kind == "U":
         return list(map(str, values.tolist()))
     if values.dtype.kind == "S":
-        return [text.decode("utf-8") for text in values.tolist()]
+        try:
+            return [text.decode("utf-8") for text in values.tolist()]
+        except UnicodeDecodeError as error:
+            reason = f"array {name!r} has bytes that are not UTF-8; pass texts"
+            raise InvalidDataset(reason, code=codes.DATASET_ENCODING, column=name) from error
     if values.dtype.kind == "M":
         unit, _ = np.datetime_data(values.dtype)
         there = ~np.isnat(values)

@@ -221,7 +221,8 @@ class TableWriter:
             is_subject = column.name == self._subject
             most = self.limits.max_subjects if is_subject else self.limits.max_categories
             fixed = column.categories if column.declared else None
-            missing = self.missing_words if column.dtype == "category" else ()
+            # A file with categories of its own has gaps of its own: there, "NA" can be a country.
+            missing = () if column.dtype != "category" else ("",) if kind == "category" else self.missing_words
             codes = Codes(column.name, most, self.limits.max_text_chars, fixed, missing=missing)
         file = self._files.create_column(index)
         declared = self._declared.get(column.name)

@@ -114,6 +114,27 @@ def test_times_with_a_zone_are_in_utc() -> None:
         assert upload(source)["t"] == ("datetime", ["2020-07-01T10:00:00"])
 
 
+def test_a_category_of_a_frame_can_be_called_na() -> None:
+    """A frame has gaps of its own; NA is Namibia."""
+    countries = ["NA", None, "nan", "US"]
+    for frame in (
+        pd.DataFrame({"c": pd.Categorical(countries)}),
+        pl.DataFrame({"c": pl.Series(countries, dtype=pl.Categorical)}),
+        pa.table({"c": pa.array(countries).dictionary_encode()}),
+    ):
+        assert upload(frame)["c"] == ("category", countries)
+
+
+def test_a_tensor_that_numpy_cannot_hold_is_refused() -> None:
+    torch = pytest.importorskip("torch")
+    for tensor in (torch.zeros(2, dtype=torch.bfloat16), torch.eye(2).to_sparse()):
+        with pytest.raises(InvalidInput, match=r"column 'x' cannot be sent.*pass column.float\(\)"):
+            upload({"x": tensor})
+    assert upload({"x": torch.ones(2, dtype=torch.bfloat16).float()})["x"] == ("float32", [1.0, 1.0])
+    with pytest.raises(InvalidDataset, match="array 'x' has bytes that are not UTF-8"):
+        upload({"x": np.array(["é".encode("latin-1")])})
+
+
 def test_an_array_of_records_is_a_table() -> None:
     records = np.array([(1, 2.5, "x"), (2, 3.5, "y")], [("a", "i4"), ("b", "f4"), ("c", "U1")])
     assert upload(records) == {"a": ("int32", [1, 2]), "b": ("float32", [2.5, 3.5]), "c": ("text", ["x", "y"])}

@@ -39,6 +39,7 @@ def test_values_that_are_not_numbers() -> None:
         ("1.024,5", "decimal=','"),
         ("1'000", 'thousands="\'"'),
         ("007", "declare the column as text"),
+        (" 7", "remove them"),
     ],
 )
 def test_the_advice_fits_the_value(value: str, advice: str) -> None:

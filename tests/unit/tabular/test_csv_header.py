@@ -106,7 +106,7 @@ def test_columns_without_a_name() -> None:
         header_of("age,sex\n34,f\n", index="id")
 
 
-@pytest.mark.parametrize(("sign", "word"), [(" ", "spaces"), (":", "colons"), ("~", "tildes")])
+@pytest.mark.parametrize(("sign", "word"), [(" ", "spaces"), (":", "colons"), ("~", "tildes"), ("\x01", "Ctrl-A")])
 def test_an_unusual_delimiter_is_named(sign: str, word: str) -> None:
     text = "a,b\n1,2\n3,4\n".replace(",", sign)
     with pytest.raises(InvalidInput, match=word) as refused:
@@ -154,6 +154,8 @@ def test_why_numbers_are_texts() -> None:
     )
     (comma,) = header_of("age;b\n34;1\n1,5;2\n").notes
     assert comma.endswith("'1,5' is not a number; pass decimal=',' if the comma is a decimal mark")
+    (spaces,) = header_of("age, b\n34, 1\n51, 2\n").notes
+    assert spaces.endswith("' 1' is not a number, because of the spaces around it; remove them")
     assert not header_of("age,b\n34,1\nNA,2\n").notes
     assert not header_of("age,b\n34,1\n?,2\n", missing=("?",)).notes
     assert not header_of("icd,b\n34,1\nC50,2\n").notes
