@@ -11,6 +11,7 @@ import ast
 import functools
 import os
 import re
+import shlex
 from pathlib import Path
 
 import pytest
@@ -98,6 +99,15 @@ def test_every_block_of_python_and_console_is_run_by_a_test() -> None:
     for page, test in RUN_BY.items():
         text = (ROOT / test).read_text()
         assert page in text or f'"{Path(page).name}' in text, test
+
+
+@pytest.mark.parametrize("page", names_of(PAGES))
+def test_a_command_of_a_page_is_one_command_for_a_shell(page: str) -> None:
+    """A bar outside of quotes, as in ``categories=f|m``, would start another program."""
+    for block in re.findall(r"^```console\n(.*?)^```", (ROOT / page).read_text(), re.MULTILINE | re.DOTALL):
+        for line in block.splitlines():
+            words = shlex.shlex(line, posix=True, punctuation_chars=True)
+            assert not {"|", "||", "&", ";", "("}.intersection(words), line
 
 
 @pytest.mark.parametrize("page", names_of(PAGES))

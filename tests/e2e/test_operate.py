@@ -47,5 +47,6 @@ def test_the_example_of_an_operator(tmp_path: Path) -> None:
     assert 0 < float(printed[2]) <= 1
 
 
-def test_a_newcomer_reads_it_on_one_screen() -> None:
-    assert len((EXAMPLES / "operate.py").read_text().splitlines()) <= 60
+@pytest.mark.parametrize("name", ["next_word.py", "ward_owner.py", "ward_study.py", "operate.py"])
+def test_a_newcomer_reads_each_project_on_one_screen(name: str) -> None:
+    assert len((EXAMPLES / name).read_text().splitlines()) <= 60
