@@ -94,7 +94,7 @@ class DatasetColumns(Table[Column]):
             TableColumn("dtype", lambda column: column.dtype, weight=5),
             TableColumn("shape", lambda column: "x".join(map(str, column.shape)), weight=2),
             TableColumn("unit", lambda column: column.unit, weight=3),
-            TableColumn("values", _values, weight=4),
+            TableColumn("values", lambda column: column.values_text, weight=4),
             TableColumn("meaning", _meaning, min=20, weight=3),
         )
 
@@ -124,13 +124,3 @@ def _fields(row: AuditRow) -> str:
         f"{name}: {value if isinstance(value, str) else msgspec.json.encode(value).decode()}"
         for name, value in row.data.items()
     )
-
-
-def _values(column: Column) -> str:
-    bounds = ""
-    if column.num_categories is not None:
-        bounds = f"{column.num_categories} categories"
-    elif column.min is not None or column.max is not None:
-        low, high = ("" if bound is None else f"{bound:g}" for bound in (column.min, column.max))
-        bounds = f"{low}..{high}"
-    return ", ".join(filter(None, (bounds, "some missing" if column.has_missing else "")))

@@ -17,6 +17,8 @@ import datetime as dt
 from collections.abc import Sequence
 from typing import Any, Literal, Required, TypedDict
 
+import numpy as np
+
 from pygrid.messages.jobs import StatisticRequest
 
 Keys = Sequence[int | str | dt.date]
@@ -88,4 +90,7 @@ def _limit(value: Limit) -> float | str:
 
 
 def _keys(keys: Keys) -> tuple[int | str, ...]:
-    return tuple(key.isoformat() if isinstance(key, dt.date) else key for key in keys)
+    """Keys as texts and whole numbers. ``2.0`` and ``True``, also of numpy, are whole numbers."""
+    shown = [key.item() if isinstance(key, np.bool_ | np.number) else key for key in keys]
+    whole = [int(key) if isinstance(key, bool | float) and key == key // 1 else key for key in shown]
+    return tuple(key.isoformat() if isinstance(key, dt.date) else key for key in whole)

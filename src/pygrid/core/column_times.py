@@ -54,7 +54,11 @@ def read_time(text: str, dtype: Dtype, form: str = "") -> float:
         pass
     else:
         return float(days if dtype == "date" else days * DAY_US)
-    return _number_of(dt.datetime.fromisoformat(text), text, dtype)
+    try:
+        moment = dt.datetime.fromisoformat(text)
+    except ValueError:
+        raise ValueError(f"{text!r} is not a {dtype}") from None
+    return _number_of(moment, text, dtype)
 
 
 def _number_of(moment: dt.datetime, text: str, dtype: Dtype) -> float:

@@ -348,7 +348,7 @@ def _check_groups(statistic: Statistic, dtype: Dtype) -> None:
     if dtype not in ("int32", "int64", "uint8", "bool", *CODED, *TIMES):
         raise _invalid(
             f"column {statistic.by!r} is {dtype}; only whole numbers, truth values, texts, categories and dates can be "
-            "used in by"
+            "used in by. Its owner can declare whole numbers with gaps as a category"
         )
     spans = sorted(statistic.spans)
     groups: Sequence[object] = spans if dtype in TIMES else statistic.keys

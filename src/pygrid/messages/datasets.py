@@ -101,6 +101,17 @@ class Column(msgspec.Struct, frozen=True, omit_defaults=True):
         """Stored bytes of one record."""
         return self.num_values * ITEM_BYTES[self.dtype]
 
+    @property
+    def values_text(self) -> str:
+        """Categories, bounds and gaps of the values, in words."""
+        bounds = ""
+        if self.num_categories is not None:
+            bounds = f"{self.num_categories} categories"
+        elif self.min is not None or self.max is not None:
+            low, high = ("" if bound is None else f"{bound:g}" for bound in (self.min, self.max))
+            bounds = f"{low}..{high}"
+        return ", ".join(filter(None, (bounds, "some missing" if self.has_missing else "")))
+
 
 class Schema(msgspec.Struct, frozen=True, omit_defaults=True):
     """The columns of a version of a dataset, the prepared ones last. Column number i is stored in ``i.bin``."""
@@ -117,6 +128,14 @@ class Schema(msgspec.Struct, frozen=True, omit_defaults=True):
     """The query that returned the records. Only the owner sees it."""
     skipped: tuple[str, ...] = ()
     """Columns of the file that are not stored. Only the owner sees them."""
+
+    def __str__(self) -> str:
+        """A line for each column, as `print` shows it."""
+        lines = [f"{self.num_records:,} records"]
+        for one in self.columns:
+            kind = "x".join([one.dtype, *map(str, one.shape)])
+            lines.append(", ".join(filter(None, (f"  {one.name}: {kind}", one.unit, one.meaning, one.values_text))))
+        return "\n".join(lines)
 
     def find(self, name: str) -> Column | None:
         """The column with this name, or None."""

@@ -23,6 +23,7 @@ from hypothesis import strategies as st
 from pygrid.client import table_files
 from pygrid.client.table_files import arrays_of, body_of, check_packed_name
 from pygrid.errors import InvalidDataset, InvalidInput, PygridError
+from pygrid.messages.datasets import Column, Schema
 from pygrid.transport.encoding import json_body, to_message
 from support.tables import store
 
@@ -135,6 +136,17 @@ def test_a_tensor_that_numpy_cannot_hold_is_refused() -> None:
         upload({"x": np.array(["é".encode("latin-1")])})
 
 
+def test_a_printed_schema_has_a_line_for_each_column() -> None:
+    columns = (
+        Column("age", "float32", unit="years", min=0.0, max=120.0, has_missing=True),
+        Column("scan", "uint8", (28, 28)),
+        Column("sex", "category", num_categories=2),
+    )
+    assert str(Schema(columns, 1234)) == (
+        "1,234 records\n  age: float32, years, 0..120, some missing\n  scan: uint8x28x28\n  sex: category, 2 categories"
+    )
+
+
 def test_an_array_of_records_is_a_table() -> None:
     records = np.array([(1, 2.5, "x"), (2, 3.5, "y")], [("a", "i4"), ("b", "f4"), ("c", "U1")])
     assert upload(records) == {"a": ("int32", [1, 2]), "b": ("float32", [2.5, 3.5]), "c": ("text", ["x", "y"])}
@@ -217,6 +229,13 @@ def test_numbers_of_numpy_and_pandas_are_numbers() -> None:
     assert (first.lower, first.upper, first.keys, request.seed) == (0.5, 3, (1, 2), 3)
     assert (second.edges, third.edges) == ((0.0, 0.5, 1.0), (0.0, 1.0))
     assert (dates.lower, dates.upper) == ("2020-01-01T00:00:00", "2021-01-01")
+
+
+def test_keys_of_groups_are_whole_numbers_and_texts() -> None:
+    from pygrid.client import count
+
+    keys = [True, np.bool_(False), 2.0, np.float32(3), np.int8(4), "x", dt.date(2020, 1, 1), 1.5]
+    assert count(by="g", keys=keys).keys == (1, 0, 2, 3, 4, "x", "2020-01-01", 1.5)
 
 
 @pytest.mark.parametrize(
