@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from pygrid.features.cycles import admission
 from pygrid.tensors import encode
 from support.eventually import eventually
 from support.streams import Waiting
@@ -109,6 +110,19 @@ async def test_random_selection_draws_from_all_who_ask_in_a_window(site: Site) -
     assert len(refused) == 6
     assert {answer["reason"] for answer in refused} == {"not_drawn"}
     assert all(answer["timeout"] >= 1 for answer in refused)
+
+
+async def test_clients_of_2020_do_not_wait_for_a_long_window(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+    """They wait 10 s for an answer; native clients ask for the time that they wait."""
+    assert admission.PUBLISHED_WINDOW_S < 5
+    monkeypatch.setattr(admission, "PUBLISHED_WINDOW_S", 0.05)
+    process = await site.host(published=True, max_workers=1, max_diffs=1, pool_selection="random", pool_window_s=60)
+    native, *others = [await site.device(process) for _ in range(4)]
+    waiting = asyncio.create_task(native.ask(wait_s=90))
+    answers = await asyncio.gather(*(device.ask(wait_s=None) for device in others))
+    assert sorted(answer["status"] for answer in answers) == ["accepted", "rejected", "rejected"]
+    assert not waiting.done()
+    waiting.cancel()
 
 
 async def test_the_lot_does_not_favour_who_comes_first(site: Site) -> None:

@@ -35,6 +35,9 @@ from pygrid.storage.store import Store
 PRESENCE_S = 3.0 * rules.POLL_S
 """Seconds for which a client counts as a candidate after it was asked to come back."""
 
+PUBLISHED_WINDOW_S = 4.0
+"""Longest window of random selection for clients of 2020, which do not wait 10 s for an answer."""
+
 USED_S = 3600.0
 """Precision of the recorded time of a client's last use; not each request writes a row."""
 
@@ -68,7 +71,7 @@ class Admissions:
         self._stopping = stopping
         self._quotas = quotas
         self._candidates: dict[int, dict[str, dt.datetime]] = {}
-        self._draws: dict[int, list[asyncio.Future[None]]] = {}
+        self._draws: dict[tuple[int, float], list[asyncio.Future[None]]] = {}
         self._drawing: set[asyncio.Task[None]] = set()
         self._rooms = WaitingRooms()
         self._keys: OrderedDict[str, tuple[Admission, int]] = OrderedDict()
@@ -95,7 +98,8 @@ class Admissions:
             while True:
                 changed = self._store.signals.next(cycle_topic(process.id))
                 if process.config.pool_selection == "random":
-                    await self._draw(process)
+                    window_s = process.config.pool_window_s
+                    await self._draw(process, window_s if applicant.native else min(window_s, PUBLISHED_WINDOW_S))
                 stay_s = max(PRESENCE_S, end - loop.time())
                 if gone is None or woken_by is None:
                     outcome = await self._try(process, applicant, stay_s, again=gone is not None)
@@ -261,20 +265,20 @@ class Admissions:
 
     # -- random selection ----------------------------------------------------------------------------------------------
 
-    async def _draw(self, process: HostedProcess) -> None:
+    async def _draw(self, process: HostedProcess, window_s: float) -> None:
         """Return in a random order among all calls of the same window."""
         turn: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        waiting = self._draws.setdefault(process.id, [])
+        waiting = self._draws.setdefault((process.id, window_s), [])
         waiting.append(turn)
         if len(waiting) == 1:
-            task = asyncio.create_task(self._end_draw(process))
+            task = asyncio.create_task(self._end_draw(process.id, window_s))
             self._drawing.add(task)
             task.add_done_callback(self._drawing.discard)
         await turn
 
-    async def _end_draw(self, process: HostedProcess) -> None:
-        await self._stopping.sleep(process.config.pool_window_s)
-        turns = self._draws.pop(process.id)
+    async def _end_draw(self, process_id: int, window_s: float) -> None:
+        await self._stopping.sleep(window_s)
+        turns = self._draws.pop((process_id, window_s))
         random.SystemRandom().shuffle(turns)
         # The first one that is woken queries the database first, whose queue keeps the order.
         for turn in turns:
