@@ -38,7 +38,7 @@ def build(
     private: Annotated[bool, typer.Option(help="Whether the plan must be usable by private jobs.")] = False,
     targets: Annotated[
         str | None,
-        typer.Option(metavar="NAMES", help="Dialects of clients of 2020, with commas: tfjs, torchscript, list."),
+        typer.Option(metavar="NAMES", help="Dialects of clients of 2020: tfjs, torchscript, torchscript-list, list."),
     ] = None,
     batch_sizes: Annotated[
         str | None, typer.Option(metavar="NUMBERS", help="Batch sizes of the dialects, with commas; 32 by default.")

@@ -18,8 +18,9 @@ from pygrid.clock import ManualClock
 from pygrid.domain import build_domain
 from pygrid.features.processes import drafts
 from pygrid.settings import DomainSettings
+from pygrid.syft import read_plan
 from pygrid.tensors import decode, encode
-from support.training import PLAN, Site, assert_values, config, form, model
+from support.training import PLAN, Site, assert_values, config, form, model, opaque_variant
 from support.web import People, assert_problem, running
 
 DRAFTS = "/model-centric/drafts"
@@ -75,6 +76,19 @@ async def test_a_draft_is_hosted_once_with_another_configuration(site: Site) -> 
     assert kept(site) == set()
     gone = await site.web.get(f"{DRAFTS}/{draft['id']}/files/{draft['files'][0]['hash']}", headers=site.owner)
     assert_problem(gone, 404, "file_not_found")
+
+
+async def test_a_draft_keeps_the_variants_for_clients_of_2020(site: Site) -> None:
+    part = "plan:training_plan:torchscript"
+    parts = [*form(config(), encode(model())), (part, (part, opaque_variant(PLAN), "application/json"))]
+    draft = (await site.web.post(DRAFTS, files=parts, headers=site.owner)).json()
+    assert part in {file["part"] for file in draft["files"]}
+    process = (await host(site, draft)).json()
+    device = await (await site.device(process)).join(wait_s=None)
+    query = {"worker_id": device.worker_id, "request_key": device.key, "receive_operations_as": "torchscript"}
+    ((plan_id),) = device.accepted["plans"].values()
+    plan = await site.web.get("/model-centric/get-plan", params={**query, "plan_id": plan_id})
+    assert read_plan(plan.content).torchscript == b"TorchScript"
 
 
 async def test_notes_are_changed_and_found_by_name(site: Site) -> None:

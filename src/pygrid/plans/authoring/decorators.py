@@ -108,13 +108,14 @@ class LossPlan(_TrainingPlan[P, R]):
             optimizer: from `pygrid.optim`; plain `SGD` by default. Its learning rate is the hyperparameter ``lr``,
                 which is added with a default if ``hyper`` does not name it.
             private: refuse a plan in which examples of a batch influence each other, as private jobs do.
-            targets: dialects of clients of 2020, in addition to ``onnx``: ``tfjs``, ``torchscript``, ``list``.
-                `Plan.variants` has them, and the reason for each that this plan cannot have.
+            targets: dialects of clients of 2020, in addition to ``onnx``: ``tfjs``, ``torchscript`` or
+                ``torchscript-list``, ``list``. `Plan.variants` has them, and the reason for each that this plan cannot
+                have.
             batch_sizes: the batch sizes of these variants; 32, or the plan's largest batch, by default.
         Raises:
             AuthoringError: the message names the author's line, the reason and a solution.
         """
-        dialects, batch_sizes = checked_targets(targets, batch_sizes, self.max_batch_size or MAX_BATCH_SIZES[0])
+        wanted, batch_sizes = checked_targets(targets, batch_sizes, self.max_batch_size or MAX_BATCH_SIZES[0])
         optimizer = checked_optimizer(optimizer)
         hyper = dict(self.hyper)
         hyper.setdefault("lr", Float(optimizer.default_lr, min=0.0, max=max(1.0, 10 * optimizer.default_lr)))
@@ -149,7 +150,7 @@ class LossPlan(_TrainingPlan[P, R]):
             optimizer=str(optimizer),
         )
         plan = finish(manifest, graphs, source_of(self.function), sizes=_sizes(self.max_batch_size))
-        return with_variants(plan, graphs["train"], feeder, dialects, batch_sizes, signature.place)
+        return with_variants(plan, graphs["train"], feeder, wanted, batch_sizes, signature.place)
 
 
 def _is_independent(graphs: Mapping[str, Emitted], feeder: Feeder) -> bool:

@@ -31,6 +31,9 @@ logger = logging.getLogger(__name__)
 
 ONNX = "onnx"
 """The target that every plan has."""
+LIST_RESULT = "torchscript-list"
+"""The target for TorchScript that returns a list, for KotlinSyft of 2021, in place of a tuple."""
+TARGETS = (*DIALECTS, LIST_RESULT)
 DEFAULT_BATCH_SIZE = 32
 TOLERANCE = 1e-4
 _NAME = "training_plan"
@@ -39,19 +42,21 @@ _MODULES = (tfjs_layers, tfjs_operators)  # importing them fills the table of em
 
 def checked_targets(
     targets: Sequence[str] | None, batch_sizes: Sequence[int] | None, max_batch_size: int
-) -> tuple[tuple[Dialect, ...], tuple[int, ...]]:
-    """The dialects to build, and the batch sizes.
+) -> tuple[tuple[str, ...], tuple[int, ...]]:
+    """The targets to build, without ``onnx``, and the batch sizes.
 
     Raises:
         AuthoringError: a target or a batch size is not valid.
     """
     wanted = [ONNX] if targets is None else list(targets)
-    unknown = [name for name in wanted if name != ONNX and name not in DIALECTS]
+    unknown = [name for name in wanted if name != ONNX and name not in TARGETS]
     if unknown:
-        known = ", ".join((ONNX, *DIALECTS))
+        known = ", ".join((ONNX, *TARGETS))
         raise AuthoringError(f"targets has {unknown[0]!r}; known targets are {known}", code=codes.PLAN_OPTIONS)
-    dialects = tuple(dialect for dialect in DIALECTS if dialect in wanted)
-    if batch_sizes is not None and not dialects:
+    found = tuple(target for target in TARGETS if target in wanted)
+    if len({_dialect_of(target) for target in found}) < len(found):
+        raise AuthoringError(f"a plan has either torchscript or {LIST_RESULT}; choose one", code=codes.PLAN_OPTIONS)
+    if batch_sizes is not None and not found:
         raise AuthoringError(
             "batch_sizes is for targets of clients of 2020; add targets=['tfjs']", code=codes.PLAN_OPTIONS
         )
@@ -63,39 +68,44 @@ def checked_targets(
             f"batch_sizes must be 1 to {MAX_BATCH_SIZES} whole numbers from 1 to {max_batch_size}",
             code=codes.PLAN_OPTIONS,
         )
-    return dialects, sizes
+    return found, sizes
+
+
+def _dialect_of(target: str) -> Dialect:
+    return next(dialect for dialect in DIALECTS if target in (dialect, f"{dialect}-list"))
 
 
 def with_variants(
     plan: Plan,
     graph: Emitted,
     feeder: Feeder,
-    dialects: Sequence[Dialect],
+    targets: Sequence[str],
     sizes: Sequence[int],
     place: SourceLocation | None,
 ) -> Plan:
-    """The plan with variants in these dialects, each compared with eager torch; one that cannot be made has its reason.
+    """The plan with variants for these targets, each compared with eager torch; one that cannot be made has its reason.
 
     Args:
         graph: the train graph of the plan, which has its trace.
     Raises:
         AuthoringError: ``plan_deviates``: a variant computes something else than torch.
     """
-    if not dialects:
+    if not targets:
         return plan
     made: list[Variant] = []
     unavailable: dict[str, str] = {}
     try:
         contract = contract_of(graph.traced, feeder.data, feeder.hyper, place)
     except AuthoringError as error:
-        unavailable = dict.fromkeys(dialects, error.detail)
+        unavailable = dict.fromkeys(map(_dialect_of, targets), error.detail)
         return plan.with_variants(Variants(FORMAT, plan.id, (), unavailable))
     step = ContractStep(contract, feeder.data)
     specialised = {size: specialise(step, size) for size in sizes}
-    for dialect in dialects:
+    for target in targets:
+        dialect = _dialect_of(target)
         try:
             plans = tuple(
-                VariantPlan(size, write_plan(_checked(dialect, specialised[size], contract, graph, feeder)))
+                VariantPlan(size, write_plan(_checked(target, specialised[size], contract, graph, feeder)))
                 for size in sizes
             )
         except AuthoringError as error:
@@ -108,32 +118,33 @@ def with_variants(
     return plan.with_variants(Variants(FORMAT, plan.id, tuple(made), unavailable))
 
 
-def _checked(dialect: Dialect, step: Specialised, contract: Contract, graph: Emitted, feeder: Feeder) -> PlanMessage:
+def _checked(target: str, step: Specialised, contract: Contract, graph: Emitted, feeder: Feeder) -> PlanMessage:
     """A variant for one batch size, after it was compared with eager torch."""
-    message, run = _made(dialect, step, contract, feeder)
+    message, run = _made(target, step, contract, feeder)
     inputs, expected = _example(contract, graph, feeder, step.batch)
     try:
         found = run(inputs)
     except InvalidPlan as error:
-        raise _deviates(dialect, error.detail) from error
+        raise _deviates(target, error.detail) from error
     names = ["loss", "metric", *contract.params]
     for name, right, ours in zip(names, expected, found, strict=True):
         ours = np.asarray(ours)
         if ours.shape != right.shape:
-            raise _deviates(dialect, f"{name} has shape {list(ours.shape)}, expected {list(right.shape)}")
+            raise _deviates(target, f"{name} has shape {list(ours.shape)}, expected {list(right.shape)}")
         scale = max(1.0, float(np.abs(right).max(initial=0.0)))
         difference = float(np.abs(ours - right).max(initial=0.0))
         if not difference <= TOLERANCE * scale:
-            raise _deviates(dialect, f"{name} differs by {difference:.2g}")
+            raise _deviates(target, f"{name} differs by {difference:.2g}")
     return message
 
 
 def _made(
-    dialect: str, specialised: Specialised, contract: Contract, feeder: Feeder
+    target: str, specialised: Specialised, contract: Contract, feeder: Feeder
 ) -> tuple[PlanMessage, Callable[[Sequence[Any]], list[Any]]]:
     """A variant, and what runs it."""
-    if dialect == "torchscript":
-        message = emit_torchscript(specialised, ContractStep(contract, feeder.data), _NAME, as_list=False)
+    if (dialect := _dialect_of(target)) == "torchscript":
+        step = ContractStep(contract, feeder.data)
+        message = emit_torchscript(specialised, step, _NAME, as_list=target == LIST_RESULT)
         return message, partial(run_torchscript, message)
     message = emit_tfjs(specialised, _NAME) if dialect == "tfjs" else emit_list(specialised, _NAME)
     program = program_of(dialect, message)
@@ -156,9 +167,9 @@ def _example(
     return inputs, [named[name] for name in wanted]
 
 
-def _deviates(dialect: str, why: str) -> AuthoringError:
+def _deviates(target: str, why: str) -> AuthoringError:
     return AuthoringError(
-        f"the variant {dialect} does not compute what torch does: {why}. The plan was not built. Rewrite the loss with "
+        f"the variant {target} does not compute what torch does: {why}. The plan was not built. Rewrite the loss with "
         "simpler operators, and report this",
         code=codes.PLAN_DEVIATES,
     )

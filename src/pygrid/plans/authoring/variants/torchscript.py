@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import io
 import math
+import warnings
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -49,7 +50,8 @@ def emit_torchscript(specialised: Specialised, step: ContractStep, name: str, *,
     _note_sizes(specialised.module)
     module = _Module(specialised.module, as_list)
     x, y, _, _, *params = [torch.zeros(one.shape) for one in step.examples(specialised.batch)]
-    with torch.no_grad():
+    with torch.no_grad(), warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)  # torch's successor of TorchScript does not run on devices
         traced = torch.jit.trace(
             module, (x, y, torch.ones(1, dtype=torch.int64), torch.ones(1), params), check_trace=False, strict=False
         )
@@ -61,13 +63,17 @@ def emit_torchscript(specialised: Specialised, step: ContractStep, name: str, *,
         place = specialised.place(found[0]) if found else None
         raise authoring_error(reason, place, code=codes.PLAN_VARIANT_UNAVAILABLE)
     data = io.BytesIO()
-    torch.jit.save(traced, data)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)
+        torch.jit.save(traced, data)
     return PlanMessage(name, torchscript=data.getvalue())
 
 
 def run_torchscript(message: PlanMessage, inputs: Sequence[Any]) -> list[Any]:
     """The results of a plan's TorchScript, as a device would call it. Only for plans that were built here."""
-    module = torch.jit.load(io.BytesIO(message.torchscript))
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)
+        module = torch.jit.load(io.BytesIO(message.torchscript))
     x, y, batch, rate, *params = [torch.as_tensor(one) for one in inputs]
     with torch.no_grad():
         results = module(x, y, batch.reshape(1).long(), rate.reshape(1), params)
