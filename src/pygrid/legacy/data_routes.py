@@ -23,7 +23,7 @@ from pygrid.settings import DomainSettings
 from pygrid.web.auth import anyone, find_principal
 from pygrid.web.problems import describe_problems
 from pygrid.web.published import Area, exception_handlers
-from pygrid.web.requests import AppRequest
+from pygrid.web.requests import ANY_CONTENT_TYPE, AppRequest
 from pygrid.web.services import service
 
 _INVALID_PAYLOAD = "Invalid payload format"
@@ -105,16 +105,18 @@ def show_page(request: AppRequest, state: State) -> Response[Any]:
 
 
 _ON_ERROR = exception_handlers(Area.DATA)
+_OPT = {ANY_CONTENT_TYPE: True}
 _HANDLERS: list[Any] = [search_tags, search_encrypted_models, show_identity, show_status]
 
 data_routes: list[Any] = [
-    Router("/data-centric", route_handlers=_HANDLERS, tags=["nodes"], exception_handlers=_ON_ERROR),
+    Router("/data-centric", route_handlers=_HANDLERS, tags=["nodes"], exception_handlers=_ON_ERROR, opt=_OPT),
     Router(
         "/data_centric",
         route_handlers=[*_HANDLERS, list_tags, list_nodes],
         tags=["nodes"],
         exception_handlers=_ON_ERROR,
         include_in_schema=False,
+        opt=_OPT,
     ),
     show_page,
 ]

@@ -21,7 +21,7 @@ from pygrid.messages.discovery import DEFAULT_TIMEOUT_S, SearchQuery
 from pygrid.web.auth import anyone
 from pygrid.web.problems import describe_problems
 from pygrid.web.published import Area, exception_handlers
-from pygrid.web.requests import AppRequest
+from pygrid.web.requests import ANY_CONTENT_TYPE, AppRequest
 
 _STATUSES = {"online": "online", "degraded": "busy"}
 
@@ -164,4 +164,5 @@ router = Router(
     ],
     exception_handlers=exception_handlers(Area.NODES),
     tags=["discovery"],
+    opt={ANY_CONTENT_TYPE: True},
 )

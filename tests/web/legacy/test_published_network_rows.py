@@ -77,6 +77,9 @@ async def test_routes_of_nodes(net: Net) -> None:
             wrong.append((row, answer.status_code, answer.text))
     assert not wrong, "\n".join(map(str, wrong))
     assert (await net.web.get("/connected-nodes")).json() == {"grid-nodes": ["bob"]}
+    for kind in ("text/plain", "application/x-www-form-urlencoded"):
+        found = await net.web.post("/search", content='{"query": []}', headers={"content-type": kind})
+        assert (found.status_code, found.json()) == (200, [])
     unknown = await net.web.get("/node/carl")
     assert unknown.status_code == 404
     left = await net.web.request("DELETE", "/delete-node", json=NODE, headers=net.owner)

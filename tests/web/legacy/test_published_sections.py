@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import base64
+import json
 import subprocess
 import sys
 from pathlib import Path
@@ -44,6 +45,11 @@ async def test_conventions(site: Site) -> None:  # noqa: F811
             headers = {"content-type": content_type}
             bad = await site.web.post(f"/model-centric/{path}", content="{bad", headers=headers)
             assert (bad.status_code, bad.json()["error"]) == (400, BAD_JSON)
+            for prefix in ("data-centric", "data_centric"):
+                for route, body, status in (("search", {"query": []}, 200), ("search-encrypted-models", {}, 400)):
+                    text = json.dumps(body)
+                    found = await site.web.post(f"/{prefix}/{route}", content=text, headers=headers)
+                    assert found.status_code == status, (route, content_type)
     origin = {"origin": "https://app.example", "access-control-request-method": "POST"}
     for prefix in ("", "/"):
         preflight = await site.web.options(f"http://localhost{prefix}/model-centric/authenticate", headers=origin)
@@ -86,6 +92,10 @@ async def test_downloads(site: Site) -> None:  # noqa: F811
         params = {"worker_id": device.worker_id, "request_key": device.key, **query}
         found = await site.web.get(f"/model-centric/{path}", params=params)
         assert (found.status_code, found.json()["error"]) == (status, text), path
+    for query in ({"checkpoint": ""}, {"version": ""}, {"checkpoint": "1"}, {"checkpoint": "latest", "version": "1.0"}):
+        params = {"name": "digits", **query}
+        found = await site.web.get("/model-centric/retrieve-model", params=params, headers=site.owner)
+        assert (found.status_code, found.headers["pygrid-checkpoint"]) == (200, "1"), query
     for query, status in (({"checkpoint": 9}, 404), ({"checkpoint": "best"}, 404), ({"version": "9"}, 404)):
         params = {"name": "digits", **query}
         assert (

@@ -246,7 +246,7 @@ async def retrieve_model(
 ) -> Response[Any]:
     """Download a checkpoint by number or alias: safetensors bytes, or a protobuf State."""
     processes = service(state, ProcessesService)
-    found = await processes.find_checkpoint(find_principal(request), name, version, checkpoint)
+    found = await processes.find_checkpoint(find_principal(request), name, version or None, checkpoint or "latest")
     if format == "state":
         return await service(state, StateBlobs).respond(request, await processes.find_state(found))
     return await service(state, ProcessBlobs).respond(
