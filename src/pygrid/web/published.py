@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from litestar import Request, Response
-from litestar.exceptions import HTTPException
+from litestar.exceptions import HTTPException, ValidationException
 
 from pygrid.errors import PygridError
 from pygrid.messages.decoding import MAX_EXPLAINED, find_field, in_pythons_words
@@ -122,6 +122,8 @@ def find_text(area: Area, code: str, detail: str, field: str | None = None) -> s
     """Return the published text of an error, possibly about one field; ``detail`` if there is none."""
     if area is Area.DEVICES and code in _OF_FIELDS and (text := FIELDS.get(field or "")):
         return text
+    if area is Area.ACCOUNTS and code == "invalid_input" and ", not null" in detail:
+        return TEXTS["missing_request_key"]  # as published, a field that is null is missing
     _, text = ROWS[area].get(code, (None, None))
     return text or (detail if area is Area.NODES else TEXTS.get(code, detail))
 
@@ -155,15 +157,19 @@ def exception_handlers(area: Area) -> dict[Any, Any]:
         if area is Area.DEVICES and "request_key" in request.query_params:
             problem["status"] = IN_QUERY.get(error.code, problem["status"])
         if error.code == "invalid_json" and area is not Area.NODES:
-            problem[area.member] = _words_about_body(request) or problem[area.member]
+            problem[area.member] = words_about_body(request) or problem[area.member]
         return problem_response(problem)
 
     def answer_http_error(request: Request[Any, Any, Any], error: HTTPException) -> Response[bytes]:
-        return problem_response(publish(to_problem(request, error), area), error.headers)
+        problem = publish(to_problem(request, error), area)
+        if isinstance(error, ValidationException) and area is not Area.NODES:
+            problem[area.member] = words_about_body(request) or problem[area.member]
+        return problem_response(problem, error.headers)
 
     return {PygridError: answer_error, HTTPException: answer_http_error}
 
 
-def _words_about_body(request: Request[Any, Any, Any]) -> str:
-    body = request.read_body if isinstance(request, AppRequest) else b""
-    return in_pythons_words(body.decode(errors="replace")) if 0 < len(body) <= MAX_EXPLAINED else ""
+def words_about_body(request: Request[Any, Any, Any]) -> str:
+    """Return Python's error for the body of a request; empty: it is JSON, was not read, or is long."""
+    body = request.read_body if isinstance(request, AppRequest) else None
+    return in_pythons_words(body.decode(errors="replace")) if body is not None and len(body) <= MAX_EXPLAINED else ""

@@ -57,10 +57,10 @@ class AppRequest(Request[Principal, None, Any]):
         return body
 
     @property
-    def read_body(self) -> bytes:
-        """The body, if all of it was read; else empty."""
+    def read_body(self) -> bytes | None:
+        """The body, if all of it was read."""
         body = self._connection_state.body
-        return body if isinstance(body, bytes) else b""
+        return body if isinstance(body, bytes) else None
 
     async def json(self) -> Any:
         """Return the body, decoded from JSON.

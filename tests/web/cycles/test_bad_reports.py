@@ -511,6 +511,11 @@ async def test_messages_that_are_none_are_refused(site: Site, subtests: pytest.S
         for name, (body, status, code) in MESSAGES.items():
             with subtests.test(name, route=route):
                 answer = await site.web.post(f"/model-centric/{route}", content=body)
+                if route == "cycle-request" and name in ("a list", "a number", "null"):
+                    # No native client sends that; for clients of 2020 it is the published refusal.
+                    assert (answer.status_code, list(answer.json())) == (200, ["status", "error"])
+                    assert answer.json()["status"] == "rejected"
+                    continue
                 assert answer.status_code == status, answer.text
                 # Of a field that is missing and one that is wrong either may be named.
                 assert answer.json()["code"] in (code, "missing_field")

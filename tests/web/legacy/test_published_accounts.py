@@ -110,9 +110,10 @@ async def test_the_published_order_of_checks(web: httpx.AsyncClient, owner: Acco
 
 
 async def test_bad_json_has_pythons_words_and_any_content_type_is_read(web: httpx.AsyncClient, owner: Account) -> None:
-    for path in ("/users", "/users/login", "/groups"):
-        found = await web.post(path, content="{bad", headers=owner.headers)
-        assert (found.status_code, found.json()["error"]) == (400, BAD_JSON)
+    for path in ("/users", "/users/login", "/users/search", "/roles", "/groups"):
+        for body, text in (("{bad", BAD_JSON), ("", "Expecting value: line 1 column 1 (char 0)")):
+            found = await web.post(path, content=body, headers=owner.headers)
+            assert (found.status_code, found.json()["error"]) == (400, text)
     form = {**owner.headers, "content-type": "application/x-www-form-urlencoded"}
     assert (await web.post("/groups", content='{"name": "g"}', headers=form)).json()["group"]["name"] == "g"
     anybody = {"content-type": "application/x-www-form-urlencoded"}

@@ -167,6 +167,7 @@ CYCLE_REQUESTS: dict[str, tuple[Fields, str]] = {
     "a negative download": ({**SPEEDS, "download": -0.5}, "'download' needs to be a positive number"),
     "a negative upload": ({**SPEEDS, "upload": -1}, "'upload' needs to be a positive number"),
     "a speed that is text": ({**SPEEDS, "upload": "fast"}, "'upload' needs to be a positive number"),
+    "a speed in digits": ({**SPEEDS, "upload": "3.5"}, "'upload' needs to be a positive number"),
     "a speed that is a truth value": ({**SPEEDS, "ping": True}, "'ping' needs to be a positive number"),
     "a speed that is a list": ({**SPEEDS, "download": [1]}, "'download' needs to be a positive number"),
     "an unknown worker": ({**SPEEDS, "worker_id": "nobody"}, WORKER),
@@ -313,7 +314,13 @@ async def test_a_cycle_that_has_ended(domain_of_2020: Domain) -> None:
     assert await here.say("report", {**query, "diff": diff()}) == {"error": "Cycle not found!"}
 
 
-NO_JSON = {"{bad": JSON, '{"model_name": }': "Expecting value: line 1 column 16 (char 15)"}
+NO_JSON = {
+    "{bad": JSON,
+    '{"model_name": }': "Expecting value: line 1 column 16 (char 15)",
+    "": "Expecting value: line 1 column 1 (char 0)",
+    "nul": "Expecting value: line 1 column 1 (char 0)",
+}
+NO_OBJECT = ("[]", "[1, 2]", "5", "null", '"text"', "true")
 
 
 async def test_bad_json(domain_of_2020: Domain) -> None:
@@ -323,9 +330,15 @@ async def test_bad_json(domain_of_2020: Domain) -> None:
             answer = await here.web.post(f"/model-centric/{path}", content=body)
             if (answer.status_code, answer.json()["error"]) != (400, text):
                 wrong.append((path, body, answer.text))
-        for body in ("", "nul", "[]", "5", "null", '"text"'):
+        for body in NO_OBJECT:
             answer = await here.web.post(f"/model-centric/{path}", content=body)
-            if answer.status_code != (401 if path == "report" and body else 400) or not answer.json()["error"]:
+            status, names = {
+                "authenticate": (400, ["error"]),
+                "cycle-request": (200, ["status", "error"]),
+                "report": (200, ["error"]),
+            }[path]
+            found = answer.json()
+            if answer.status_code != status or not found["error"] or (status == 200 and list(found) != names):
                 wrong.append((path, body, answer.text))
     for body in ("{bad", "[]", "5", "null"):
         answer = await here.web.post("/model-centric/host-training", content=body, headers=here.owner)

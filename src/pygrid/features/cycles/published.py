@@ -95,7 +95,7 @@ class PublishedDevices:
             announced: length of the body; None: it is not known.
             held: counts the memory of the report.
         Raises:
-            Unauthenticated: ``missing_request_key``: the body is not a JSON object. InvalidInput: it is not valid.
+            Unauthenticated: ``missing_request_key``: the body is not text. InvalidInput: it is not a JSON object.
             PygridError: as `take_report` and `StagedText.add`.
         """
         text = ReportText()
@@ -104,10 +104,10 @@ class PublishedDevices:
             try:
                 begun += text.add(piece)
             except PygridError:
-                if text.begins_as_object():
-                    raise
-                raise missing_key() from None
-            if not text.begins_as_object():
+                if text.is_binary:
+                    raise missing_key() from None
+                raise
+            if text.is_binary:
                 raise missing_key()
             if text.has_diff:
                 break

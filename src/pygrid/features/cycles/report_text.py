@@ -21,6 +21,7 @@ _CONTROLS = bytes(range(32))
 _DIFF = b"diff"
 _MAX_ESCAPE = 6
 """Length of the longest escape of JSON: a backslash, u and four digits."""
+_BINARY = re.compile(rb"[\x00-\x08]")
 _UNICODE_ESCAPE = re.compile(rb"\\u00([0-9a-fA-F]{2})")
 
 
@@ -78,9 +79,10 @@ class ReportText:
                 position = self._read_other(data, position)
         return found
 
-    def begins_as_object(self) -> bool:
-        """Return whether the bytes so far can be the beginning of a JSON object."""
-        return bytes(self._other.lstrip(_SPACE)[:1]) in (b"", b"{")
+    @property
+    def is_binary(self) -> bool:
+        """Whether the bytes so far are not text, for example those of a native report without its key."""
+        return bool(_BINARY.search(self._other))
 
     def members_before_diff(self) -> dict[str, Any]:
         """Return the members before the diff. Empty before the diff begins. Raises as `finish`."""
@@ -108,7 +110,7 @@ class ReportText:
                 raise InvalidInput(words, code=codes.INVALID_JSON) from None
             raise
         if not isinstance(value, dict):
-            raise InvalidInput("the report is not a JSON object", code=codes.INVALID_JSON)
+            raise InvalidInput("the report is not a JSON object")
         if not self._message_type:
             return value
         members = value.pop("data", None)

@@ -30,14 +30,14 @@ from pygrid.messages.cycles import (
     ReportAccepted,
     ReportRefused,
 )
-from pygrid.messages.decoding import decode_json
+from pygrid.messages.decoding import read_struct
 from pygrid.web.addresses import client_address
 from pygrid.web.auth import find_bearer
 from pygrid.web.blobs import ProcessBlobs, StateBlobs, describe_blob
 from pygrid.web.message_memory import MessageMemory
 from pygrid.web.pacing import Pacer
 from pygrid.web.problems import describe_problems, problem_response, to_problem
-from pygrid.web.published import Area, exception_handlers, find_text, publish
+from pygrid.web.published import Area, exception_handlers, find_text, publish, words_about_body
 from pygrid.web.requests import ANY_CONTENT_TYPE, AppRequest, stream_body, wait_until_gone
 from pygrid.web.services import service
 
@@ -74,8 +74,8 @@ def _reject_invalid(request: Request[Any, Any, Any], error: ValidationException)
     """Answer a cycle request with a field of another type: clients of 2020 get 200 with the published text."""
     problem = publish(to_problem(request, error), Area.DEVICES)
     text = request.read_body if isinstance(request, AppRequest) else b""
-    body = decode_json(text) if text else None
-    if not isinstance(body, dict) or "wait_s" in body:
+    if not text or '"wait_s"' in text.decode(errors="replace"):
+        problem["error"] = words_about_body(request) or problem["error"]
         return problem_response(problem)
     return Response(CycleRejected("rejected", error=problem["error"]), status_code=200)
 
@@ -140,6 +140,8 @@ async def cycle_request(
     if data.wait_s:
         request.stop_counting()
     try:
+        if data.wait_s is None:
+            data = read_struct(await request.json(), CycleRequest)  # numbers as text are refused, as published
         answer = await service(state, CyclesService).request_cycle(
             data, client_address(request), partial(wait_until_gone, request)
         )
