@@ -108,9 +108,8 @@ class LossPlan(_TrainingPlan[P, R]):
             optimizer: from `pygrid.optim`; plain `SGD` by default. Its learning rate is the hyperparameter ``lr``,
                 which is added with a default if ``hyper`` does not name it.
             private: refuse a plan in which examples of a batch influence each other, as private jobs do.
-            targets: dialects of clients of 2020, in addition to ``onnx``: ``tfjs``, ``torchscript`` or
-                ``torchscript-list``, ``list``. `Plan.variants` has them, and the reason for each that this plan cannot
-                have.
+            targets: dialects of clients of 2020: ``tfjs``, ``torchscript`` or ``torchscript-list``, ``list``.
+                `Plan.variants` has them, and the reason for each that this plan cannot have.
             batch_sizes: the batch sizes of these variants; 32, or the plan's largest batch, by default.
         Raises:
             AuthoringError: the message names the author's line, the reason and a solution.
