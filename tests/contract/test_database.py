@@ -20,10 +20,13 @@ import pytest
 import sqlalchemy as sa
 from alembic.autogenerate import compare_metadata
 from alembic.migration import MigrationContext
+from typer.testing import CliRunner
 
 import pygrid.storage.tables  # noqa: F401 - adds its tables to the metadata
+from pygrid.cli import app
 from pygrid.errors import InvalidConfig, StorageFull, Unavailable
 from pygrid.storage.accounts import list_roles, seed_roles
+from pygrid.storage.app_state import put_state
 from pygrid.storage.sql.database import Database
 from pygrid.storage.sql.lanes import Lane
 from pygrid.storage.sql.metadata import UtcDateTime, metadata
@@ -322,11 +325,53 @@ async def test_a_new_sqlite_file_is_waited_for_while_another_process_sets_it_up(
         opened.close()
 
 
+async def test_a_read_that_a_migration_ends_by_a_deadlock_runs_again(postgres_url: str) -> None:
+    num_runs = 0
+
+    def read(connection: sa.Connection) -> int:
+        nonlocal num_runs
+        num_runs += 1
+        if num_runs == 1:
+            connection.execute(sa.text("DO $$ BEGIN RAISE EXCEPTION USING ERRCODE = '40P01'; END $$"))
+        return int(connection.execute(sa.text("SELECT 7")).scalar_one())
+
+    opened = Database(postgres_url)
+    try:
+        assert await opened.read(read) == 7
+    finally:
+        opened.close()
+
+
+def test_a_command_migrates_a_database_before_its_replicas_restart(
+    database: Database, database_url: str, tmp_path: Path
+) -> None:
+    database.read_now(lambda connection: connection.execute(sa.text("SELECT 1")))  # makes the file of SQLite
+    for _ in range(2):
+        done = CliRunner().invoke(
+            app, ["store", "upgrade", "--database-url", database_url, "--data-dir", str(tmp_path)]
+        )
+        assert done.output == f"The database has revision {newest_revision()}.\n", done.exception
+    assert migrate(database) == newest_revision()
+
+
+def _migrate_as_later_version(database: Database, min_revision: str) -> None:
+    def transaction(connection: sa.Connection) -> None:
+        connection.execute(sa.text("UPDATE alembic_version SET version_num = '9999'"))
+        put_state(connection, "min_revision", min_revision.encode())
+
+    database.write_now(transaction)
+
+
+def test_a_database_of_a_later_version_is_used_if_that_version_allows_it(database: Database) -> None:
+    newest = migrate(database)
+    _migrate_as_later_version(database, newest)
+    assert migrate(database) == "9999"
+    assert migrate(database) == "9999", "nothing was changed"
+
+
 def test_a_database_of_a_later_version_is_left_alone(database: Database) -> None:
     migrate(database)
-    database.write_now(
-        lambda connection: connection.execute(sa.text("UPDATE alembic_version SET version_num = '9999'"))
-    )
+    _migrate_as_later_version(database, "9999")
     with pytest.raises(InvalidConfig) as refused:
         migrate(database)
     assert refused.value.code == "database_too_new"

@@ -41,7 +41,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "worker": ("pygrid.cli.worker", "Run jobs of a Domain on this machine; check its sandbox."),
     "association": ("pygrid.cli.association", "Join and leave Networks with a Domain."),
     "domains": ("pygrid.cli.domains", "Show the Domains of a Network; accept, deny and invite Domains."),
-    "store": ("pygrid.cli.store", "Move the files of a Domain to a bucket."),
+    "store": ("pygrid.cli.store", "Move the files of a Domain to a bucket; migrate its database."),
     "doctor": ("pygrid.cli.doctor", "Try what a Domain needs from other services."),
     "up": ("pygrid.cli.up", "Start a Network and Domains as processes of this machine."),
     "edge": ("pygrid.cli.edge", "Train as a device, on local data."),

@@ -1,4 +1,4 @@
-"""``pygrid store``: move the files of a Domain to a store of objects."""
+"""``pygrid store``: move the files of a Domain to a store of objects; migrate its database before an upgrade."""
 
 from __future__ import annotations
 
@@ -8,15 +8,17 @@ import typer
 
 from pygrid.cli.common import handle_errors
 from pygrid.cli.help import App
-from pygrid.cli.local_store import DatabaseUrl, DataDir
+from pygrid.cli.local_store import DatabaseUrl, DataDir, stored_domain
 from pygrid.cli.output import say
 
-app = App("Move the files of a Domain to a bucket.\n\nExample: pygrid store move s3://hospital/pygrid")
+app = App(
+    "Move the files of a Domain to a bucket; migrate its database.\n\nExample: pygrid store move s3://hospital/pygrid"
+)
 
 
 @app.callback()
 def store() -> None:
-    """Move the files of a Domain to a bucket."""
+    """Move the files of a Domain to a bucket; migrate its database."""
 
 
 @app.command("move")
@@ -66,3 +68,18 @@ def move(
         folder_lock.release()
     say(f"{moved.num_files} files are in {url}; {moved.num_sent} were sent now ({moved.num_bytes:,} bytes).")
     say(f"Start the Domain with PYGRID_STORE={url}. Nothing in {settings.data_dir} is needed any longer.")
+
+
+@app.command("upgrade")
+@handle_errors
+def upgrade(data_dir: DataDir = None, database_url: DatabaseUrl = None) -> None:
+    """Migrate the database to the tables of this version; its replicas go on.
+
+    A new version does so at its first start, too. A second run changes nothing.
+
+    Example: pygrid store upgrade --database-url postgresql://pygrid@db.example/pygrid
+    """
+    from pygrid.storage.sql.migrations import migrate
+
+    with stored_domain(data_dir, database_url) as (_, database):
+        say(f"The database has revision {migrate(database)}.")

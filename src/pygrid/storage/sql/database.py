@@ -24,6 +24,7 @@ import sqlalchemy as sa
 
 from pygrid import codes
 from pygrid.errors import InvalidConfig
+from pygrid.storage.sql.failures import is_conflict
 from pygrid.storage.sql.lanes import Batch, ByteLog, Bytes, Lane, LaneWriter, Unit, explained
 
 logger = logging.getLogger(__name__)
@@ -177,7 +178,17 @@ class Database:
 
     def read_now(self, fn: Callable[[sa.Connection], T]) -> T:
         """`read` for code outside the event loop."""
-        with _explained(), self.engine.connect() as connection:
+        with _explained():
+            try:
+                return self._read(fn)
+            except Exception as error:
+                # A migration locks whole tables, so a read of two tables can be the victim of a deadlock.
+                if not is_conflict(error):
+                    raise
+            return self._read(fn)
+
+    def _read(self, fn: Callable[[sa.Connection], T]) -> T:
+        with self.engine.connect() as connection:
             return fn(connection)
 
     def transact_now(self, fn: Callable[[sa.Connection], T]) -> T:

@@ -1,4 +1,8 @@
-"""Migrations of a database to the present tables with Alembic; the steps are in ``versions/``."""
+"""Migrations of a database to the present tables with Alembic; the steps are in ``versions/``.
+
+Replicas of two versions share a database during an upgrade. So a step adds tables and columns with defaults, and a
+later version removes what no code uses. A step that does more raises `MIN_REVISION`.
+"""
 
 from __future__ import annotations
 
@@ -9,6 +13,7 @@ import sqlalchemy as sa
 
 from pygrid import codes
 from pygrid.errors import InvalidConfig, Unavailable
+from pygrid.storage.app_state import find_state, put_state
 from pygrid.storage.sql.database import Database
 
 logger = logging.getLogger(__name__)
@@ -16,15 +21,22 @@ logger = logging.getLogger(__name__)
 FOLDER = Path(__file__).parent
 _LOCK = 0x70796772
 """Number of the PostgreSQL advisory lock under which one process migrates."""
+MIN_REVISION = "0017"
+"""Newest revision of the oldest pygrid that can use the tables of this one. A migration stores it."""
+_MIN_REVISION_KEY = "min_revision"
+_LOCK_TIMEOUT_S = 5
+"""Seconds for which a step waits for a table of PostgreSQL; meanwhile all others wait for the step."""
 
 
 def migrate(database: Database) -> str:
-    """Migrate the tables to the newest revision, in one transaction; returns that revision.
+    """Migrate the tables to the newest revision, in one transaction; returns the revision that they have then.
 
-    Two processes may call it at the same time: one waits for the other. Blocks; call it in a thread.
+    Tables of a later pygrid stay as they are, if this one can use them. Two processes may call it at the same time: one
+    waits for the other. Blocks; call it in a thread.
 
     Raises:
-        InvalidConfig: ``database_too_new``: a later pygrid has migrated it. Unavailable: it does not answer.
+        InvalidConfig: ``database_too_new``: a later pygrid has migrated it, and this one cannot use its tables.
+        Unavailable: it does not answer, or one of its tables is in use for longer than 5 seconds.
     """
     newest = newest_revision()
     try:
@@ -35,6 +47,11 @@ def migrate(database: Database) -> str:
         raise Unavailable(f"the database {shown} cannot be used: {reason}", code=error.code) from error
     if present == newest:
         return newest
+    if present is not None and present > newest:
+        oldest = database.read_now(lambda connection: find_state(connection, _MIN_REVISION_KEY))
+        if oldest is not None and oldest.decode() <= newest:
+            logger.warning("later version migrated the database", extra={"revision": present, "own_revision": newest})
+            return present
     database.write_apart(_upgrade)
     return newest
 
@@ -59,6 +76,7 @@ def _upgrade(connection: sa.Connection) -> None:
 
     if connection.dialect.name == "postgresql":
         connection.execute(sa.text("SELECT pg_advisory_xact_lock(:key)"), {"key": _LOCK})
+        connection.execute(sa.text(f"SET LOCAL lock_timeout = '{_LOCK_TIMEOUT_S}s'"))
     before = _present_revision(connection)
     config = Config()
     config.set_main_option("script_location", str(FOLDER).replace("%", "%%"))
@@ -72,4 +90,5 @@ def _upgrade(connection: sa.Connection) -> None:
             code=codes.DATABASE_TOO_NEW,
             revision=before,
         ) from error
+    put_state(connection, _MIN_REVISION_KEY, MIN_REVISION.encode())
     logger.info("database migrated", extra={"from_revision": before, "to_revision": newest_revision()})
