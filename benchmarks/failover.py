@@ -30,6 +30,7 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
 
 import httpx
 import numpy as np
+import sqlalchemy as sa
 import uvloop
 
 import crash
@@ -43,6 +44,9 @@ from support.eventually import eventually
 from vector_model import model_bytes, plan_bytes
 
 SIZE = 100_000
+DRAIN_SIZE = 10_000
+"""The same while replicas drain. A late report of this size is read whole, so it does not end its connection, and each
+connection that breaks counts."""
 NUM_DEVICES = 8
 OWNER = ("owner@example.org", "correct horse battery staple")
 ASKED_P99_S = 15.0
@@ -53,6 +57,7 @@ LONG_S = (2.0, 14.0)
 SHORT_S = (1.0, 3.0)
 """The same for planned faults."""
 _PROBE_S = 0.05
+_LONG_PAUSE_S = 0.2
 
 
 @dataclass
@@ -88,6 +93,37 @@ class Probe:
         return sum(status in (0, *AWAY) for sent, _, status in self.answers if begin <= sent <= end)
 
 
+@dataclass
+class LongRequests:
+    """Requests for the leader that a balancer cannot keep, one after the other: attempts to host a process again."""
+
+    num_answered: int = 0
+    most_repeats: int = 0
+    """The most often that a request was repeated, as SDKs do after a refusal that says when."""
+    failed: list[str] = field(default_factory=list)
+    """What SDKs do not repeat."""
+
+    async def run(self, address: tuple[str, int], token: str) -> None:
+        """Ask until cancelled."""
+        model, plan = model_bytes(DRAIN_SIZE), plan_bytes(DRAIN_SIZE)
+        num_repeats = 0
+        while True:
+            try:
+                await host(address, token, "marks", model, plan, crash.SERVER_CONFIG)
+            except RequestFailed as failure:
+                if failure.status == 503 and "retry_after_s" in str(failure):
+                    num_repeats += 1
+                    self.most_repeats = max(self.most_repeats, num_repeats)
+                    await asyncio.sleep(1)  # what the refusal asks for
+                    continue
+                if failure.status != 409:
+                    self.failed.append(str(failure))
+            except OSError as failure:
+                self.failed.append(repr(failure))
+            num_repeats, self.num_answered = 0, self.num_answered + 1
+            await asyncio.sleep(_LONG_PAUSE_S)  # the pace of the requests
+
+
 @dataclass(frozen=True)
 class Fault:
     """A fault that was made, and what the probe saw of it."""
@@ -120,6 +156,7 @@ class Faults:
         self.drawn = list(self.kinds)
         """The kinds of a run without a plan."""
         self.kinds["rolling restart"] = self._restart_all
+        self.kinds["rolling restart on newer tables"] = lambda: self._restart_all(migrates=True)
 
     def _later(self, end: Callable[[], Awaitable[Any]]) -> None:
         seconds = self._rng.uniform(*self._length_s)
@@ -147,9 +184,15 @@ class Faults:
 
         self._later(wake)
 
-    async def _restart_all(self) -> None:
-        """As for an upgrade: one replica after the other, the leader among them."""
-        for replica in self._cluster.replicas:
+    async def _restart_all(self, *, migrates: bool = False) -> None:
+        """As for an upgrade: one replica after the other, the leader among them.
+
+        Args:
+            migrates: a later version migrates the database before the second restart.
+        """
+        for number, replica in enumerate(self._cluster.replicas):
+            if migrates and number == 1:
+                await asyncio.to_thread(_migrate_as_later_version, self._cluster.postgres.url)
             num_ended = len(replica.exit_codes)
             replica.signal(signal.SIGTERM)
             await eventually(lambda replica=replica, num=num_ended: len(replica.exit_codes) > num, 120)  # type: ignore[misc]
@@ -203,6 +246,8 @@ class Result:
     repeated: Counter[int]
     """Requests that devices and scientists repeated, by status; 0: a broken connection."""
     exit_codes: Counter[int]
+    long: LongRequests
+    """Nothing was asked, unless replicas drain."""
     problems: list[str]
 
     def outages(self, kind: str = "") -> list[float]:
@@ -229,26 +274,40 @@ async def run(
             transport=Repeating(repeated), base_url="http://{}:{}".format(*cluster.address), timeout=60
         ) as web,
     ):
-        return await _Run(cluster, web, repeated, random.Random(seed), with_jobs).run(seconds, kinds)
+        run = _Run(cluster, web, repeated, random.Random(seed), with_jobs, with_long=drain_s > 0)
+        return await run.run(seconds, kinds)
 
 
 class _Run:
     def __init__(
-        self, cluster: Cluster, web: httpx.AsyncClient, repeated: Counter[int], rng: random.Random, with_jobs: bool
+        self,
+        cluster: Cluster,
+        web: httpx.AsyncClient,
+        repeated: Counter[int],
+        rng: random.Random,
+        with_jobs: bool,
+        *,
+        with_long: bool,
     ) -> None:
         self._cluster, self._web, self._rng, self._repeated = cluster, web, rng, repeated
-        self._with_jobs = with_jobs
-        self._probe, self._marks, self._faults = Probe(), crash.Marks(SIZE), list[Fault]()
+        self._with_jobs, self._with_long = with_jobs, with_long
+        self._size = DRAIN_SIZE if with_long else SIZE
+        self._probe, self._long, self._faults = Probe(), LongRequests(), list[Fault]()
+        self._marks = crash.Marks(self._size)
 
     async def run(self, seconds: float, kinds: list[str] | None) -> Result:
         address = self._cluster.address
         token = await sign_up(address, *OWNER)
-        process = await host(address, token, "marks", model_bytes(SIZE), plan_bytes(SIZE), crash.SERVER_CONFIG)
+        process = await host(
+            address, token, "marks", model_bytes(self._size), plan_bytes(self._size), crash.SERVER_CONFIG
+        )
         jobs = JobFleet(self._web, {"Authorization": f"Bearer {token}"}, self._rng)
         if self._with_jobs:
             await jobs.prepare()
         stop = asyncio.Event()
-        probing = asyncio.create_task(self._probe.run(address, token))
+        probing = [asyncio.create_task(self._probe.run(address, token))]
+        if self._with_long:
+            probing.append(asyncio.create_task(self._long.run(address, token)))
         async with asyncio.TaskGroup() as group:
             for _ in range(NUM_DEVICES):
                 group.create_task(PatientReporter(address, process, self._marks, stop, self._repeated).run())
@@ -259,7 +318,8 @@ class _Run:
                 await self._make_faults(Faults(self._cluster, self._rng, ending, length_s), seconds, kinds)
             await self._cluster.wait_ready()
             stop.set()
-        probing.cancel()
+        for asking in probing:
+            asking.cancel()
         return await self._check(process, jobs)
 
     async def _make_faults(self, faults: Faults, seconds: float, kinds: list[str] | None) -> None:
@@ -305,7 +365,23 @@ class _Run:
                 await asyncio.to_thread(database.close)
             problems += await jobs.find_overspending()
         codes = Counter(code for replica in self._cluster.replicas for code in replica.exit_codes)
-        return Result(self._faults, found, jobs.states, self._repeated, codes, problems)
+        return Result(self._faults, found, jobs.states, self._repeated, codes, self._long, problems)
+
+
+def _migrate_as_later_version(url: str) -> None:
+    """Migrate a database as a later version does whose tables this one can use."""
+    database = Database(url)
+
+    def step(connection: sa.Connection) -> None:
+        for table in ("cycles", "assignments", "reports", "jobs", "users"):
+            connection.execute(sa.text(f"ALTER TABLE {table} ADD COLUMN later INTEGER NOT NULL DEFAULT 0"))
+        connection.execute(sa.text("CREATE TABLE later (id INTEGER PRIMARY KEY)"))
+        connection.execute(sa.text("UPDATE alembic_version SET version_num = '9999'"))
+
+    try:
+        database.write_apart(step)
+    finally:
+        database.close()
 
 
 async def _finished(web: httpx.AsyncClient, process: Process) -> bool:
@@ -333,6 +409,8 @@ def _report(result: Result) -> None:
         f"{found.num_unanswered} without an answer; {found.num_checkpoints} checkpoints; "
         f"jobs {dict(result.jobs)}; requests repeated {dict(result.repeated)}; exit codes {dict(result.exit_codes)}"
     )
+    if result.long.num_answered:
+        print(f"long requests: {vars(result.long)}")
     for problem in result.problems:
         print(f"  {problem}")
     print("every promise was kept" if not result.problems else "PROMISE BROKEN, see above")

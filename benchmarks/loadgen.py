@@ -45,6 +45,7 @@ class Connection(asyncio.Protocol):
     def __init__(self) -> None:
         self._transport: asyncio.Transport | None = None
         self._answer: asyncio.Future[Response] | None = None
+        self._asked = ""
         self._reset(False)
 
     @classmethod
@@ -59,7 +60,9 @@ class Connection(asyncio.Protocol):
     def connection_lost(self, exc: Exception | None) -> None:
         self._transport = None
         if self._answer is not None and not self._answer.done():
-            self._answer.set_exception(ConnectionError("the server closed the connection"))
+            self._answer.set_exception(
+                ConnectionError(f"the server closed the connection before it answered {self._asked}")
+            )
 
     async def request(
         self,
@@ -81,6 +84,7 @@ class Connection(asyncio.Protocol):
         if self._transport is None:
             raise ConnectionError("the connection is closed")
         self._reset(discard)
+        self._asked = path
         self._answer = asyncio.get_running_loop().create_future()
         authorization = f"authorization: Bearer {bearer}\r\n" if bearer else ""
         kind = f"content-type: {content_type}\r\ncontent-length: {len(body)}\r\n" if method == "POST" else ""

@@ -201,7 +201,7 @@ def build_domain(
         _web_feature(context),
         start_record(context, settings, writes),
     ]
-    leadership = None if leader_lock is None else Leadership(leader_lock, context.runner)
+    leadership = None if leader_lock is None else Leadership(leader_lock, context.runner, context.stopping)
     app = build_app(
         title=f"Domain {settings.id}",
         description="Hosts models and data; devices and data scientists train on them.",

@@ -37,6 +37,9 @@ TRY_S = 0.5
 """Seconds between two attempts of a follower to lead."""
 WAIT_S = 1.0
 """Seconds for which a request of a balancer waits until this replica leads."""
+LONG_WAIT_S = 3.0
+"""The same for a request with a long body, which the balancer cannot send again."""
+_LONG_BYTES = 12 * 1024
 REFUSAL_HEADER = "pygrid-not-leader"
 """Set by a balancer that sends a request again if the status is the value, 425. Nothing else refuses with 425."""
 _SENT_AGAIN = 425
@@ -81,9 +84,12 @@ class Leadership:
         end: ends the process at once, as a kill would.
     """
 
-    def __init__(self, lock: OwnerLock, runner: TaskRunner, end: Callable[[], None] = _end_process) -> None:
+    def __init__(
+        self, lock: OwnerLock, runner: TaskRunner, stopping: Stopping, end: Callable[[], None] = _end_process
+    ) -> None:
         self._lock = lock
         self._runner = runner
+        self._stopping = stopping
         self._end = end
         self._led: list[Feature] = []
         self._keeping: asyncio.Task[None] | None = None
@@ -136,6 +142,8 @@ class Leadership:
     async def _run(self) -> None:
         while not self._begun.is_set():
             await asyncio.sleep(TRY_S)
+            if self._stopping.is_draining:  # it would lead for seconds, then its successor begins
+                continue
             try:
                 await self._try()
             except Exception:
@@ -173,18 +181,16 @@ class LeaderGate:
             await self._app(scope, receive, send)
             return
         if scope["path"] == LEADER_PATH:
-            # A leader that drains leads until it stops: its successor begins after that.
+            # A leader that stops still serves what the balancer sends before it knows: its successor begins after that.
             status = 200 if self._leadership.is_leader else 503
             if self._stopping.is_set():
                 status = 404 if _has(scope, DRAINING_HEADER, "404") else 503
             await _answer(send, status, {"status": "leader" if status == 200 else "follower"})
             return
         is_sent_again = _has(scope, REFUSAL_HEADER, "425")
-        serves = scope["path"] in FOLLOWER_PATHS or (
-            self._leadership.is_leader and not (is_sent_again and self._stopping.is_set())
-        )
+        serves = scope["path"] in FOLLOWER_PATHS or self._leadership.is_leader
         if not serves and is_sent_again and not (self._stopping.is_draining or self._stopping.is_set()):
-            serves = await self._leadership.wait(WAIT_S)
+            serves = await self._leadership.wait(LONG_WAIT_S if _is_long(scope) else WAIT_S)
         if serves:
             await self._app(scope, receive, send)
         elif scope["type"] == ScopeType.WEBSOCKET:
@@ -203,6 +209,11 @@ class LeaderGate:
 
 def _has(scope: HTTPScope | WebSocketScope, header: str, value: str) -> bool:
     return (header.encode(), value.encode()) in list(scope["headers"])
+
+
+def _is_long(scope: HTTPScope | WebSocketScope) -> bool:
+    fields = dict(scope["headers"])
+    return int(fields.get(b"content-length", 0)) > _LONG_BYTES or b"transfer-encoding" in fields
 
 
 async def _answer(send: Send, status: int, content: object, headers: Sequence[tuple[bytes, bytes]] = ()) -> None:

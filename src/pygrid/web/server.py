@@ -26,6 +26,9 @@ from pygrid.web.websocket_reader import BoundedWebSocket
 
 IDLE_GRACE_S = 0.2
 """Seconds that connections without a request stay open after the signal to stop, for requests in transit."""
+NOTICE_S = 1.0
+"""Seconds after a drain for which connections are accepted: a balancer asks ``/leaderz`` in that time, and learns that
+the app stops."""
 
 _SO_ATTACH_FILTER = 26
 _RETURN_CONSTANT = 0x06
@@ -102,8 +105,11 @@ class AppServer(uvicorn.Server):
         self._app.state.stopping.set()
         if self._drain_s:
             # A balancer cuts off the requests of a server that refuses connections. So those end first.
-            until = loop.time() + (self.config.timeout_graceful_shutdown or 0)
-            while self.server_state.tasks and loop.time() < until and not self.force_exit:  # noqa: ASYNC110
+            noticed_s = loop.time() + NOTICE_S
+            until = loop.time() + max(NOTICE_S, self.config.timeout_graceful_shutdown or 0)
+            while not self.force_exit and (  # noqa: ASYNC110
+                loop.time() < noticed_s or (self.server_state.tasks and loop.time() < until)
+            ):
                 await asyncio.sleep(IDLE_GRACE_S / 10)
         await self._drain(sockets or [])
         await super().shutdown(sockets)

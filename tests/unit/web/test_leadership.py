@@ -18,7 +18,7 @@ from pygrid.lifecycle import Feature, Stopping, TaskRunner
 from pygrid.metrics import Metrics
 from pygrid.web import leadership
 from pygrid.web.leadership import LeaderGate, Leadership
-from support.eventually import eventually
+from support.eventually import eventually, turns
 
 SENT_AGAIN = [(b"pygrid-not-leader", b"425")]
 
@@ -51,8 +51,8 @@ class Replica:
     def __init__(self, lock: Lock) -> None:
         self.ended: list[bool] = []
         self.runner = TaskRunner(Metrics())
-        self.leadership = Leadership(lock, self.runner, lambda: self.ended.append(True))
         self.stopping = Stopping()
+        self.leadership = Leadership(lock, self.runner, self.stopping, lambda: self.ended.append(True))
         self.gate = LeaderGate(self._app, self.leadership, self.stopping)
 
     async def _app(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -116,6 +116,40 @@ async def test_a_request_that_waited_in_vain_is_refused_for_another_try(monkeypa
     assert await replica.status("/jobs", SENT_AGAIN) == 425, "a replica that stops will not lead"
 
 
+@pytest.mark.parametrize("length", [(b"content-length", b"100000"), (b"transfer-encoding", b"chunked")])
+async def test_a_long_request_waits_longer_because_it_cannot_be_sent_again(
+    length: tuple[bytes, bytes], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(leadership, "WAIT_S", 0.0)
+    monkeypatch.setattr(leadership, "LONG_WAIT_S", 60.0)
+    monkeypatch.setattr(leadership, "TRY_S", 0.01)
+    lock = Lock(is_free=False)
+    replica = Replica(lock)
+    feature = replica.leadership.feature()
+    await feature.start()
+    async with replica.runner.running(feature.tasks):
+        waiting = asyncio.create_task(replica.status("/jobs", [*SENT_AGAIN, length]))
+        assert await replica.status("/jobs", [*SENT_AGAIN, (b"content-length", b"100")]) == 425
+        assert not waiting.done()
+        lock.is_free = True
+        assert await waiting == 200
+
+
+async def test_a_replica_that_drains_does_not_begin_to_lead(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its successor would have to begin seconds later, and requests would wait a second time."""
+    monkeypatch.setattr(leadership, "TRY_S", 0.0)
+    lock = Lock(is_free=False)
+    replica = Replica(lock)
+    feature = replica.leadership.feature()
+    await feature.start()
+    async with replica.runner.running(feature.tasks):
+        replica.stopping.is_draining = True
+        lock.is_free = True
+        await turns(20)
+        assert not replica.leadership.is_leader
+        assert not lock.is_sure, "it does not even try"
+
+
 async def test_a_slow_start_of_a_leader_keeps_the_lock() -> None:
     """Else another replica would take a leader for silent while its features start."""
     lock = Lock(is_free=True)
@@ -159,6 +193,6 @@ async def test_a_balancer_knows_a_leader_that_stops_from_one_that_is_gone() -> N
     await replica.leadership.feature().start()
     replica.stopping.set()
     assert await replica.status("/leaderz", [(b"pygrid-draining", b"404")]) == 404
-    assert await replica.status("/jobs", SENT_AGAIN) == 425, "its successor gets new requests"
+    assert await replica.status("/jobs", SENT_AGAIN) == 200, "else the balancer uses up its attempts before it knows"
     assert await replica.status("/jobs") == 200, "a client that comes without a balancer has nobody else to ask"
     assert await replica.status("/leaderz") == 503
