@@ -70,7 +70,7 @@ def test_the_health_check_runs(app: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("app", "extras"), [("domain", "[domain,oidc]"), ("network", "[postgres,oidc]"), ("worker", "")]
+    ("app", "extras"), [("domain", "[domain,oidc,s3]"), ("network", "[postgres,oidc]"), ("worker", "")]
 )
 def test_an_image_installs_the_extras_that_its_app_needs(app: str, extras: str) -> None:
     assert f'"$(ls wheels/*.whl){extras}"' in dockerfile(app)
