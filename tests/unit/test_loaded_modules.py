@@ -51,21 +51,36 @@ def test_importing_the_domain_loads_no_package_that_only_its_children_need() -> 
 RUNNING = """
 import asyncio, sys
 from pathlib import Path
-from pygrid.domain import build_domain
-from pygrid.settings import load_settings
+from pygrid.{kind} import build_{kind}
+from pygrid.settings import {load}
 
 async def run():
-    async with build_domain(load_settings({}, data_dir=Path(sys.argv[1]))).lifespan():
+    async with build_{kind}({load}({{}}, data_dir=Path(sys.argv[1]))).lifespan():
         print(*sorted(sys.modules))
 
 asyncio.run(run())
 """
 
 
+def modules_of(kind: str, folder: Path) -> list[str]:
+    """What a started app has loaded, with its console."""
+    load = "load_settings" if kind == "domain" else "load_network_settings"
+    command = [sys.executable, "-I", "-c", RUNNING.format(kind=kind, load=load), str(folder / "data")]
+    return subprocess.run(command, capture_output=True, text=True, check=True).stdout.split()
+
+
 def test_a_domain_with_its_files_in_the_data_folder_loads_no_client_of_a_store(tmp_path: Path) -> None:
-    command = [sys.executable, "-I", "-c", RUNNING, str(tmp_path / "data")]
-    loaded = subprocess.run(command, capture_output=True, text=True, check=True).stdout.split()
-    assert "pygrid.domain" in loaded
+    loaded = modules_of("domain", tmp_path)
+    assert {"pygrid.domain", "pygrid.ui.pages.datasets"} <= set(loaded)
     assert [name for name in loaded if name.startswith(("obstore", "pygrid.storage.blobs.s3"))] == []
     assert "pygrid.storage.blobs.remote_store" not in loaded
     assert not {"attr", "pydantic"} & set(loaded)  # msgspec alone checks values
+    # Of the console, only what is needed before somebody opens it; nothing of the SDK.
+    assert not {"jinja2", "rich", "pygrid.client", "pygrid.ui.pages.relay"} & set(loaded)
+
+
+def test_a_network_loads_no_page_of_a_domain(tmp_path: Path) -> None:
+    loaded = modules_of("network", tmp_path)
+    assert "pygrid.ui.pages.relay" in loaded
+    own = [name for name in loaded if name.startswith(("pygrid.features.jobs", "pygrid.ui.pages.datasets", "jinja2"))]
+    assert own == []

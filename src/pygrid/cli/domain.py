@@ -30,9 +30,10 @@ def domain(
 
 def serve(settings: DomainSettings, port_file: Path | None) -> None:
     """Run a Domain in this process until a signal ends it (`pygrid.cli.serve.serve`)."""
-    from pygrid.domain import build_domain
-    from pygrid.storage.start import prepare_store
-    from pygrid.transport.identity import IDENTITY_FILE, Identity
+    with serving.loading():
+        from pygrid.domain import build_domain
+        from pygrid.storage.start import prepare_store
+        from pygrid.transport.identity import IDENTITY_FILE, Identity
 
     def prepare() -> Callable[[int], str]:
         has_owner = prepare_store(settings)

@@ -110,7 +110,7 @@ def show_job(job_id: str, url: str | None, as_json: bool) -> None:
 
 def print_review(job: Job) -> None:
     """Print the review summary of a job."""
-    from pygrid.client.display.review import sheet
+    from pygrid.summaries.jobs import sheet
 
     say_facts(sheet(job.info()))
 

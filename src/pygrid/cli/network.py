@@ -30,8 +30,9 @@ def network(
 
 def serve(settings: NetworkSettings, port_file: Path | None) -> None:
     """Run a Network in this process until a signal ends it (`pygrid.cli.serve.serve`)."""
-    from pygrid.network import build_network
-    from pygrid.storage.start import prepare_store
+    with serving.loading():
+        from pygrid.network import build_network
+        from pygrid.storage.start import prepare_store
 
     def prepare() -> Callable[[int], str]:
         has_owner = prepare_store(settings)

@@ -22,7 +22,6 @@ from msgspec import UNSET
 from pygrid import codes
 from pygrid.client.declarations import Prepare, of_source, origin_of, read_declarations
 from pygrid.client.display.tables import Table, TableColumn, html_or_error
-from pygrid.client.display.units import counted, size
 from pygrid.client.display.uploads import shown_upload
 from pygrid.client.downloads import MAX_MEMORY_BYTES
 from pygrid.client.hosting import FormBody, FormPart
@@ -48,6 +47,7 @@ from pygrid.messages.jobs import BudgetInfo, PolicyInfo
 from pygrid.messages.plain_words import in_plain_words
 from pygrid.messages.preparation_text import preparations_of, write_preparation
 from pygrid.messages.preparations import PrepareRequest
+from pygrid.summaries.units import counted, size
 from pygrid.tensors import decode
 from pygrid.transport import Api, Body, Request, Response
 from pygrid.transport.encoding import json_body, to_message

@@ -23,7 +23,6 @@ from pygrid.client.answers import Answers, has_dates
 from pygrid.client.binding import complete_binding
 from pygrid.client.datasets import Dataset, Datasets
 from pygrid.client.display.job_progress import shown
-from pygrid.client.display.review import cost_in_words, privacy_in_words, sheet
 from pygrid.client.display.tables import Table, TableColumn, html_facts, html_or_error, text_facts
 from pygrid.client.downloads import MAX_MEMORY_BYTES
 from pygrid.client.events import FollowTimings, parse_events
@@ -44,6 +43,7 @@ from pygrid.messages.jobs import (
 )
 from pygrid.messages.media import PLAN, TENSORS
 from pygrid.messages.plain_words import in_plain_words
+from pygrid.summaries.jobs import cost_in_words, privacy_in_words, sheet
 from pygrid.tensors import Params, decode
 from pygrid.transport import Api, Request, Response
 from pygrid.transport.base import BytesBody

@@ -12,12 +12,12 @@ import numpy.typing as npt
 
 from pygrid import codes
 from pygrid.client.display.tables import Table, TableColumn, html_facts
-from pygrid.client.display.units import size
 from pygrid.client.downloads import MAX_MEMORY_BYTES, read_checked, write_checked
 from pygrid.client.hosting import FormBody, FormPart
 from pygrid.errors import InvalidInput
 from pygrid.messages.media import TENSORS
 from pygrid.messages.models import ModelList, ModelVisibility, ServedModel, ServedModelInfo, ServeRequest
+from pygrid.summaries.units import size
 from pygrid.tensors import decode, encode
 from pygrid.transport import Api, Request
 from pygrid.transport.base import BytesBody

@@ -14,75 +14,66 @@ from litestar import Router
 from pygrid.lifecycle import Feature
 from pygrid.ui.console import Console
 from pygrid.ui.errors import PAGE_EXCEPTION_HANDLERS, unknown_page
-from pygrid.ui.feed import SharedReads
+from pygrid.ui.feed import SharedReads, Topics
 from pygrid.ui.live import live_routes
-from pygrid.ui.pages import (
-    account,
-    asking,
-    budgets,
-    dashboard,
-    dataset_acts,
-    datasets,
-    domains,
-    entry,
-    hosting,
-    invitations,
-    jobs,
-    models,
-    network_search,
-    networks,
-    people,
-    processes,
-    relay,
-    requests,
-    results,
-    search,
-    sign_in,
-    single_sign_on,
-    supervision,
-    terminal,
-    training,
-    uploads,
-    workers,
-)
+from pygrid.ui.pages import account, entry, people, sign_in, single_sign_on, supervision, terminal
 from pygrid.ui.static import static_routes
 
 PREFIX = "/admin"
+_Pages = tuple[Router, Topics, tuple[type, ...]]
+"""The pages of an app, what they follow, and the services that each app has of its own."""
+_COMMON = (sign_in, single_sign_on, terminal, entry, account, people, supervision)
 
 
 def build(kind: Literal["domain", "network"], name: str, identity: str) -> Feature:
     """Build the console.
 
     Args:
+        kind: of the app; only its own pages are loaded.
         name: name of the app, shown on each page.
         identity: key of the app, from which the name of its cookie is made.
     """
     console = Console.open(kind, name, identity)
-    services = (console, console.files, SharedReads(), workers.SandboxExamination())
-    return Feature(services=services, routes=(_router(kind),))
+    router, topics, services = _domain_pages() if kind == "domain" else _network_pages()
+    return Feature(services=(console, console.files, topics, *(make() for make in services)), routes=(router,))
 
 
 @cache
-def _router(kind: Literal["domain", "network"]) -> Router:
-    pages = [
-        *sign_in.routes(),
-        *single_sign_on.routes(),
-        *terminal.routes(),
-        *entry.routes(),
-        *account.routes(),
-        *people.routes(),
-    ]
-    pages += [*supervision.routes(), *live_routes(), *static_routes(), unknown_page]
-    pages += _domain_pages() if kind == "domain" else _network_pages()
-    return Router(PREFIX, route_handlers=pages, include_in_schema=False, exception_handlers=PAGE_EXCEPTION_HANDLERS)
+def _domain_pages() -> _Pages:
+    from pygrid.ui import domain_topics as topics
+    from pygrid.ui.pages import (
+        asking,
+        budgets,
+        dashboard,
+        dataset_acts,
+        datasets,
+        hosting,
+        jobs,
+        models,
+        networks,
+        processes,
+        requests,
+        results,
+        search,
+        training,
+        uploads,
+        workers,
+    )
 
-
-def _network_pages() -> list[Any]:
-    return [route for module in (domains, invitations, relay, network_search) for route in module.routes()]
-
-
-def _domain_pages() -> list[Any]:
     data = (dashboard, requests, jobs, datasets, dataset_acts, budgets, uploads, asking, results)
-    training_pages = (processes, hosting, training, models, workers, networks)
-    found = [route for module in (*data, *training_pages) for route in module.routes()]
-    return [*found, *search.routes()]
+    router = _router(*data, processes, hosting, training, models, workers, networks, search)
+    return router, Topics(topics.signals_of, topics.find_topic), (SharedReads, workers.SandboxExamination)
+
+
+@cache
+def _network_pages() -> _Pages:
+    from pygrid.ui import network_topics as topics
+    from pygrid.ui.pages import domains, invitations, network_search, relay
+
+    return _router(domains, invitations, relay, network_search), Topics(topics.signals_of, topics.find_topic), ()
+
+
+def _router(*modules: Any) -> Router:
+    pages = [route for module in (*_COMMON, *modules) for route in module.routes()]
+    pages += [*live_routes(), *static_routes(), unknown_page]
+    return Router(PREFIX, route_handlers=pages, include_in_schema=False, exception_handlers=PAGE_EXCEPTION_HANDLERS)

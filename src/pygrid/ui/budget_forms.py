@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+
+import msgspec
 
 from pygrid import codes
 from pygrid.errors import InvalidInput
@@ -18,8 +19,7 @@ USES = {
 }
 
 
-@dataclass(frozen=True, slots=True)
-class Preset:
+class Preset(msgspec.Struct, frozen=True):
     """A named budget that an owner can choose."""
 
     name: str

@@ -5,8 +5,9 @@ from __future__ import annotations
 import datetime as dt
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from typing import Literal
+
+import msgspec
 
 from pygrid.configuration.evaluation import mode_of
 from pygrid.messages.processes import CycleInfo, EvaluationInfo
@@ -16,8 +17,7 @@ from pygrid.ui.render import show_number
 Kind = Literal["line", "dashed", "band", "dots", "rings", "steps"]
 
 
-@dataclass(frozen=True, slots=True)
-class Series:
+class Series(msgspec.Struct, frozen=True):
     """Values of a chart, one for each x; None: there is no value."""
 
     label: str
@@ -25,8 +25,7 @@ class Series:
     values: Sequence[float | None]
 
 
-@dataclass(frozen=True, slots=True)
-class Chart:
+class Chart(msgspec.Struct, frozen=True):
     """Series over cycles, or over time."""
 
     name: str

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
 from typing import Any
 
+import msgspec
 from litestar import Response
 from litestar.datastructures import Cookie, State
 
@@ -20,8 +20,7 @@ from pygrid.web.services import service
 FIELD = "confirm_password"
 
 
-@dataclass(frozen=True, slots=True)
-class PasswordView:
+class PasswordView(msgspec.Struct, frozen=True):
     """The form that asks for the password and repeats what was sent."""
 
     problem: dict[str, Any] | None
@@ -30,13 +29,12 @@ class PasswordView:
     fields: list[tuple[str, str]]
 
 
-@dataclass(frozen=True, slots=True)
-class Confirmation:
+class Confirmation(msgspec.Struct, frozen=True):
     """The answer to "was the password typed recently?"."""
 
     page: Response[bytes] | None = None
     """The form that asks for it; None: yes."""
-    cookies: list[Cookie] = field(default_factory=list)
+    cookies: list[Cookie] = msgspec.field(default_factory=list)
     """The cookie of the session that the password began."""
 
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 import gzip
 import hashlib
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Any, Literal
 
+import msgspec
 from litestar import Response
 
 from pygrid.core.access import Permission, Principal
@@ -33,10 +33,11 @@ _HEADERS = {
     "Vary": "Cookie, HX-Request, Accept-Encoding",
 }
 _MIN_GZIP_BYTES = 1024
+MAX_SHOWN = 10
+"""Rows of a list on a start page."""
 
 
-@dataclass(frozen=True, slots=True)
-class MenuEntry:
+class MenuEntry(msgspec.Struct, frozen=True):
     """A section of the console."""
 
     path: str
@@ -80,8 +81,14 @@ _NETWORK_MENU = (
 )
 
 
-@dataclass(frozen=True, slots=True)
-class Frame:
+class Need(msgspec.Struct, frozen=True):
+    """Something that waits for the caller."""
+
+    path: str
+    words: str
+
+
+class Frame(msgspec.Struct, frozen=True):
     """What stands around a page."""
 
     app: str
@@ -94,8 +101,7 @@ class Frame:
     role: str
 
 
-@dataclass(frozen=True, slots=True)
-class Console:
+class Console(msgspec.Struct, frozen=True):
     """The console of an app."""
 
     kind: Literal["domain", "network"]

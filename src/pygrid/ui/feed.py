@@ -4,8 +4,13 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
 from typing import Any
+
+import msgspec
+from litestar.datastructures import State
+
+from pygrid.core.access import Principal
+from pygrid.storage.signals import Signals
 
 PAUSE_S = 0.1
 """Shortest time between two reads of one key."""
@@ -13,8 +18,7 @@ MAX_SHARE = 0.05
 """Largest part of the time that the reads of one key take."""
 
 
-@dataclass(frozen=True, slots=True)
-class Topic:
+class Topic(msgspec.Struct, frozen=True):
     """What a page follows."""
 
     signals: tuple[str, ...]
@@ -24,6 +28,14 @@ class Topic:
     load: Callable[[], Awaitable[bytes]] | None = None
     look: Callable[[], object] | None = None
     """Returns numbers in memory that change without a signal; the stream compares them each second."""
+
+
+class Topics(msgspec.Struct, frozen=True):
+    """The topics of an app."""
+
+    signals_of: Callable[[State], Signals]
+    find_topic: Callable[[State, Principal, str], Awaitable[Topic | None]]
+    """Returns a topic by its name; None: it is unknown, or not for this principal."""
 
 
 class SharedReads:

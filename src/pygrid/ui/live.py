@@ -20,12 +20,11 @@ from litestar.response import Stream
 from pygrid import codes
 from pygrid.errors import InvalidInput, NotFound
 from pygrid.storage.signals import Signals
-from pygrid.ui import domain_topics, network_topics
 from pygrid.ui.access import find_cookie, signed_in
-from pygrid.ui.console import console_of
-from pygrid.ui.feed import Topic
+from pygrid.ui.feed import Topic, Topics
 from pygrid.web.auth import find_authenticator
 from pygrid.web.requests import AppRequest
+from pygrid.web.services import service
 from pygrid.web.sessions import SessionWatch
 from pygrid.web.sse import ServerEvent, event_stream
 
@@ -41,13 +40,13 @@ async def live(request: AppRequest, state: State, topics: FromQuery[str] = "") -
     names = [name for name in topics.split(",") if name]
     if len(names) > MAX_TOPICS:
         raise InvalidInput(f"a page follows at most {MAX_TOPICS} topics", code=codes.INVALID_INPUT)
-    kind = network_topics if console_of(request).kind == "network" else domain_topics
-    watched = {name: topic for name in names if (topic := await kind.find_topic(state, request.user, name))}
+    found = service(state, Topics)
+    watched = {name: topic for name in names if (topic := await found.find_topic(state, request.user, name))}
     token = find_cookie(request)
     assert token is not None, "a guard has checked it"
     request.stop_counting()
     return event_stream(
-        _changes(kind.signals_of(state), watched),
+        _changes(found.signals_of(state), watched),
         state.stopping,
         SessionWatch(find_authenticator(request), token, request.user),
     )

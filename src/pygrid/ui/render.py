@@ -5,15 +5,18 @@ from __future__ import annotations
 import datetime as dt
 import math
 from collections.abc import Callable
+from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from jinja2 import Environment, FunctionLoader, StrictUndefined
 from markupsafe import Markup, escape
 
 from pygrid import codes
 from pygrid.errors import NotFound
 from pygrid.plans.text import printable
+
+if TYPE_CHECKING:
+    from jinja2 import Environment
 
 FOLDER = Path(__file__).parent / "templates"
 _MACROS = ("one_time_link", "badge", "field", "error", "bar", "snippet", "pages", "figure")
@@ -37,16 +40,24 @@ class Renderer:
     """
 
     def __init__(self, url_of: Callable[[str], str]) -> None:
-        self._templates = Environment(
-            loader=FunctionLoader(_read_all().get),
+        self._sources = _read_all()
+        self._url_of = url_of
+
+    @cached_property
+    def _templates(self) -> Environment:
+        # An app starts without the engine, which takes 40 ms: nobody may ever ask for a page.
+        from jinja2 import Environment, FunctionLoader, StrictUndefined
+
+        templates = Environment(
+            loader=FunctionLoader(self._sources.get),
             autoescape=True,
             undefined=StrictUndefined,
             trim_blocks=True,
             lstrip_blocks=True,
             auto_reload=False,
         )
-        self._templates.globals.update(static=url_of)
-        self._templates.filters.update(
+        templates.globals.update(static=self._url_of)
+        templates.filters.update(
             text=show_text,
             plain=printable,
             number=show_number,
@@ -57,11 +68,12 @@ class Renderer:
             slug=slug,
         )
         # Global, as a block that is rendered alone runs no imports of its template.
-        macros = self._templates.get_template("macros.html").module
-        self._templates.globals.update({name: getattr(macros, name) for name in _MACROS})
-        evidence = self._templates.get_template("evidence.html").module
+        macros = templates.get_template("macros.html").module
+        templates.globals.update({name: getattr(macros, name) for name in _MACROS})
+        evidence = templates.get_template("evidence.html").module
         for name in ("preview", "facts", "plan"):
-            self._templates.globals[f"evidence_{name}"] = getattr(evidence, name)
+            templates.globals[f"evidence_{name}"] = getattr(evidence, name)
+        return templates
 
     def render(self, template: str, part: str = "", **values: Any) -> str:
         """Return the HTML of a template, or of one block of it.

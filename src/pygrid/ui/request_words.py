@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
+
+import msgspec
 
 from pygrid.messages.jobs import JobInfo, StatisticRequest
 
@@ -28,8 +29,7 @@ SURE = 1.96
 """Standard deviations within which 95% of the noise lies."""
 
 
-@dataclass(frozen=True, slots=True)
-class AnswerRow:
+class AnswerRow(msgspec.Struct, frozen=True):
     """A value of an answer."""
 
     group: str
@@ -40,8 +40,7 @@ class AnswerRow:
     """Length of its bar, 0 to 1."""
 
 
-@dataclass(frozen=True, slots=True)
-class AnswerTable:
+class AnswerTable(msgspec.Struct, frozen=True):
     """One answer of a statistics job."""
 
     title: str

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import numpy as np
 
 from pygrid.core.statistic_errors import Z95, AnswerCell, read_answer
@@ -22,8 +22,7 @@ _WIDTH, _ROW = 480.0, 28
 """Size of the drawing, in the units of the SVG."""
 
 
-@dataclass(frozen=True, slots=True)
-class BarShape:
+class BarShape(msgspec.Struct, frozen=True):
     """A bar with its interval, in the units of the drawing."""
 
     label: str
@@ -35,8 +34,7 @@ class BarShape:
     words: str
 
 
-@dataclass(frozen=True, slots=True)
-class BarPlot:
+class BarPlot(msgspec.Struct, frozen=True):
     """Horizontal bars with their 95% intervals."""
 
     title: str
@@ -45,8 +43,7 @@ class BarPlot:
     height: int
 
 
-@dataclass(frozen=True, slots=True)
-class AnswerView:
+class AnswerView(msgspec.Struct, frozen=True):
     """The answer to one question."""
 
     title: str
@@ -55,8 +52,7 @@ class AnswerView:
     plot: BarPlot | None
 
 
-@dataclass(frozen=True, slots=True)
-class ArrayLine:
+class ArrayLine(msgspec.Struct, frozen=True):
     """An array of a model, or the outputs of a model."""
 
     name: str
@@ -64,8 +60,7 @@ class ArrayLine:
     norm: float
 
 
-@dataclass(frozen=True, slots=True)
-class ResultView:
+class ResultView(msgspec.Struct, frozen=True):
     """A result on its page."""
 
     num_bytes: int

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import gzip
 import hashlib
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import msgspec
 from litestar import Response, get
 
 from pygrid import codes
@@ -21,8 +21,7 @@ _TYPES = {".js": "text/javascript; charset=utf-8", ".css": "text/css; charset=ut
 _HEADERS = {"Cache-Control": "public, max-age=31536000, immutable", "Vary": "Accept-Encoding"}
 
 
-@dataclass(frozen=True, slots=True)
-class StaticFile:
+class StaticFile(msgspec.Struct, frozen=True):
     """A file as it is sent."""
 
     media_type: str
@@ -30,8 +29,7 @@ class StaticFile:
     compressed: bytes
 
 
-@dataclass(frozen=True, slots=True)
-class StaticFiles:
+class StaticFiles(msgspec.Struct, frozen=True):
     """All files, in memory: about 150 kB."""
 
     names: dict[str, str]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import msgspec
 
 from pygrid.plans.picture import Box, Picture
 
@@ -11,8 +11,7 @@ GAP_X, GAP_Y = 24, 28
 MARGIN = 8
 
 
-@dataclass(frozen=True, slots=True)
-class BoxShape:
+class BoxShape(msgspec.Struct, frozen=True):
     """A box and its upper left corner."""
 
     kind: str
@@ -22,8 +21,7 @@ class BoxShape:
     y: int
 
 
-@dataclass(frozen=True, slots=True)
-class PlanDrawing:
+class PlanDrawing(msgspec.Struct, frozen=True):
     """A plan as a drawing from the inputs at the top to the results at the bottom."""
 
     width: int

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-import dataclasses
 import datetime as dt
 import io
 from collections.abc import Mapping, Sequence
@@ -39,10 +38,10 @@ def answer_rows(format_: str, name: str, rows: Sequence[Any], columns: Sequence[
     Args:
         format_: ``csv`` or ``json``.
         name: file name, without its ending.
-        rows: dataclasses with these columns among their fields.
+        rows: values with these columns among their fields.
     """
     found = [{column: getattr(row, column) for column in columns} for row in rows]
-    data = msgspec.json.encode([{key: _plain(value) for key, value in row.items()} for row in found])
+    data = msgspec.json.encode(found)
     if format_ == "csv":
         data = _csv(found, columns)
     headers = {**download_headers(f"{name}.{format_}"), "Cache-Control": "no-store"}
@@ -64,7 +63,3 @@ def _cell(value: object) -> object:
         return value.astimezone(dt.UTC).isoformat()
     text = printable(str(value))
     return f"'{text}" if text.startswith(_STARTS) else text
-
-
-def _plain(value: object) -> object:
-    return dataclasses.asdict(value) if dataclasses.is_dataclass(value) and not isinstance(value, type) else value

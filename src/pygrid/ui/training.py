@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import datetime as dt
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import msgspec
@@ -28,8 +27,7 @@ _DEVICE_STATES = {
 }
 
 
-@dataclass(frozen=True, slots=True)
-class DeviceRow:
+class DeviceRow(msgspec.Struct, frozen=True):
     """A device of the newest cycle."""
 
     name: str
@@ -48,8 +46,7 @@ class DeviceRow:
 DEVICE_COLUMNS = ("Device", "State", "Seconds", "Examples", "Norm", "Metrics")
 
 
-@dataclass(frozen=True, slots=True)
-class LiveCycle:
+class LiveCycle(msgspec.Struct, frozen=True):
     """The newest cycle as texts. A page shows each where it has an element with the name of the field."""
 
     sequence: int

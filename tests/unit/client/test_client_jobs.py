@@ -23,7 +23,6 @@ import pygrid.client
 from pygrid.client import connect
 from pygrid.client.binding import complete_binding
 from pygrid.client.display.job_progress import in_words, shown
-from pygrid.client.display.review import sheet
 from pygrid.client.events import FollowTimings
 from pygrid.client.jobs import Job, JobTable, get_job
 from pygrid.client.terms import statistic_requests
@@ -32,6 +31,7 @@ from pygrid.messages.datasets import Column, DatasetInfo, Schema
 from pygrid.messages.jobs import JobCost, JobInfo, JobKind, JobList, JobRequest, PrivacyRequest, StatisticRequest
 from pygrid.messages.media import PROBLEM
 from pygrid.plans import DataPort
+from pygrid.summaries.jobs import sheet
 from pygrid.tensors import encode
 from pygrid.transport import Api, Request, Response
 from pygrid.transport.base import connection_lost

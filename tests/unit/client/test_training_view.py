@@ -11,8 +11,8 @@ from rich.console import Console
 
 from pygrid.client.display.process_tables import seconds
 from pygrid.client.display.training_view import describe, picture
-from pygrid.client.display.units import size
 from pygrid.messages.processes import CycleInfo, ProcessInfo
+from pygrid.summaries.units import size
 
 T0 = dt.datetime(2026, 1, 1, tzinfo=dt.UTC)
 

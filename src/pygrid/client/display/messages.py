@@ -11,11 +11,11 @@ import msgspec
 
 from pygrid.client.datasets import ColumnTable, dataset_html
 from pygrid.client.display.tables import html_facts
-from pygrid.client.display.units import counted, size
 from pygrid.client.process import process_facts
 from pygrid.messages.datasets import DatasetInfo, DatasetSummary, Schema, UploadTrial
 from pygrid.messages.jobs import BudgetInfo, JobCost, PolicyInfo
 from pygrid.messages.processes import ProcessInfo
+from pygrid.summaries.units import counted, size
 
 Facts = Iterator[tuple[str, object]]
 

@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from functools import partial
 
 from pygrid.client.display.tables import Table, TableColumn, metric_columns
-from pygrid.client.display.units import size
 from pygrid.messages.processes import CheckpointInfo, Contribution, CycleInfo, EvaluationInfo, ProcessInfo
+from pygrid.summaries.units import size
 
 
 class ProcessTable(Table[ProcessInfo]):

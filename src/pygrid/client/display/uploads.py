@@ -6,7 +6,7 @@ import contextlib
 from collections.abc import Callable, Iterator
 
 from pygrid.client.display.live import ProgressView
-from pygrid.client.display.units import size
+from pygrid.summaries.units import size
 from pygrid.transport import Body
 
 

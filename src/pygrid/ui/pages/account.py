@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import datetime as dt
-from dataclasses import dataclass
 from typing import Any
 
+import msgspec
 from litestar import Response, get, post
 from litestar.datastructures import State
 
@@ -33,8 +33,7 @@ from pygrid.web.requests import AppRequest
 from pygrid.web.services import service
 
 
-@dataclass(frozen=True, slots=True)
-class SessionLine:
+class SessionLine(msgspec.Struct, frozen=True):
     id: str
     label: str
     created_at: dt.datetime
@@ -43,8 +42,7 @@ class SessionLine:
     is_this: bool
 
 
-@dataclass(frozen=True, slots=True)
-class TokenLine:
+class TokenLine(msgspec.Struct, frozen=True):
     id: int
     name: str
     scope: str
@@ -53,8 +51,7 @@ class TokenLine:
     last_used_at: dt.datetime | None
 
 
-@dataclass(frozen=True, slots=True)
-class AccountView:
+class AccountView(msgspec.Struct, frozen=True):
     problem: dict[str, Any] | None
     email: str
     role: str
@@ -69,8 +66,7 @@ class AccountView:
     python: str
 
 
-@dataclass(frozen=True, slots=True)
-class OneTimeView:
+class OneTimeView(msgspec.Struct, frozen=True):
     problem: dict[str, Any] | None
     action: str
     words: str

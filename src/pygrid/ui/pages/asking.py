@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any, Literal, get_args
 
 import msgspec
@@ -51,8 +51,7 @@ class FilledFields(dict[str, str]):
         return ""
 
 
-@dataclass(frozen=True, slots=True)
-class PriceView:
+class PriceView(msgspec.Struct, frozen=True):
     """The price of the form as it stands; or why it has none."""
 
     problem: str
@@ -60,8 +59,7 @@ class PriceView:
     is_refused: bool
 
 
-@dataclass(frozen=True, slots=True)
-class AskView:
+class AskView(msgspec.Struct, frozen=True):
     problem: dict[str, Any] | None
     tab: Tab
     dataset: int

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Any, Literal, get_args
 
+import msgspec
 from litestar import Response, get, post
 from litestar.datastructures import State
 from litestar.params import FromQuery
@@ -44,8 +44,7 @@ SimulatedKind = Literal["statistics", "train"]
 _KINDS: tuple[SimulatedKind, ...] = get_args(SimulatedKind)
 
 
-@dataclass(frozen=True, slots=True)
-class BudgetLine:
+class BudgetLine(msgspec.Struct, frozen=True):
     """A budget in the list."""
 
     dataset: int
@@ -55,24 +54,21 @@ class BudgetLine:
     cap: float
 
 
-@dataclass(frozen=True, slots=True)
-class BudgetsView:
+class BudgetsView(msgspec.Struct, frozen=True):
     budgets: list[BudgetLine]
     unbudgeted: list[tuple[int, str]]
     """Own datasets without a budget."""
     paging: Paging
 
 
-@dataclass(frozen=True, slots=True)
-class SimulationView:
+class SimulationView(msgspec.Struct, frozen=True):
     """What a request would cost; or why there is no answer."""
 
     problem: str
     words: list[str]
 
 
-@dataclass(frozen=True, slots=True)
-class BudgetView:
+class BudgetView(msgspec.Struct, frozen=True):
     problem: dict[str, Any] | None
     dataset: int
     name: str

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Any
 
+import msgspec
 from litestar import Response, get
 from litestar.datastructures import State
 
@@ -14,34 +14,22 @@ from pygrid.features.datasets.service import DatasetsService
 from pygrid.features.jobs.spending import SpendingService
 from pygrid.ui.access import signed_in
 from pygrid.ui.audit_words import say_entry
-from pygrid.ui.console import console_of
+from pygrid.ui.console import MAX_SHOWN, Need, console_of
 from pygrid.ui.pages.processes import ProcessLine, list_lines
 from pygrid.ui.pages.requests import list_requests
 from pygrid.ui.request_words import ask_in_words
 from pygrid.web.requests import AppRequest
 from pygrid.web.services import service
 
-MAX_SHOWN = 10
 
-
-@dataclass(frozen=True, slots=True)
-class Need:
-    """Something that waits for the caller."""
-
-    path: str
-    words: str
-
-
-@dataclass(frozen=True, slots=True)
-class BudgetBar:
+class BudgetBar(msgspec.Struct, frozen=True):
     path: str
     name: str
     spent: float
     cap: float
 
 
-@dataclass(frozen=True, slots=True)
-class FirstStep:
+class FirstStep(msgspec.Struct, frozen=True):
     """Something to begin with."""
 
     title: str
@@ -50,8 +38,7 @@ class FirstStep:
     button: str
 
 
-@dataclass(frozen=True, slots=True)
-class DashboardView:
+class DashboardView(msgspec.Struct, frozen=True):
     needs: list[Need]
     processes: list[ProcessLine]
     budgets: list[BudgetBar]

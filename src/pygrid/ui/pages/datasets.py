@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
 from typing import Any
 
+import msgspec
 from litestar import Response, get
 from litestar.datastructures import State
 from litestar.params import FromQuery
@@ -50,8 +50,7 @@ TABS = {
 _OWNER_TABS = frozenset({"data"})
 
 
-@dataclass(frozen=True, slots=True)
-class Bar:
+class Bar(msgspec.Struct, frozen=True):
     """A budget as a bar."""
 
     label: str
@@ -60,16 +59,14 @@ class Bar:
     cap: float
 
 
-@dataclass(frozen=True, slots=True)
-class DatasetLine:
+class DatasetLine(msgspec.Struct, frozen=True):
     """A dataset in the list."""
 
     summary: DatasetSummary
     budget: Bar | None
 
 
-@dataclass(frozen=True, slots=True)
-class DatasetsView:
+class DatasetsView(msgspec.Struct, frozen=True):
     datasets: list[DatasetLine]
     text: str
     paging: Paging
@@ -77,8 +74,7 @@ class DatasetsView:
     command: str
 
 
-@dataclass(frozen=True, slots=True)
-class ColumnView:
+class ColumnView(msgspec.Struct, frozen=True):
     name: str
     dtype: str
     shape: str
@@ -91,8 +87,7 @@ class ColumnView:
     is_subject: bool
 
 
-@dataclass(frozen=True, slots=True)
-class RecordTable:
+class RecordTable(msgspec.Struct, frozen=True):
     """The first records of a table."""
 
     caption: str
@@ -102,8 +97,7 @@ class RecordTable:
     """Columns that are not shown."""
 
 
-@dataclass(frozen=True, slots=True)
-class PolicyView:
+class PolicyView(msgspec.Struct, frozen=True):
     """The policy of a dataset, and the form that changes it."""
 
     policy: PolicyInfo | None
@@ -118,15 +112,13 @@ class PolicyView:
     fields: Mapping[str, str]
 
 
-@dataclass(frozen=True, slots=True)
-class DatasetJobLine:
+class DatasetJobLine(msgspec.Struct, frozen=True):
     id: str
     sentence: str
     words: str
 
 
-@dataclass(frozen=True, slots=True)
-class DatasetView:
+class DatasetView(msgspec.Struct, frozen=True):
     problem: dict[str, Any] | None
     id: int
     tab: str
@@ -139,7 +131,7 @@ class DatasetView:
     budget: PolicyView | None
     jobs: list[DatasetJobLine]
     python: str
-    fields: Mapping[str, str] = field(default_factory=dict)
+    fields: Mapping[str, str] = msgspec.field(default_factory=dict)
     visibilities: tuple[tuple[str, str], ...] = tuple(VISIBILITIES.items())
 
 

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import datetime as dt
-from dataclasses import dataclass
 from typing import Any
 
+import msgspec
 from litestar import Response, get, post
 from litestar.datastructures import State
 
@@ -17,9 +17,8 @@ from pygrid.features.associations.network.registry import ConnectedDomain
 from pygrid.features.associations.network.service import NetworkAssociations
 from pygrid.storage.associations import KnownDomain
 from pygrid.ui.access import signed_in
-from pygrid.ui.console import console_of, see_other
+from pygrid.ui.console import MAX_SHOWN, Need, console_of, see_other
 from pygrid.ui.forms import MAX_FORM_BYTES, read_fields
-from pygrid.ui.pages.dashboard import MAX_SHOWN, DashboardView, Need
 from pygrid.ui.pages.paging import Paging, make_paging
 from pygrid.ui.render import show_number
 from pygrid.ui.tables import answer_rows, find_format
@@ -32,16 +31,18 @@ COLUMNS = ("name", "state", "health", "seen_at", "version", "identity", "address
 _TONES = {"online": "good", "degraded": "warn", "offline": "off"}
 
 
-@dataclass(frozen=True, slots=True)
-class WaitingDomain:
+class NetworkView(msgspec.Struct, frozen=True):
+    needs: list[Need]
+
+
+class WaitingDomain(msgspec.Struct, frozen=True):
     name: str
     identity: str
     since: dt.datetime
     claimed: str
 
 
-@dataclass(frozen=True, slots=True)
-class DomainRow:
+class DomainRow(msgspec.Struct, frozen=True):
     name: str
     state: str
     health: str
@@ -56,8 +57,7 @@ class DomainRow:
     may_revoke: bool
 
 
-@dataclass(frozen=True, slots=True)
-class DomainsView:
+class DomainsView(msgspec.Struct, frozen=True):
     problem: dict[str, Any] | None
     waiting: list[WaitingDomain]
     domains: list[DomainRow]
@@ -71,7 +71,7 @@ async def network_dashboard(request: AppRequest, state: State) -> Response[bytes
     if request.user.may(Permission.MANAGE_NODES):
         waiting = await service(state, NetworkAssociations).list_domains(request.user, {AssociationState.PENDING})
         needs = [Need("/admin/domains", f"{known.name} asks to join this Network.") for known in waiting[:MAX_SHOWN]]
-    return await console_of(request).page(request, "dashboard.html", "Dashboard", DashboardView(needs, [], []))
+    return await console_of(request).page(request, "dashboard.html", "Dashboard", NetworkView(needs))
 
 
 @get("/domains", guards=[signed_in(Permission.MANAGE_NODES)])

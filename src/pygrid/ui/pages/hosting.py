@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Mapping
-from dataclasses import dataclass
 from typing import Any, Literal
 
 import msgspec
@@ -34,8 +33,7 @@ _FIRST_CONFIG = {"cycle_length": 60, "num_cycles": 10, "max_diffs": 10}
 _PARTS = "name, version, plan and model"
 
 
-@dataclass(frozen=True, slots=True)
-class Setting:
+class Setting(msgspec.Struct, frozen=True):
     """A field of the form."""
 
     name: str
@@ -48,8 +46,7 @@ class Setting:
     high: float | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class SettingGroup:
+class SettingGroup(msgspec.Struct, frozen=True):
     name: str
     settings: tuple[Setting, ...]
     is_open: bool = True
@@ -96,8 +93,7 @@ SERVER_GROUPS = (
 )
 
 
-@dataclass(frozen=True, slots=True)
-class NewView:
+class NewView(msgspec.Struct, frozen=True):
     problem: dict[str, Any] | None
     name: str
     version: str
@@ -105,8 +101,7 @@ class NewView:
     python: str
 
 
-@dataclass(frozen=True, slots=True)
-class DraftView:
+class DraftView(msgspec.Struct, frozen=True):
     problem: dict[str, Any] | None
     faults: dict[str, str]
     id: int

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import datetime as dt
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Any
 
 import msgspec
@@ -26,8 +25,7 @@ _MANAGES = signed_in(Permission.MANAGE_NODES)
 DAY_S = 86_400
 
 
-@dataclass(frozen=True, slots=True)
-class DomainInvitationLine:
+class DomainInvitationLine(msgspec.Struct, frozen=True):
     id: int
     domain: str
     max_uses: int
@@ -38,8 +36,7 @@ class DomainInvitationLine:
     tone: str
 
 
-@dataclass(frozen=True, slots=True)
-class NewToken:
+class NewToken(msgspec.Struct, frozen=True):
     """The token of an invitation, which is shown once."""
 
     token: str
@@ -48,8 +45,7 @@ class NewToken:
     url: str
 
 
-@dataclass(frozen=True, slots=True)
-class InvitationsView:
+class InvitationsView(msgspec.Struct, frozen=True):
     problem: dict[str, Any] | None
     invitations: list[DomainInvitationLine]
     new: NewToken | None

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import datetime as dt
-from dataclasses import dataclass
 
-from pygrid.client.display.review import cost_in_words
+import msgspec
+
 from pygrid.messages.jobs import JobInfo
 from pygrid.privacy.words import explain_epsilon
+from pygrid.summaries.jobs import cost_in_words
 from pygrid.ui.pages.datasets import Bar
 from pygrid.ui.request_words import ask_in_words
 from pygrid.ui.words import JOB_STATES
@@ -39,8 +40,7 @@ COLUMNS = ("id", "sentence", "requester", "dataset", "dataset_name", "cost", "wo
 """What a list of jobs has as a file."""
 
 
-@dataclass(frozen=True, slots=True)
-class FlagView:
+class FlagView(msgspec.Struct, frozen=True):
     """A flag as it is shown."""
 
     code: str
@@ -49,8 +49,7 @@ class FlagView:
     sentence: str
 
 
-@dataclass(frozen=True, slots=True)
-class JobLine:
+class JobLine(msgspec.Struct, frozen=True):
     """A job in a list."""
 
     id: str

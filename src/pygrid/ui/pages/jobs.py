@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Any
 
+import msgspec
 from litestar import Response, get
 from litestar.datastructures import State
 
-from pygrid.client.display.review import sheet
 from pygrid.core.access import Permission
 from pygrid.core.jobs import JobState
 from pygrid.errors import PygridError
@@ -17,6 +16,7 @@ from pygrid.features.jobs.result_preview import ResultPreview
 from pygrid.features.jobs.reviews import JobReview
 from pygrid.features.jobs.service import JobsService
 from pygrid.storage.jobs import JobFilter
+from pygrid.summaries.jobs import sheet
 from pygrid.ui.access import signed_in
 from pygrid.ui.console import console_of
 from pygrid.ui.pages.datasets import Bar
@@ -32,8 +32,7 @@ _SHOWN_ABOVE = frozenset({"job", "state", "asked by", "reason", "asks to", "what
 """Rows of the review summary that the page shows in another place, or that only interest a person who decides."""
 
 
-@dataclass(frozen=True, slots=True)
-class JobsView:
+class JobsView(msgspec.Struct, frozen=True):
     jobs: list[JobLine]
     states: Mapping[str, str]
     state: str
@@ -43,8 +42,7 @@ class JobsView:
     paging: Paging
 
 
-@dataclass(frozen=True, slots=True)
-class JobView:
+class JobView(msgspec.Struct, frozen=True):
     problem: dict[str, Any] | None
     id: str
     sentence: str

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Any
 
+import msgspec
 import numpy as np
 from litestar import Response, get, post
 from litestar.datastructures import State
@@ -29,16 +29,14 @@ MAX_SHOWN = 20
 """Examples of an answer, and values of each, that are shown."""
 
 
-@dataclass(frozen=True, slots=True)
-class ModelsView:
+class ModelsView(msgspec.Struct, frozen=True):
     problem: dict[str, Any] | None
     models: list[ServedModelInfo]
     may_serve: bool
     python: str
 
 
-@dataclass(frozen=True, slots=True)
-class PortView:
+class PortView(msgspec.Struct, frozen=True):
     """An input of a model, as a field."""
 
     name: str
@@ -48,8 +46,7 @@ class PortView:
     value: str
 
 
-@dataclass(frozen=True, slots=True)
-class OutputView:
+class OutputView(msgspec.Struct, frozen=True):
     """An output of an answer: a row for each example."""
 
     name: str
@@ -58,8 +55,7 @@ class OutputView:
     """The values of the first example, if they are shares of one."""
 
 
-@dataclass(frozen=True, slots=True)
-class ModelView:
+class ModelView(msgspec.Struct, frozen=True):
     problem: dict[str, Any] | None
     info: ServedModelInfo
     may_predict: bool

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Any
 
+import msgspec
 from litestar import Response, get, post
 from litestar.datastructures import State
 
@@ -30,8 +30,7 @@ ASSOCIATION_STATES = {
 }
 
 
-@dataclass(frozen=True, slots=True)
-class NetworksView:
+class NetworksView(msgspec.Struct, frozen=True):
     problem: dict[str, Any] | None
     networks: list[AssociationInfo]
     states: dict[str, tuple[str, str]]

@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from urllib.parse import urlencode
+
+import msgspec
 
 from pygrid.web.requests import AppRequest
 
 PAGE_ROWS = 100
 
 
-@dataclass(frozen=True, slots=True)
-class Paging:
+class Paging(msgspec.Struct, frozen=True):
     """Where the other pages of a list are, and its rows as files; empty: there is none."""
 
     next: str

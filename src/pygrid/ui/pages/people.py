@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import datetime as dt
-from dataclasses import dataclass
 from typing import Any
 
+import msgspec
 from litestar import Response, get, post
 from litestar.datastructures import State
 from litestar.params import FromQuery
@@ -34,8 +34,7 @@ _CHANGES = signed_in(Permission.CREATE_USERS)
 _ROLES = signed_in(Permission.TRIAGE_REQUESTS, Permission.EDIT_SETTINGS)
 
 
-@dataclass(frozen=True, slots=True)
-class PersonLine:
+class PersonLine(msgspec.Struct, frozen=True):
     id: int
     email: str
     role: str
@@ -43,8 +42,7 @@ class PersonLine:
     last_seen_at: dt.datetime | None
 
 
-@dataclass(frozen=True, slots=True)
-class InvitationLine:
+class InvitationLine(msgspec.Struct, frozen=True):
     id: int
     email: str
     role: str
@@ -52,8 +50,7 @@ class InvitationLine:
     expires_at: dt.datetime
 
 
-@dataclass(frozen=True, slots=True)
-class NewCode:
+class NewCode(msgspec.Struct, frozen=True):
     """A one-time link, which is shown once."""
 
     title: str
@@ -62,8 +59,7 @@ class NewCode:
     expires_at: dt.datetime
 
 
-@dataclass(frozen=True, slots=True)
-class PeopleView:
+class PeopleView(msgspec.Struct, frozen=True):
     problem: dict[str, Any] | None
     people: list[PersonLine]
     invitations: list[InvitationLine]
@@ -75,8 +71,7 @@ class PeopleView:
     email: str
 
 
-@dataclass(frozen=True, slots=True)
-class PersonView:
+class PersonView(msgspec.Struct, frozen=True):
     problem: dict[str, Any] | None
     id: int
     email: str
@@ -93,16 +88,14 @@ class PersonView:
     is_me: bool
 
 
-@dataclass(frozen=True, slots=True)
-class RoleLine:
+class RoleLine(msgspec.Struct, frozen=True):
     id: int
     name: str
     given: frozenset[str]
     is_built_in: bool
 
 
-@dataclass(frozen=True, slots=True)
-class RolesView:
+class RolesView(msgspec.Struct, frozen=True):
     problem: dict[str, Any] | None
     roles: list[RoleLine]
     permissions: list[tuple[str, str]]

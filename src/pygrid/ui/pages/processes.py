@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import datetime as dt
-from dataclasses import dataclass
 from typing import Any
 
+import msgspec
 from litestar import Response, get
 from litestar.datastructures import State
 from litestar.params import FromQuery
@@ -50,8 +50,7 @@ MAX_RUNS = 6
 MAX_CYCLES = 1000
 
 
-@dataclass(frozen=True, slots=True)
-class ProcessLine:
+class ProcessLine(msgspec.Struct, frozen=True):
     """A process in a list."""
 
     id: int
@@ -68,8 +67,7 @@ class ProcessLine:
     """A metric of the newest completed cycle."""
 
 
-@dataclass(frozen=True, slots=True)
-class ProcessesView:
+class ProcessesView(msgspec.Struct, frozen=True):
     processes: list[ProcessLine]
     states: dict[str, str]
     state: str
@@ -79,8 +77,7 @@ class ProcessesView:
     python: str
 
 
-@dataclass(frozen=True, slots=True)
-class RunsView:
+class RunsView(msgspec.Struct, frozen=True):
     runs: list[ProcessLine]
     charts: list[Chart]
     rows: list[tuple[str, list[str]]]

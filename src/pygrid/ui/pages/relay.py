@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import datetime as dt
-from dataclasses import dataclass
 from typing import Any
 
+import msgspec
 from litestar import Response, get
 from litestar.datastructures import State
 
@@ -23,8 +23,7 @@ COLUMNS = ("name", "is_connected", "heard_at", "num_pipes", "carried_bytes", "ca
 """What the list has as a file."""
 
 
-@dataclass(frozen=True, slots=True)
-class RelayLine:
+class RelayLine(msgspec.Struct, frozen=True):
     name: str
     is_connected: bool
     heard_at: dt.datetime | None
@@ -34,8 +33,7 @@ class RelayLine:
     """Accounts by number, Domains by key, other callers by the network of their address."""
 
 
-@dataclass(frozen=True, slots=True)
-class RelayView:
+class RelayView(msgspec.Struct, frozen=True):
     lines: list[RelayLine]
     num_connected: int
     num_pipes: int

@@ -4,20 +4,20 @@ from __future__ import annotations
 
 import datetime as dt
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
 from typing import Any
 
+import msgspec
 from litestar import Response, get, post
 from litestar.datastructures import State
 
 from pygrid import codes
-from pygrid.client.display.review import leaves_in_words, privacy_in_words, request_rows
 from pygrid.core.access import Permission, Principal
 from pygrid.errors import InvalidInput, PygridError
 from pygrid.features.jobs.result_preview import ResultPreview
 from pygrid.features.jobs.reviews import FieldChange, JobReview, RequesterHistory, ReviewService
 from pygrid.features.jobs.service import JobsService
 from pygrid.messages.jobs import DecisionRequest, JobInfo
+from pygrid.summaries.jobs import leaves_in_words, privacy_in_words, request_rows
 from pygrid.ui.access import signed_in
 from pygrid.ui.console import console_of, see_other
 from pygrid.ui.forms import MAX_FORM_BYTES, PathText, read_fields
@@ -35,15 +35,13 @@ from pygrid.web.services import service
 MAX_DENIED = 50
 
 
-@dataclass(frozen=True, slots=True)
-class QueueView:
+class QueueView(msgspec.Struct, frozen=True):
     problem: dict[str, Any] | None
     jobs: list[JobLine]
     paging: Paging
 
 
-@dataclass(frozen=True, slots=True)
-class DecisionView:
+class DecisionView(msgspec.Struct, frozen=True):
     """The box at the end of the page."""
 
     state: str
@@ -55,8 +53,7 @@ class DecisionView:
     comment: str
 
 
-@dataclass(frozen=True, slots=True)
-class RequestView:
+class RequestView(msgspec.Struct, frozen=True):
     problem: dict[str, Any] | None
     id: str
     sentence: str
@@ -204,7 +201,7 @@ async def request_page(
     view = _view(found, error, comment)
     if view.decision is None and found.may_decide:
         waiting = await list_requests(state, request.user, limit=20)
-        view = replace(view, next=waiting[0].id if waiting else "")
+        view = msgspec.structs.replace(view, next=waiting[0].id if waiting else "")
     return await console_of(request).page(
         request, "request.html", f"Request {found.info.id[:8]}", view, status=200 if error is None else error.status
     )

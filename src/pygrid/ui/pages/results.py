@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-from dataclasses import dataclass
 from typing import Any
 
+import msgspec
 from litestar import Response, get, post
 from litestar.datastructures import State
 
@@ -25,8 +25,7 @@ from pygrid.web.services import service
 _TAKE = {"statistics": "job.answers()", "evaluate": "job.result()", "train": "job.params()", "predict": "job.params()"}
 
 
-@dataclass(frozen=True, slots=True)
-class ResultPage:
+class ResultPage(msgspec.Struct, frozen=True):
     """The page of a result; without one, why there is none."""
 
     problem: dict[str, Any] | None

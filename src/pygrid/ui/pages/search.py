@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Any
 
+import msgspec
 from litestar import Response, get
 from litestar.datastructures import State
 from litestar.params import FromQuery
@@ -24,8 +24,7 @@ MAX_HITS = 50
 """Hits of each kind."""
 
 
-@dataclass(frozen=True, slots=True)
-class Hit:
+class Hit(msgspec.Struct, frozen=True):
     """Something that was found."""
 
     kind: str
@@ -36,8 +35,7 @@ class Hit:
     where: str
 
 
-@dataclass(frozen=True, slots=True)
-class SearchView:
+class SearchView(msgspec.Struct, frozen=True):
     text: str
     hits: list[Hit]
     missing: list[tuple[str, str]]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Any
 
 import msgspec
@@ -27,7 +26,6 @@ from pygrid.ui.access import (
 )
 from pygrid.ui.console import console_of, see_other
 from pygrid.ui.forms import MAX_FORM_BYTES, read_form
-from pygrid.ui.sample_data import load_sample
 from pygrid.web.addresses import client_address, client_agent
 from pygrid.web.requests import AppRequest
 from pygrid.web.services import service
@@ -47,8 +45,7 @@ class SetupForm(msgspec.Struct):
     """``1``: load the sample dataset."""
 
 
-@dataclass(frozen=True, slots=True)
-class LoginView:
+class LoginView(msgspec.Struct, frozen=True):
     problem: dict[str, Any] | None
     email: str
     next: str
@@ -56,8 +53,7 @@ class LoginView:
     """Name of the sign-in provider; empty: there is none."""
 
 
-@dataclass(frozen=True, slots=True)
-class SetupView:
+class SetupView(msgspec.Struct, frozen=True):
     problem: dict[str, Any] | None
     email: str
     needs_code: bool
@@ -129,6 +125,8 @@ async def set_up(request: AppRequest, state: State) -> Response[bytes]:
         await accounts.sign_up(None, SignUpRequest(form.email, form.password, setup_code=form.code), address=address)
         session = await accounts.log_in(form.email, form.password, address, agent=client_agent(request))
         if form.sample == "1" and console_of(request).kind == "domain":
+            from pygrid.ui.sample_data import load_sample  # what a Network lacks
+
             await load_sample(state, await accounts.authenticate(session.token))
     except PygridError as error:
         view = SetupView(error.to_problem(), form.email, accounts.needs_setup_code, form.code or "")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -47,16 +46,14 @@ class ConfirmForm(msgspec.Struct):
     password: str = ""
 
 
-@dataclass(frozen=True, slots=True)
-class ConfirmView:
+class ConfirmView(msgspec.Struct, frozen=True):
     problem: dict[str, Any] | None
     email: str
     secret: str
     provider: str
 
 
-@dataclass(frozen=True, slots=True)
-class ConnectView:
+class ConnectView(msgspec.Struct, frozen=True):
     email: str
     provider: str
 

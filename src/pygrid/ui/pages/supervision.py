@@ -7,9 +7,9 @@ import datetime as dt
 import os
 import platform
 import shutil
-from dataclasses import dataclass
 from typing import Any
 
+import msgspec
 from litestar import Response, get, post
 from litestar.datastructures import State
 from litestar.params import FromQuery
@@ -34,8 +34,7 @@ _AUDIT = signed_in(*SEE_AUDIT)
 _SETTINGS = signed_in(Permission.EDIT_SETTINGS)
 
 
-@dataclass(frozen=True, slots=True)
-class AuditEntryRow:
+class AuditEntryRow(msgspec.Struct, frozen=True):
     number: int
     at: dt.datetime
     actor: str
@@ -44,8 +43,7 @@ class AuditEntryRow:
     action: str
 
 
-@dataclass(frozen=True, slots=True)
-class AuditView:
+class AuditView(msgspec.Struct, frozen=True):
     problem: dict[str, Any] | None
     rows: list[AuditEntryRow]
     action: str
@@ -54,8 +52,7 @@ class AuditView:
     check: AuditCheck | None
 
 
-@dataclass(frozen=True, slots=True)
-class SettingRow:
+class SettingRow(msgspec.Struct, frozen=True):
     name: str
     value: str
     source: str
@@ -63,14 +60,12 @@ class SettingRow:
     meaning: str
 
 
-@dataclass(frozen=True, slots=True)
-class SettingsView:
+class SettingsView(msgspec.Struct, frozen=True):
     panels: list[tuple[str, list[SettingRow]]]
     env_file: str
 
 
-@dataclass(frozen=True, slots=True)
-class HealthView:
+class HealthView(msgspec.Struct, frozen=True):
     is_ready: bool
     trouble: str
     facts: list[tuple[str, str]]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Any
 
 import msgspec
@@ -23,8 +22,7 @@ class ChallengeForm(msgspec.Struct):
     challenge: str = ""
 
 
-@dataclass(frozen=True, slots=True)
-class TerminalView:
+class TerminalView(msgspec.Struct, frozen=True):
     problem: dict[str, Any] | None
     challenge: str
     code: str

@@ -5,9 +5,9 @@ from __future__ import annotations
 import datetime as dt
 import json
 from collections.abc import Awaitable
-from dataclasses import dataclass
 from typing import Any, Literal, get_args
 
+import msgspec
 from litestar import Response, get, post
 from litestar.datastructures import State
 from litestar.params import FromQuery
@@ -43,8 +43,7 @@ Tab = Literal["live", "checkpoints", "plans", "configuration"]
 TABS: tuple[Tab, ...] = get_args(Tab)
 
 
-@dataclass(frozen=True, slots=True)
-class CycleRow:
+class CycleRow(msgspec.Struct, frozen=True):
     """A cycle in the table, with its metrics in the order of the columns."""
 
     sequence: int
@@ -57,8 +56,7 @@ class CycleRow:
     completed_at: dt.datetime | None
 
 
-@dataclass(frozen=True, slots=True)
-class ProcessView:
+class ProcessView(msgspec.Struct, frozen=True):
     """A process on its page. What the tab does not show is empty."""
 
     problem: dict[str, Any] | None
@@ -92,8 +90,7 @@ class ProcessView:
     python: str
 
 
-@dataclass(frozen=True, slots=True)
-class CompareView:
+class CompareView(msgspec.Struct, frozen=True):
     """Two checkpoints of a process, array by array."""
 
     problem: dict[str, Any] | None
@@ -220,8 +217,7 @@ async def show_process(
     )
 
 
-@dataclass(frozen=True, slots=True)
-class _Tables:
+class _Tables(msgspec.Struct, frozen=True):
     cycles: list[CycleInfo]
     evaluations: list[EvaluationInfo]
     checkpoints: list[CheckpointInfo]

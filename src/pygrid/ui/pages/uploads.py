@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
 from typing import Any
 
+import msgspec
 from litestar import Response, get, post
 from litestar.datastructures import State
 
@@ -39,16 +39,14 @@ from pygrid.web.services import service
 _GUARD = signed_in(Permission.UPLOAD_DATA)
 
 
-@dataclass(frozen=True, slots=True)
-class NewUploadView:
+class NewUploadView(msgspec.Struct, frozen=True):
     staged: list[tuple[str, str, int]]
     """Id, name of the file, and bytes of the uploads that wait."""
     max_bytes: int
     command: str
 
 
-@dataclass(frozen=True, slots=True)
-class ColumnRow:
+class ColumnRow(msgspec.Struct, frozen=True):
     """A column in the editor."""
 
     index: int
@@ -65,8 +63,7 @@ class ColumnRow:
     hints: tuple[str, ...]
 
 
-@dataclass(frozen=True, slots=True)
-class StagedView:
+class StagedView(msgspec.Struct, frozen=True):
     problem: dict[str, Any] | None
     id: str
     filename: str
@@ -183,7 +180,7 @@ async def _staged(
     own = await service(state, DatasetsService).list_datasets(request.user)
     view = _view(staged_id, staged.filename, staged.num_bytes, trial, fields, error)
     targets = [("", "a new dataset"), *((str(one.id), f"a version of {one.name}") for one in own if one.mine)]
-    view = replace(view, targets=targets)
+    view = msgspec.structs.replace(view, targets=targets)
     return await console_of(request).page(
         request, "staged.html", "Describe the data", view, status=200 if error is None else error.status
     )

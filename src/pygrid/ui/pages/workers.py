@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-from dataclasses import dataclass
 from typing import Any
 
+import msgspec
 from litestar import Response, get, post
 from litestar.datastructures import State
 
@@ -22,8 +22,7 @@ from pygrid.web.requests import AppRequest
 from pygrid.web.services import service
 
 
-@dataclass(frozen=True, slots=True)
-class WorkersView:
+class WorkersView(msgspec.Struct, frozen=True):
     problem: dict[str, Any] | None
     num_workers: int
     prefers_remote: bool

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from pygrid.client.display.units import counted, size
 from pygrid.messages.jobs import FederationRequest, JobCost, JobInfo, JobRequest
 from pygrid.plans.text import printable
 from pygrid.privacy.words import explain_epsilon
+from pygrid.summaries.units import counted, size
 
 _KINDS = {
     "train": "train a model",
