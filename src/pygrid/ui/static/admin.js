@@ -48,7 +48,7 @@
       const now = parts().find((one) => one.dataset.part === part.dataset.part);
       if (now && source) now.dataset.source = source;
       for (const one of now ? now.querySelectorAll("details[id]") : []) if (open.has(one.id)) one.open = open.get(one.id);
-      draw();
+      drawSoon();
       countdown();
       watchEnd();
     }
@@ -140,7 +140,7 @@
     if (Object.keys(data.points).some((name) => !part.querySelector(`[data-chart="${CSS.escape(name)}"]`))) {
       refresh(data.topic); // the first value of a metric: its chart is new
     }
-    draw();
+    drawSoon();
   }
 
   function tableRow(cells, body) {
@@ -233,20 +233,27 @@
     steps: (color) => ({ stroke: color, width: 2, paths: window.uPlot.paths.stepped({ align: 1 }) }),
     rings: (color) => ({ stroke: color, paths: () => null, points: { show: true, size: 9 } }),
   };
+  // The texts of a change come first: its charts are drawn with the next picture of the screen.
+  function drawSoon() {
+    cancelAnimationFrame(drawSoon.frame);
+    drawSoon.frame = requestAnimationFrame(draw);
+  }
   function draw() {
     const token = (name) => getComputedStyle(document.documentElement).getPropertyValue(name).trim();
-    const colors = [token("--accent"), token("--accent"), token("--quiet"), token("--quiet"), token("--good")];
     for (const box of document.querySelectorAll("[data-chart]")) {
+      const known = charts.get(box.dataset.chart);
+      const isShown = known && known.shown === box.dataset.series;
+      if (isShown && known.root.parentNode === box) continue;
       const chart = JSON.parse(box.dataset.series);
       const data = [chart.x, ...chart.series.map((one) => one.values)];
-      const known = charts.get(box.dataset.chart);
       if (known && known.series.length === data.length) {
         if (known.root.parentNode !== box) box.replaceChildren(known.root);
-        if (known.shown !== box.dataset.series) known.setData(data);
+        if (!isShown) known.setData(data);
         known.shown = box.dataset.series;
         continue;
       }
       box.replaceChildren();
+      const colors = [token("--accent"), token("--accent"), token("--quiet"), token("--quiet"), token("--good")];
       const axis = { stroke: token("--text"), grid: { stroke: "rgba(128,128,128,0.25)" } };
       const color = (one, at) => (one.label === "held-out data" || one.kind === "rings" ? colors[4] : colors[at % 5]);
       const made = new window.uPlot(
@@ -287,7 +294,8 @@
     clock();
     for (const one of document.querySelectorAll("[data-countdown]")) {
       const left = Math.round((Date.parse(one.dataset.countdown) - Date.now() + ahead) / 1000);
-      one.textContent = left > 0 ? `in ${left} s` : "now";
+      const words = left < 120 ? `${left} seconds` : left < 7200 ? `${Math.round(left / 60)} minutes` : `${Math.round(left / 3600)} hours`;
+      one.textContent = left > 0 ? `in ${words}` : "now";
     }
   }
 
@@ -344,6 +352,22 @@
   addEventListener("pageshow", (event) => {
     if (event.persisted) start();
   });
+
+  // Code, and what is shown once, with a button that copies it. Browsers copy on https and on this machine.
+  function offerCopies() {
+    for (const text of document.querySelectorAll(".shown-once pre, .snippet pre")) {
+      const button = document.createElement("button");
+      button.type = "button";
+      button.textContent = "Copy";
+      button.addEventListener("click", async () => {
+        getSelection().selectAllChildren(text);
+        const copied = navigator.clipboard && navigator.clipboard.writeText(text.textContent).then(() => true, () => false);
+        button.textContent = (await copied) ? "Copied" : "Selected: press Ctrl+C";
+      });
+      text.after(button);
+    }
+  }
+
   // The price of a form, while it is filled in.
   let pricing = 0;
   document.addEventListener("input", (event) => {
@@ -365,6 +389,7 @@
     draw();
     countdown();
     watchEnd();
+    offerCopies();
     setInterval(countdown, 1000);
     start();
   });
