@@ -221,7 +221,7 @@ def _console_feature(context: DomainContext) -> tuple[Feature, ...]:
     settings = context.settings
     return (
         audit.build(context.database, settings.data_dir, Permission.TRIAGE_REQUESTS),
-        ui.build("domain", settings.id, str(context.identity.key)),
+        ui.build(context, "domain", settings.id, str(context.identity.key)),
     )
 
 

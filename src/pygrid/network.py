@@ -16,6 +16,7 @@ from pygrid.legacy.node_search import WithLegacy
 from pygrid.lifecycle import AppContext, Feature, Stopping, TaskRunner
 from pygrid.metrics import Metrics
 from pygrid.settings import NetworkSettings, read_networks, with_secret
+from pygrid.storage.audit import NotifiedWrites
 from pygrid.storage.idempotency import AnswerStore
 from pygrid.storage.installation import check_folder
 from pygrid.storage.ownership import FolderLock
@@ -52,9 +53,10 @@ def build_network(
     identity = Identity.load_or_make(settings.data_dir / IDENTITY_FILE)
     database = Database(settings.database_url)
     answers = AnswerStore(database, app.clock)
-    people = accounts.build(app, database, database, settings, NETWORK_ACCESS)
-    pipes = Pipes(RelayLimits(), app.stopping, app.metrics)
     signals = LocalSignals()
+    writes = NotifiedWrites(database, signals)
+    people = accounts.build(app, database, writes, settings, NETWORK_ACCESS)
+    pipes = Pipes(RelayLimits(), app.stopping, app.metrics)
     members = associations.build(app, database, settings, identity, pipes.disconnect, signals)
     domains = members.service.domains
     relay = Relay(pipes, domains, people.service, identity.key, app.clock, is_open=settings.open_relay)
@@ -63,7 +65,7 @@ def build_network(
         database_feature(settings, database, answers, folder_lock, NETWORK_ACCESS.roles),
         people,
         members,
-        *_console_feature(settings, identity, database),
+        *_console_feature(app, settings, identity, database),
         legacy_feature(database, people.service, members.service, app.clock, settings),
         discovery.build(app, searched, settings.num_replicas),
         Feature(services=(relay,), routes=tuple(relay_routes())),
@@ -77,7 +79,7 @@ def build_network(
             ),
             routes=tuple(identity_routes()),
         ),
-        start_record(app, settings, database),
+        start_record(app, settings, writes),
     ]
     return build_app(
         title=f"Network {settings.id}",
@@ -89,12 +91,14 @@ def build_network(
     )
 
 
-def _console_feature(settings: NetworkSettings, identity: Identity, database: Database) -> tuple[Feature, ...]:
+def _console_feature(
+    app: AppContext, settings: NetworkSettings, identity: Identity, database: Database
+) -> tuple[Feature, ...]:
     if not settings.admin:
         return ()
     from pygrid import ui  # templates and scripts take time to load
 
     return (
         audit.build(database, settings.data_dir, Permission.EDIT_SETTINGS),
-        ui.build("network", settings.id, str(identity.key)),
+        ui.build(app, "network", settings.id, str(identity.key)),
     )

@@ -57,7 +57,7 @@ HEAD_FILE = "audit-head.json"
 """Name of the file in the data folder that repeats the head."""
 _PAGE = 1000
 _APPENDED = "appended_actions"
-"""Key in the information of a connection: the actions that were appended since `AuditedWrites` emptied it."""
+"""Key in the information of a connection: the actions that were appended since `NotifiedWrites` emptied it."""
 _TOPICS = {
     "budget": budgets_topic,
     "email": people_topic,
@@ -286,8 +286,35 @@ READ_HEAD_S = 3.0
 """Longest wait for the exported head when an app starts or begins to lead; after that it is read again later."""
 
 
-class AuditedWrites:
-    """Transactions that write entries of the audit log.
+class NotifiedWrites:
+    """Transactions that write entries of the audit log, and wake who follows what the entries are about.
+
+    Args:
+        signals: notified after the commit.
+    """
+
+    def __init__(self, database: Database, signals: Signals | None) -> None:
+        self._database = database
+        self._signals = signals
+
+    async def write(self, fn: Callable[[sa.Connection], T]) -> T:
+        """Run ``fn``, durably. Raises as `Database.write`."""
+
+        def transaction(connection: sa.Connection) -> tuple[T, set[str]]:
+            lock(connection)
+            connection.info.pop(_APPENDED, None)
+            return fn(connection), connection.info.pop(_APPENDED, set())
+
+        answer, actions = await self._database.write(transaction, Lane.AUDITED)
+        if self._signals is not None and actions:
+            words = {action.partition("_")[0] for action in actions}
+            for topic in {audit_topic(), *(topic() for word, topic in _TOPICS.items() if word in words)}:
+                self._signals.notify(topic)
+        return answer
+
+
+class AuditedWrites(NotifiedWrites):
+    """Transactions that write entries of the audit log, and export its head.
 
     Args:
         head_file: file for the head of the log, which reveals that an old copy of the database was put back.
@@ -302,10 +329,9 @@ class AuditedWrites:
         head_store: HeadStore | None = None,
         signals: Signals | None = None,
     ) -> None:
-        self._signals = signals
+        super().__init__(database, signals)
         self._head_store = head_store
         self._also = "" if head_store is None else " and audit/head.json from the store"
-        self._database = database
         self._head_file = head_file
         self._exporting = asyncio.Lock()
         self.is_rolled_back = False
@@ -352,14 +378,7 @@ class AuditedWrites:
 
         If the head cannot be exported, this is logged, because ``fn`` is committed. The next head replaces it.
         """
-
-        def transaction(connection: sa.Connection) -> tuple[T, set[str]]:
-            lock(connection)
-            connection.info.pop(_APPENDED, None)
-            return fn(connection), connection.info.pop(_APPENDED, set())
-
-        answer, appended = await self._database.write(transaction, Lane.AUDITED)
-        self._notify(appended)
+        answer = await super().write(fn)
         if self.is_rolled_back:
             return answer
         async with self._exporting:
@@ -369,13 +388,6 @@ class AuditedWrites:
             except (InvalidInput, Unavailable, OSError):
                 logger.exception("audit head not exported", extra={"number": head.number})
         return answer
-
-    def _notify(self, actions: set[str]) -> None:
-        if self._signals is None or not actions:
-            return
-        words = {action.partition("_")[0] for action in actions}
-        for topic in {audit_topic(), *(topic() for word, topic in _TOPICS.items() if word in words)}:
-            self._signals.notify(topic)
 
     def _export(self, head: Head) -> None:
         export_head(head, self._head_file)

@@ -16,7 +16,7 @@ from pygrid.settings import AppSettings, DomainSettings
 from pygrid.storage import audit
 from pygrid.storage.accounts import has_first_owner, seed_roles
 from pygrid.storage.app_state import check_no_store
-from pygrid.storage.audit import AuditedWrites
+from pygrid.storage.audit import NotifiedWrites
 from pygrid.storage.idempotency import AnswerStore
 from pygrid.storage.installation import check_folder, match_database
 from pygrid.storage.ownership import DatabaseLock, FolderLock
@@ -101,7 +101,7 @@ def database_feature(
     )
 
 
-def start_record(app: AppContext, settings: AppSettings, writes: AuditedWrites | Database) -> Feature:
+def start_record(app: AppContext, settings: AppSettings, writes: NotifiedWrites) -> Feature:
     """Writes an entry ``app_started``, as the last step of a start."""
     return Feature(start=lambda: writes.write(lambda connection: record_start(connection, settings, app.clock.now())))
 

@@ -11,12 +11,13 @@ from typing import Any, Literal
 
 from litestar import Router
 
-from pygrid.lifecycle import Feature
+from pygrid.lifecycle import AppContext, BackgroundTask, Feature
 from pygrid.ui.console import Console
 from pygrid.ui.errors import PAGE_EXCEPTION_HANDLERS, unknown_page
 from pygrid.ui.feed import SharedReads, Topics
 from pygrid.ui.live import live_routes
 from pygrid.ui.pages import account, entry, people, sign_in, single_sign_on, supervision, terminal
+from pygrid.ui.sampling import Sampler
 from pygrid.ui.static import static_routes
 
 PREFIX = "/admin"
@@ -25,7 +26,7 @@ _Pages = tuple[Router, Topics, tuple[type, ...]]
 _COMMON = (sign_in, single_sign_on, terminal, entry, account, people, supervision)
 
 
-def build(kind: Literal["domain", "network"], name: str, identity: str) -> Feature:
+def build(app: AppContext, kind: Literal["domain", "network"], name: str, identity: str) -> Feature:
     """Build the console.
 
     Args:
@@ -35,7 +36,12 @@ def build(kind: Literal["domain", "network"], name: str, identity: str) -> Featu
     """
     console = Console.open(kind, name, identity)
     router, topics, services = _domain_pages() if kind == "domain" else _network_pages()
-    return Feature(services=(console, console.files, topics, *(make() for make in services)), routes=(router,))
+    sampler = Sampler(app.metrics.registry, app.clock)
+    return Feature(
+        services=(console, console.files, topics, sampler, *(make() for make in services)),
+        routes=(router,),
+        tasks=(BackgroundTask("sample-metrics", sampler.run),),
+    )
 
 
 @cache

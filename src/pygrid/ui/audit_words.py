@@ -67,6 +67,10 @@ ACTIONS = {
     "worker_revoked": "revoked a Worker",
 }
 """Words of each action: a sentence, or what follows its actor."""
+BOOKKEEPING = frozenset(
+    action for action in ACTIONS if action.startswith(("charge_", "budget_reserved", "federated_", "user_logged_"))
+) | {"checkpoint_evaluated", "job_presented", "job_put_back", "job_started"}
+"""Actions that follow from others, which the start page leaves out."""
 _PATHS = {"dataset_id": "/admin/datasets/", "job_id": "/admin/jobs/", "process_id": "/admin/processes/"}
 
 

@@ -12,32 +12,23 @@ from pygrid.features.jobs.service import JobsService
 from pygrid.features.processes.service import ProcessesService
 from pygrid.storage.signals import (
     Signals,
-    audit_topic,
     budgets_topic,
     cycle_topic,
     datasets_topic,
     event_topic,
     job_topic,
-    people_topic,
     processes_topic,
     progress_topic,
     queue_topic,
 )
 from pygrid.storage.store import Store
+from pygrid.ui.common_topics import find_common_topic
 from pygrid.ui.feed import SharedReads, Topic
-from pygrid.ui.pages.people import SEE_PEOPLE
-from pygrid.ui.pages.supervision import SEE_AUDIT
 from pygrid.ui.training import encode_live
 from pygrid.web.services import service
 
-_LISTS: dict[str, tuple[tuple[Permission, ...], tuple[str, ...]]] = {
-    "audit": (SEE_AUDIT, (audit_topic(),)),
-    "datasets": ((), (datasets_topic(),)),
-    "people": (SEE_PEOPLE, (people_topic(),)),
-    "processes": ((), (processes_topic(),)),
-    "queue": ((), (queue_topic(),)),
-}
-"""The topics of lists: one of the permissions that they need, and their signals."""
+_LISTS = {"datasets": datasets_topic(), "processes": processes_topic(), "queue": queue_topic()}
+"""Signals of lists that every account may see."""
 _BUDGETS = (Permission.TRIAGE_REQUESTS, Permission.UPLOAD_DATA)
 """One of them is needed to follow what others spend: other people see their own share alone."""
 
@@ -60,12 +51,10 @@ async def find_topic(state: State, principal: Principal, name: str) -> Topic | N
             return Topic((queue_topic(),))
     except (NotFound, Forbidden):
         return None
-    permissions, signals = _LISTS.get(name, ((), ()))
-    if permissions and not any(map(principal.may, permissions)):
-        return None
-    if name == "datasets" and any(map(principal.may, _BUDGETS)):
-        signals += (budgets_topic(),)
-    return Topic(signals) if signals else None
+    if name not in _LISTS:
+        return find_common_topic(state, principal, name)
+    follows_budgets = name == "datasets" and any(map(principal.may, _BUDGETS))
+    return Topic((_LISTS[name], budgets_topic()) if follows_budgets else (_LISTS[name],))
 
 
 async def _training(state: State, principal: Principal, process_id: int) -> Topic:

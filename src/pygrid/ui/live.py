@@ -66,9 +66,12 @@ async def _changes(signals: Signals, watched: dict[str, Topic]) -> AsyncIterator
     seen = {name: look() for name, look in looks.items()}
     while True:
         pending = [future for some in futures.values() for future in some]
-        if not pending:
+        if pending:
+            await asyncio.wait(pending, timeout=LOOK_S if looks else None, return_when=asyncio.FIRST_COMPLETED)
+        elif looks:
+            await asyncio.sleep(LOOK_S)
+        else:
             await asyncio.Event().wait()
-        await asyncio.wait(pending, timeout=LOOK_S if looks else None, return_when=asyncio.FIRST_COMPLETED)
         now = {name: look() for name, look in looks.items()}
         drifted = [(name, False) for name in looks if now[name] != seen[name]]
         seen = now

@@ -8,6 +8,7 @@ from pygrid.core.access import Permission, Principal
 from pygrid.features.associations.network.service import NetworkAssociations
 from pygrid.features.relay.network.service import Relay
 from pygrid.storage.signals import LocalSignals, Signals, domains_topic
+from pygrid.ui.common_topics import find_common_topic
 from pygrid.ui.feed import Topic
 from pygrid.web.services import service
 
@@ -19,7 +20,9 @@ def signals_of(state: State) -> Signals:
 
 async def find_topic(state: State, principal: Principal, name: str) -> Topic | None:
     """Return a topic of a Network; None: it is unknown, or not for this principal."""
-    if name not in ("domains", "invitations", "relay") or not principal.may(Permission.MANAGE_NODES):
+    if name not in ("domains", "invitations", "relay"):
+        return find_common_topic(state, principal, name)
+    if not principal.may(Permission.MANAGE_NODES):
         return None
     members, pipes = service(state, NetworkAssociations).domains, service(state, Relay)
 

@@ -115,3 +115,31 @@ async def test_the_lists_follow_what_happens(net: Net, tmp_path: Path) -> None:
         await follows("relay", pipes.aclose())
         await follows("domains", stack.aclose())  # its link ends
     assert events_of(his, "changed") == [], "he manages no Domains"
+
+
+async def test_the_start_page_counts_the_domains_and_what_the_relay_carries(net: Net, tmp_path: Path) -> None:
+    ann = await Browser(net.web).sign_in("owner@example.org")
+    assert "● 0 online ▲ 0 degraded ○ 0 offline" in (await ann.page("/admin/")).text
+    async with running_domain(tmp_path / "alice", network=net.url, invitation=await net.invite()):
+        await until_listed(net, "alice", state="online")
+        with service(net.app.state, Relay).pipes.place("alice", "user 7"):
+            page = await ann.page("/admin/")
+    assert "● 1 online" in page.text
+    assert "The relay has 1 open connections" in page.text
+    assert page.find("section", **{"data-topic": "relay", "data-part": "fleet"})
+    await People(net.web).with_role(1, net.owner, "bob@example.org")
+    assert "The relay" not in (await (await Browser(net.web).sign_in("bob@example.org")).page("/admin/")).text
+
+
+async def test_people_and_the_log_follow_what_happens(net: Net) -> None:
+    ann = await Browser(net.web).sign_in("owner@example.org")
+    await People(net.web).with_role(1, net.owner, "bob@example.org")
+    bob = await Browser(net.web).sign_in("bob@example.org")
+    path = "/admin/live?topics=audit,people,health"
+    hers, his = (Stream(net.app, path, {"cookie": who.cookie}) for who in (ann, bob))
+    await eventually(lambda: b"open" in hers.received and b"open" in his.received)
+    assert (await ann.post("/admin/people/invite", {"email": "new@example.org"})).status_code == 200
+    await eventually(lambda: {"people", "audit"} <= {one["topic"] for one in events_of(hers, "changed")})
+    assert events_of(his, "changed") == [], "he may see neither people nor the log"
+    for page, topic in (("/admin/people", "people"), ("/admin/audit", "audit"), ("/admin/health", "health")):
+        assert (await ann.page(page)).find("section", **{"data-topic": topic}), page

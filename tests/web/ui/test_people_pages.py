@@ -17,6 +17,8 @@ import pytest
 from pygrid.clock import ManualClock
 from pygrid.domain import build_domain
 from pygrid.settings import DomainSettings, load_settings
+from pygrid.ui.sampling import Sampler
+from pygrid.web.services import service
 from support.console import Browser, Page
 from support.jobs import Site, running_site
 from support.web import PASSWORD, People, running
@@ -158,6 +160,20 @@ async def test_what_is_hard_to_take_back_needs_a_password_that_was_typed_recentl
         assert (await old.get("/admin/")).status_code == 303
 
 
+async def _look_at_the_health(site: Site, ann: Browser) -> None:
+    for now in (1e9, 1e9 + 5, 1e9 + 70):
+        service(site.app.state, Sampler).sample(now, 0.0)
+    page = await ann.page("/admin/health")
+    assert "The app is ready" in page.text
+    charts = {one["data-chart"] for one in page.find("div", role="img")}
+    assert len(charts) >= 5, charts
+    assert "Time to answer, in milliseconds : median" in page.text
+    assert page.find("section", **{"data-topic": "health", "data-part": "state"})
+    day = await ann.page("/admin/health?hours=24")
+    assert day.find("a", href="/admin/health?hours=24", **{"aria-current": "page"})
+    assert (await ann.page("/admin/health?hours=x")).find("a", href="/admin/health", **{"aria-current": "page"})
+
+
 async def test_the_log_the_settings_and_the_health_of_an_app_are_shown(site: Site) -> None:
     ann, bob = await browser(site), await browser(site, "scientist")
     await site.owner.upload()
@@ -171,7 +187,11 @@ async def test_the_log_the_settings_and_the_health_of_an_app_are_shown(site: Sit
     secret = settings.html
     assert "SECRET_KEY" in secret
     assert not re.search(r"[0-9a-f]{64}", secret), "a secret is shown as set"
-    assert "The app is ready" in (await ann.page("/admin/health")).text
+    assert "signed in" in log.text
+    (lately,) = re.findall(r'<section id="lately".*?</section>', (await ann.page("/admin/")).html, re.DOTALL)
+    assert "stored dataset 1" in lately
+    assert "signed in" not in lately, "what follows from other acts is in the log alone"
+    await _look_at_the_health(site, ann)
     for path in ("/admin/audit", "/admin/settings", "/admin/health", "/admin/people", "/admin/roles"):
         page = await bob.page(path, 403)
         assert "lacks can_" in page.text or "needs a role" in page.text

@@ -19,7 +19,7 @@ from pygrid.features.accounts.sessions import SessionsService
 from pygrid.features.accounts.signing import AccountRules
 from pygrid.lifecycle import AppContext, BackgroundTask, Feature
 from pygrid.settings import AppSettings
-from pygrid.storage.audit import AuditedWrites
+from pygrid.storage.audit import NotifiedWrites
 from pygrid.storage.setup_code import find_setup_code
 from pygrid.storage.sql.database import Database
 
@@ -37,7 +37,7 @@ class AccountsFeature(Feature):
 def build(
     app: AppContext,
     database: Database,
-    writes: AuditedWrites | Database,
+    writes: NotifiedWrites,
     settings: AppSettings,
     access: AppAccess = DOMAIN_ACCESS,
 ) -> AccountsFeature:

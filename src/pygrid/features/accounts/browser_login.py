@@ -34,7 +34,7 @@ from pygrid.features.accounts.signing import NewSession
 from pygrid.ids import hash_secret, new_secret
 from pygrid.storage import accounts as store
 from pygrid.storage import audit, user_sessions
-from pygrid.storage.audit import AuditedWrites
+from pygrid.storage.audit import NotifiedWrites
 from pygrid.storage.sql.database import Database
 
 CODE_S = 300.0
@@ -62,9 +62,7 @@ class _Link:
 class BrowserLogins:
     """One-time codes that a signed-in user takes from the console to a command, and links in the other direction."""
 
-    def __init__(
-        self, database: Database, writes: AuditedWrites | Database, clock: Clock, accounts: AccountService
-    ) -> None:
+    def __init__(self, database: Database, writes: NotifiedWrites, clock: Clock, accounts: AccountService) -> None:
         self._database = database
         self._writes = writes
         self._clock = clock

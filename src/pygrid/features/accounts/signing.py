@@ -35,7 +35,7 @@ from pygrid.messages.accounts import SignUpRequest
 from pygrid.storage import accounts as store
 from pygrid.storage import audit
 from pygrid.storage.accounts import User
-from pygrid.storage.audit import AuditedWrites
+from pygrid.storage.audit import NotifiedWrites
 from pygrid.storage.one_time_codes import delete_expired_codes
 from pygrid.storage.setup_code import SetupCode
 from pygrid.storage.sql.database import Database
@@ -109,7 +109,7 @@ class SignIn:
     def __init__(
         self,
         database: Database,
-        writes: AuditedWrites | Database,
+        writes: NotifiedWrites,
         clock: Clock,
         rules: AccountRules,
     ) -> None:

@@ -13,10 +13,12 @@ from pygrid.features.audit.service import AuditService
 from pygrid.features.datasets.service import DatasetsService
 from pygrid.features.jobs.spending import SpendingService
 from pygrid.ui.access import signed_in
-from pygrid.ui.audit_words import say_entry
+from pygrid.ui.audit_words import BOOKKEEPING
 from pygrid.ui.console import MAX_SHOWN, Need, console_of
+from pygrid.ui.pages.paging import PAGE_ROWS
 from pygrid.ui.pages.processes import ProcessLine, list_lines
 from pygrid.ui.pages.requests import list_requests
+from pygrid.ui.pages.supervision import AuditEntryRow, entry_rows
 from pygrid.ui.request_words import ask_in_words
 from pygrid.web.requests import AppRequest
 from pygrid.web.services import service
@@ -42,11 +44,11 @@ class DashboardView(msgspec.Struct, frozen=True):
     needs: list[Need]
     processes: list[ProcessLine]
     budgets: list[BudgetBar]
-    steps: tuple[FirstStep, ...] = ()
+    steps: tuple[FirstStep, ...]
     """What a new Domain lacks."""
-    unbudgeted: tuple[Need, ...] = ()
+    unbudgeted: tuple[Need, ...]
     """Own datasets without a budget."""
-    log: tuple[str, ...] = ()
+    log: list[AuditEntryRow]
     """The newest entries of the audit log, for who may see it."""
 
 
@@ -78,11 +80,11 @@ def _first_steps(principal: Principal, *, has_data: bool, has_models: bool) -> t
     return tuple(steps)
 
 
-async def _log(state: State, principal: Principal) -> tuple[str, ...]:
+async def _log(state: State, principal: Principal) -> list[AuditEntryRow]:
     if not principal.may(Permission.TRIAGE_REQUESTS):
-        return ()
-    lines = await service(state, AuditService).list_entries(principal, limit=MAX_SHOWN)
-    return tuple(say_entry(one.actor, one.entry.action, one.entry.data) for one in lines)
+        return []
+    lines = await service(state, AuditService).list_entries(principal, limit=PAGE_ROWS)
+    return entry_rows([one for one in lines if one.entry.action not in BOOKKEEPING][:MAX_SHOWN])
 
 
 async def _budgets(state: State, principal: Principal) -> tuple[list[BudgetBar], tuple[Need, ...]]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime as dt
+from collections import Counter
 from typing import Any
 
 import msgspec
@@ -15,6 +16,7 @@ from pygrid.core.associations import Act, AssociationState
 from pygrid.errors import InvalidInput, PygridError
 from pygrid.features.associations.network.registry import ConnectedDomain
 from pygrid.features.associations.network.service import NetworkAssociations
+from pygrid.features.relay.network.service import Relay
 from pygrid.storage.associations import KnownDomain
 from pygrid.ui.access import signed_in
 from pygrid.ui.console import MAX_SHOWN, Need, console_of, see_other
@@ -33,6 +35,10 @@ _TONES = {"online": "good", "degraded": "warn", "offline": "off"}
 
 class NetworkView(msgspec.Struct, frozen=True):
     needs: list[Need]
+    states: list[tuple[str, str, int]]
+    """States of the Domains with their tone and number; empty for callers who manage none."""
+    num_pipes: int = 0
+    carried_bytes: int = 0
 
 
 class WaitingDomain(msgspec.Struct, frozen=True):
@@ -67,11 +73,20 @@ class DomainsView(msgspec.Struct, frozen=True):
 @get("/", guards=[signed_in()])
 async def network_dashboard(request: AppRequest, state: State) -> Response[bytes]:
     """Show the start page of a Network."""
-    needs = []
+    view = NetworkView([], [])
     if request.user.may(Permission.MANAGE_NODES):
-        waiting = await service(state, NetworkAssociations).list_domains(request.user, {AssociationState.PENDING})
-        needs = [Need("/admin/domains", f"{known.name} asks to join this Network.") for known in waiting[:MAX_SHOWN]]
-    return await console_of(request).page(request, "dashboard.html", "Dashboard", NetworkView(needs))
+        associations = service(state, NetworkAssociations)
+        waiting = await associations.list_domains(request.user, {AssociationState.PENDING})
+        members = associations.domains.members()
+        used = service(state, Relay).usage(request.user, [member.name for member in members]).domains
+        counts = Counter(str(member.state) for member in members)
+        view = NetworkView(
+            [Need("/admin/domains", f"{known.name} asks to join this Network.") for known in waiting[:MAX_SHOWN]],
+            [(health, tone, counts[health]) for health, tone in _TONES.items()],
+            sum(one.num_pipes for one in used),
+            sum(one.carried_bytes for one in used),
+        )
+    return await console_of(request).page(request, "dashboard.html", "Dashboard", view)
 
 
 @get("/domains", guards=[signed_in(Permission.MANAGE_NODES)])

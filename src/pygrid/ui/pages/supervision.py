@@ -7,6 +7,7 @@ import datetime as dt
 import os
 import platform
 import shutil
+from collections.abc import Sequence
 from typing import Any
 
 import msgspec
@@ -17,12 +18,14 @@ from litestar.params import FromQuery
 from pygrid import __version__
 from pygrid.core.access import Permission
 from pygrid.errors import PygridError
-from pygrid.features.audit.service import AuditCheck, AuditService
+from pygrid.features.audit.service import AuditCheck, AuditLine, AuditService
 from pygrid.settings import PANELS, AppSettings
 from pygrid.ui.access import signed_in
 from pygrid.ui.audit_words import ACTIONS, path_of, say_entry
+from pygrid.ui.charts import Chart
 from pygrid.ui.console import console_of
 from pygrid.ui.pages.paging import PAGE_ROWS, Paging, make_paging
+from pygrid.ui.sampling import HOURS, Sampler
 from pygrid.ui.tables import answer_rows, find_format
 from pygrid.web.health import Readiness
 from pygrid.web.requests import AppRequest
@@ -72,6 +75,8 @@ class HealthView(msgspec.Struct, frozen=True):
     free_bytes: int
     total_bytes: int
     tasks: list[str]
+    hours: str
+    charts: list[Chart]
 
 
 @get("/audit", guards=[_AUDIT])
@@ -105,17 +110,7 @@ async def _audit(
     found = await service(state, AuditService).list_entries(
         request.user, before=before, limit=PAGE_ROWS + 1, action=action
     )
-    rows = [
-        AuditEntryRow(
-            one.entry.number,
-            one.entry.at,
-            one.actor,
-            say_entry(one.actor, one.entry.action, one.entry.data),
-            path_of(one.entry.data),
-            one.entry.action,
-        )
-        for one in found[:PAGE_ROWS]
-    ]
+    rows = entry_rows(found[:PAGE_ROWS])
     if wanted:
         return answer_rows(wanted, "audit", rows, ("number", "at", "actor", "words", "action"))
     view = AuditView(
@@ -130,6 +125,21 @@ async def _audit(
     )
     status = 200 if error is None else error.status
     return await console_of(request).page(request, "audit.html", "Audit log", view, status=status)
+
+
+def entry_rows(lines: Sequence[AuditLine]) -> list[AuditEntryRow]:
+    """Return entries of the log as rows."""
+    return [
+        AuditEntryRow(
+            one.entry.number,
+            one.entry.at,
+            one.actor,
+            say_entry(one.actor, one.entry.action, one.entry.data),
+            path_of(one.entry.data),
+            one.entry.action,
+        )
+        for one in lines
+    ]
 
 
 @get("/settings", guards=[_SETTINGS])
@@ -168,9 +178,9 @@ def _shown(value: object) -> str:
 
 
 @get("/health", guards=[_SETTINGS])
-async def health_page(request: AppRequest, state: State) -> Response[bytes]:
-    """Show whether the app is ready, and what fails."""
-    trouble = ""
+async def health_page(request: AppRequest, state: State, hours: FromQuery[str] = "1") -> Response[bytes]:
+    """Show whether the app is ready, what fails, and its figures of the last hour or day."""
+    trouble, shown = "", hours if hours in HOURS else "1"
     try:
         await service(state, Readiness).check()
     except PygridError as error:
@@ -191,6 +201,8 @@ async def health_page(request: AppRequest, state: State) -> Response[bytes]:
         disk.free,
         disk.total,
         failing,
+        shown,
+        service(state, Sampler).charts(shown),
     )
     return await console_of(request).page(request, "health.html", "Health", view)
 

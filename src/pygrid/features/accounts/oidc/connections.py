@@ -16,7 +16,7 @@ from pygrid.features.accounts.signing import NewSession, check_may_manage, refus
 from pygrid.storage import accounts as store
 from pygrid.storage import audit, provided_identities
 from pygrid.storage.accounts import User
-from pygrid.storage.audit import AuditedWrites
+from pygrid.storage.audit import NotifiedWrites
 from pygrid.storage.provided_identities import ConnectedIdentity
 from pygrid.storage.sql.database import Database
 
@@ -30,9 +30,7 @@ class ProviderConnections:
         writes: transactions of the audit log.
     """
 
-    def __init__(
-        self, database: Database, writes: AuditedWrites | Database, clock: Clock, accounts: AccountService
-    ) -> None:
+    def __init__(self, database: Database, writes: NotifiedWrites, clock: Clock, accounts: AccountService) -> None:
         self._database = database
         self._writes = writes
         self._clock = clock

@@ -39,7 +39,7 @@ from pygrid.ids import hash_secret, new_secret
 from pygrid.storage import accounts as store
 from pygrid.storage import audit, one_time_codes, provided_identities
 from pygrid.storage.accounts import User
-from pygrid.storage.audit import AuditedWrites
+from pygrid.storage.audit import NotifiedWrites
 from pygrid.storage.sql.database import Database
 from pygrid.storage.user_sessions import SESSION_IDLE, put_session
 
@@ -103,7 +103,7 @@ class OidcService:
     def __init__(
         self,
         database: Database,
-        writes: AuditedWrites | Database,
+        writes: NotifiedWrites,
         clock: Clock,
         accounts: AccountService,
         config: ProviderConfig | None = None,
