@@ -7,8 +7,10 @@ Should not happen: a page that this file does not name; a request to another hos
 from __future__ import annotations
 
 import socket
+import sqlite3
 import tomllib
 from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -224,6 +226,15 @@ def test_pages_that_forms_make(
     ann.page.get_by_role("button", name="Disconnect").click()
     expect(ann.page.get_by_role("button", name="Connect with Example Login")).to_be_visible()
     ann.check_access(f"a disconnected account {options}")
+    # A change of weight, 20 minutes after the sign-in.
+    with closing(sqlite3.connect(domain.folder / "data" / "domain.db")) as database, database:
+        database.execute("UPDATE sessions SET created_at = strftime('%Y-%m-%d %H:%M:%f000', created_at, '-20 minutes')")
+    press(ann, "/admin/me", "Make the token", {"Name": f"later {options['color_scheme']}"}, "the password again", 401)
+    expect(ann.page.get_by_text("You signed in over 15 minutes ago")).to_be_visible()
+    ann.page.get_by_label("Password").fill(PASSWORD)
+    ann.page.get_by_role("button", name="Continue").click()
+    expect(ann.page.get_by_role("heading", name="Your new API token")).to_be_visible()
+    ann.faults = [fault for fault in ann.faults if "the server responded with a status of 401" not in fault]
     refused = Person(chromium, domain.url, **options)
     begun = refused.context.request.get("/admin/oidc/start", max_redirects=0)
     refused.page.goto(sign_in_there(begun.headers["location"], "ann"))
@@ -234,13 +245,13 @@ def test_pages_that_forms_make(
     ann.close()
 
 
-def press(person: Person, path: str, button: str, fields: dict[str, str], where: str) -> None:
+def press(person: Person, path: str, button: str, fields: dict[str, str], where: str, status: int = 200) -> None:
     """Fill in a form of a page, send it, and examine the page that comes."""
     person.page.goto(path)
     for label, value in fields.items():
         person.page.get_by_label(label).first.fill(value)
     with person.page.expect_navigation() as sent:
         person.page.get_by_role("button", name=button, exact=True).click()
-    assert sent.value.status == 200, where
+    assert sent.value.status == status, where
     person.check_access(where)
     assert person.page.evaluate("document.documentElement.scrollWidth <= innerWidth"), f"{where} scrolls sideways"

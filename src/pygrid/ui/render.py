@@ -14,6 +14,7 @@ from markupsafe import Markup, escape
 from pygrid import codes
 from pygrid.errors import NotFound
 from pygrid.plans.text import printable
+from pygrid.summaries.units import counted, size
 
 if TYPE_CHECKING:
     from jinja2 import Environment
@@ -22,6 +23,8 @@ FOLDER = Path(__file__).parent / "templates"
 _MACROS = ("one_time_link", "badge", "field", "error", "bar", "snippet", "pages", "figure")
 MAX_SHOWN = 500
 """Characters of a foreign text that are shown before it is folded."""
+MAX_RELATIVE_S = 60 * 86400.0
+_UNITS = (("day", 86400.0), ("hour", 3600.0), ("minute", 60.0), ("second", 1.0))
 
 _Source = tuple[str, str, Callable[[], bool]]
 
@@ -100,14 +103,16 @@ def show_text(text: object) -> Markup:
 
 
 def show_number(value: float | None, digits: int = 3) -> str:
-    """Return a number with separators and this number of significant digits; whole numbers are shown whole."""
+    """Return a number with separators and this number of significant digits; those before the point are all shown."""
     if value is None:
         return "-"
     if not math.isfinite(value):
         return str(value)
-    if float(value).is_integer() and abs(value) < 1e15:
-        return f"{int(value):,}"
-    return f"{value:,.{digits}g}" if 1e-4 <= abs(value) < 1e6 else f"{value:.{digits}g}"
+    if float(value).is_integer() or abs(value) >= 10**digits - 0.5:
+        return f"{round(value):,}" if abs(value) < 1e15 else f"{value:.{digits}g}"
+    if 1e-9 <= abs(value) < 1e-4:
+        return f"{value:.{digits - 1 - math.floor(math.log10(abs(value)))}f}".rstrip("0")
+    return f"{value:,.{digits}g}"
 
 
 def show_percent(value: float) -> str:
@@ -122,22 +127,18 @@ def slug(text: str) -> str:
 
 def show_size(num_bytes: float | None) -> str:
     """Return a number of bytes in a unit of its magnitude."""
-    if num_bytes is None:
-        return "-"
-    for unit in ("B", "kB", "MB", "GB"):
-        if num_bytes < 1000 or unit == "GB":
-            return f"{num_bytes:.3g} {unit}" if unit != "B" else f"{num_bytes:.0f} B"
-        num_bytes /= 1000
-    raise AssertionError
+    return "-" if num_bytes is None else size(round(num_bytes))
 
 
 def show_time(moment: dt.datetime | None, now: dt.datetime | None = None) -> Markup:
-    """Return a time as the time since then; the UTC time is in the title."""
+    """Return a time as the time since then, or as a date if that is long; the UTC time is in the title."""
     if moment is None:
         return Markup("-")
     since_s = ((now or dt.datetime.now(dt.UTC)) - moment).total_seconds()
-    words = _ago(abs(since_s))
-    shown = "now" if words == "0 s" else f"{words} ago" if since_s >= 0 else f"in {words}"
+    words = _length(abs(since_s))
+    shown = "now" if abs(since_s) < 1 else f"{words} ago" if since_s > 0 else f"in {words}"
+    if abs(since_s) >= MAX_RELATIVE_S:
+        shown = moment.astimezone(dt.UTC).strftime("%Y-%m-%d")
     stamp = escape(moment.astimezone(dt.UTC).strftime("%Y-%m-%dT%H:%M:%SZ"))
     return Markup('<time datetime="{0}" title="{0}">{1}</time>').format(stamp, shown)
 
@@ -147,8 +148,6 @@ def show_moment(seconds: float) -> str:
     return dt.datetime.fromtimestamp(seconds, dt.UTC).strftime("%Y-%m-%d %H:%M:%S")
 
 
-def _ago(seconds: float) -> str:
-    for unit, length in (("d", 86400), ("h", 3600), ("min", 60)):
-        if seconds >= length:
-            return f"{seconds / length:.0f} {unit}"
-    return f"{seconds:.0f} s"
+def _length(seconds: float) -> str:
+    unit, unit_s = next((one for one in _UNITS if seconds >= one[1]), _UNITS[-1])
+    return counted(round(seconds / unit_s), unit)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import dataclasses
+import datetime as dt
 import json
 import re
 from collections.abc import AsyncIterator
@@ -23,7 +24,7 @@ from pygrid.network import build_network
 from pygrid.settings import DomainSettings, load_network_settings, load_settings
 from pygrid.ui.access import next_path
 from pygrid.ui.console import CSP, Console
-from pygrid.ui.render import FOLDER, Renderer, show_number, show_size, show_text
+from pygrid.ui.render import FOLDER, Renderer, show_number, show_size, show_text, show_time
 from pygrid.web.services import service
 from support.console import Browser, Page
 from support.jobs import DATASETS, MODEL, Site, npz, records, running_site
@@ -319,15 +320,44 @@ def test_long_texts_are_folded() -> None:
 
 @pytest.mark.parametrize(
     ("value", "words"),
-    [(0.0, "0"), (12345.0, "12,345"), (0.123456, "0.123"), (1.5e-7, "1.5e-07"), (None, "-"), (float("inf"), "inf")],
+    [
+        (0.0, "0"),
+        (12345.0, "12,345"),
+        (1234.56, "1,235"),
+        (99.96, "100"),
+        (999.9, "1,000"),
+        (0.123456, "0.123"),
+        (1.5e-7, "0.00000015"),
+        (-1e-6, "-0.000001"),
+        (1e-12, "1e-12"),
+        (None, "-"),
+        (float("inf"), "inf"),
+    ],
 )
 def test_numbers_are_short(value: float | None, words: str) -> None:
     assert show_number(value) == words
 
 
-@pytest.mark.parametrize(("num_bytes", "words"), [(0, "0 B"), (999, "999 B"), (1500, "1.5 kB"), (2.5e12, "2.5e+03 GB")])
+@pytest.mark.parametrize(("num_bytes", "words"), [(0, "0 B"), (999, "999 B"), (1500, "1.5 kB"), (2.5e12, "2.5 TB")])
 def test_sizes_have_units(num_bytes: float, words: str) -> None:
     assert show_size(num_bytes) == words
+
+
+@pytest.mark.parametrize(
+    ("seconds", "words"),
+    [
+        (0.2, "now"),
+        (1, "1 second ago"),
+        (180, "3 minutes ago"),
+        (5400, "2 hours ago"),
+        (-72 * 3600 + 5, "in 3 days"),
+        (100 * 86400, "2026-01-01"),
+    ],
+)
+def test_times_are_words(seconds: float, words: str) -> None:
+    moment = dt.datetime(2026, 1, 1, tzinfo=dt.UTC)
+    shown = show_time(moment, moment + dt.timedelta(seconds=seconds))
+    assert shown == f'<time datetime="2026-01-01T00:00:00Z" title="2026-01-01T00:00:00Z">{words}</time>'
 
 
 # Decisions

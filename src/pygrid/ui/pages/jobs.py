@@ -30,6 +30,7 @@ from pygrid.web.services import service
 
 _SHOWN_ABOVE = frozenset({"job", "state", "asked by", "reason", "asks to", "what leaves"})
 """Rows of the review summary that the page shows in another place, or that only interest a person who decides."""
+_SHOWN_FIRST = frozenset({"decided by", "so far"})
 
 
 class JobsView(msgspec.Struct, frozen=True):
@@ -51,6 +52,8 @@ class JobView(msgspec.Struct, frozen=True):
     detail: str
     progress: float | None
     reason: str
+    decided: list[tuple[str, str]]
+    """By whom, and how far a federated job is."""
     rows: list[tuple[str, str]]
     budgets: list[Bar]
     certainty: str
@@ -104,7 +107,8 @@ def _view(found: JobReview, error: PygridError | None) -> JobView:
         detail=info.detail,
         progress=info.progress if info.state == "running" else None,
         reason=info.reason,
-        rows=[(name, value) for name, value in sheet(info) if name not in _SHOWN_ABOVE],
+        decided=[row for row in sheet(info) if row[0] in _SHOWN_FIRST],
+        rows=[row for row in sheet(info) if row[0] not in _SHOWN_ABOVE | _SHOWN_FIRST],
         budgets=cost_bars(info),
         certainty=certainty_of(info),
         answers=answer_tables(found.result.answers, statistics) if found.result is not None else [],
