@@ -64,6 +64,7 @@ class Renderer:
             text=show_text,
             plain=printable,
             number=show_number,
+            counted=counted,
             when=show_time,
             moment=show_moment,
             size=show_size,

@@ -465,7 +465,7 @@ async def test_a_request_shows_its_evidence_to_who_decides_only(site: Site) -> N
     assert "can become at most 73% sure" in page.text
     assert "Share of scientist@example.org" in page.text
     assert "1 released" in page.text
-    assert "1 differences to the last approved request" in page.text.replace("difference ", "differences ")
+    assert "1 difference to the last approved request" in page.text
     assert "privacy.epsilon" in page.text
     assert len(page.find("meter")) == 2
     bob = await browser(site, "scientist")

@@ -125,7 +125,7 @@ async def test_the_start_page_counts_the_domains_and_what_the_relay_carries(net:
         with service(net.app.state, Relay).pipes.place("alice", "user 7"):
             page = await ann.page("/admin/")
     assert "● 1 online" in page.text
-    assert "The relay has 1 open connections" in page.text
+    assert "The relay has 1 open connection and" in page.text
     assert page.find("section", **{"data-topic": "relay", "data-part": "fleet"})
     await People(net.web).with_role(1, net.owner, "bob@example.org")
     assert "The relay" not in (await (await Browser(net.web).sign_in("bob@example.org")).page("/admin/")).text

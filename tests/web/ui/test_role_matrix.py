@@ -1,4 +1,4 @@
-"""Who may open and use which page: every route of the console, for each kind of person.
+"""Who may open and use which page: every route of the console, for each kind of person, on both kinds of database.
 
 `matrix.toml` lists each route of a Domain and of a Network with the status that each person gets. A route that is
 missing there fails. `RECORD_SNAPSHOTS=1` records it; read the difference: each line is a decision about access.
@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import tomllib
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -67,8 +68,8 @@ def browser_of(app: Litestar, web: object, headers: dict[str, str]) -> Browser:
     return who
 
 
-async def test_a_domain_opens_its_pages_to_those_who_may(settings: DomainSettings) -> None:
-    async with running_site(settings) as site:
+async def test_a_domain_opens_its_pages_to_those_who_may(settings: DomainSettings, database_url: str) -> None:
+    async with running_site(replace(settings, database_url=database_url)) as site:
         dataset = await site.owner.upload()
         await site.owner.set_policy(dataset)
         job = await site.scientist.submit(dataset, "statistics", statistics=[{"kind": "count"}])
@@ -98,8 +99,8 @@ def _permissions(app: Litestar) -> list[str]:
     return [str(name) for name in service(app.state, AccountService).access.permissions]
 
 
-async def test_a_network_opens_its_pages_to_those_who_may(tmp_path: Path) -> None:
-    app = build_network(load_network_settings({}, data_dir=tmp_path / "n"))
+async def test_a_network_opens_its_pages_to_those_who_may(tmp_path: Path, database_url: str) -> None:
+    app = build_network(load_network_settings({}, data_dir=tmp_path / "n", database_url=database_url))
     async with running(app) as web:
         accounts = People(web)
         owner = await accounts.owner()
