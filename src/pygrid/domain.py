@@ -231,6 +231,7 @@ def _web_feature(context: DomainContext) -> Feature:
         services=(
             context.identity,
             context.store.signals,
+            context.writes,
             Claims(context.answers),
             Readiness(
                 context.database.read,

@@ -11,7 +11,9 @@ import msgspec
 from litestar import Response
 
 from pygrid.core.access import Permission, Principal
+from pygrid.errors import Unavailable
 from pygrid.features.accounts.service import AccountService
+from pygrid.storage.audit import AuditedWrites
 from pygrid.ui.render import Renderer
 from pygrid.ui.static import StaticFiles
 from pygrid.web.auth import find_principal
@@ -99,6 +101,8 @@ class Frame(msgspec.Struct, frozen=True):
     menu: tuple[MenuEntry, ...]
     email: str
     role: str
+    alarm: str = ""
+    """What an operator must do at once, on each page."""
 
 
 class Console(msgspec.Struct, frozen=True):
@@ -135,7 +139,9 @@ class Console(msgspec.Struct, frozen=True):
         if principal is not None:
             user = await service(request.app.state, AccountService).get_user(principal, principal.user_id)
             email, role = user.email, user.role.name
-        frame = Frame(self.name, self.kind, self.identity, title, request.url.path, self.menu(principal), email, role)
+        alarm = _find_alarm(request) if principal is not None and principal.may(Permission.EDIT_SETTINGS) else ""
+        menu = self.menu(principal)
+        frame = Frame(self.name, self.kind, self.identity, title, request.url.path, menu, email, role, alarm)
         part = request.query_params.get("part", "") if request.method == "GET" else ""
         return self.answer(request, self.renderer.render(template, part, frame=frame, view=view), status)
 
@@ -148,6 +154,17 @@ class Console(msgspec.Struct, frozen=True):
             body = gzip.compress(body, 5, mtime=0)
             extra["Content-Encoding"] = "gzip"
         return Response(body, status_code=status, media_type="text/html; charset=utf-8", headers=extra)
+
+
+def _find_alarm(request: AppRequest) -> str:
+    """Why no private job may run: an old copy of the database was put back. Empty: none was."""
+    writes = request.app.state.services.find(AuditedWrites)
+    try:
+        if writes is not None:
+            writes.check()
+    except Unavailable as error:
+        return error.detail
+    return ""
 
 
 def console_of(request: AppRequest) -> Console:

@@ -22,6 +22,7 @@ import pytest
 from pygrid.domain import build_domain
 from pygrid.network import build_network
 from pygrid.settings import DomainSettings, load_network_settings, load_settings
+from pygrid.storage.audit import AuditedWrites
 from pygrid.ui.access import next_path
 from pygrid.ui.console import CSP, Console
 from pygrid.ui.render import FOLDER, Renderer, show_number, show_size, show_text, show_time
@@ -106,6 +107,14 @@ def test_every_template_compiles() -> None:
     assert len(names) > 10
     for name in names:
         templates.get_template(name)
+
+
+async def test_each_page_warns_operators_of_an_old_database(site: Site) -> None:
+    words = "is older than the exported head of its audit log"
+    assert words not in (await (await browser(site)).page("/admin/jobs")).text
+    service(site.app.state, AuditedWrites).is_rolled_back = True
+    assert words in (await (await browser(site)).page("/admin/jobs")).text
+    assert words not in (await (await browser(site, "scientist")).page("/admin/jobs")).text
 
 
 async def test_a_part_of_a_page_is_sent_alone(site: Site) -> None:

@@ -301,8 +301,12 @@
 
   let reached = null; // the link of a list that had the focus last
   let awaitsSection = false;
+  const keysAreOff = () => localStorage.getItem("pygrid-keys") === "off";
+  function nameKeys() {
+    document.querySelector("[data-keys-switch]").textContent = keysAreOff() ? "Switch these keys on" : "Switch these keys off";
+  }
   document.addEventListener("keydown", (event) => {
-    if (event.ctrlKey || event.metaKey || event.altKey) return;
+    if (event.ctrlKey || event.metaKey || event.altKey || keysAreOff()) return;
     if (event.target.closest("input, textarea, select, [contenteditable]")) return;
     const cells = [...document.querySelectorAll("[data-list] tbody tr")].map((line) => line.cells[0]);
     const links = cells.map((cell) => cell && cell.querySelector("a")).filter(Boolean);
@@ -312,6 +316,11 @@
       if (entry) entry.click();
     } else if (event.key === "?") {
       document.getElementById("keys").showModal();
+    } else if (event.key === "/") {
+      event.preventDefault();
+      const box = document.querySelector("input[type=search]");
+      if (box) box.focus();
+      else document.querySelector("[data-key][href='/admin/search']")?.click();
     } else if (event.key === "g") {
       awaitsSection = true;
     } else if ((event.key === "j" || event.key === "k") && links.length) {
@@ -338,6 +347,10 @@
       localStorage.setItem("pygrid-theme", root.dataset.theme);
       charts.clear();
       draw();
+    }
+    if (event.target.closest("[data-keys-switch]")) {
+      localStorage.setItem("pygrid-keys", keysAreOff() ? "on" : "off");
+      nameKeys();
     }
     const asks = event.target.closest("[data-confirm]");
     if (asks && !window.confirm(asks.dataset.confirm)) event.preventDefault();
@@ -390,6 +403,7 @@
     countdown();
     watchEnd();
     offerCopies();
+    nameKeys();
     setInterval(countdown, 1000);
     start();
   });
