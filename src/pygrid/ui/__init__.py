@@ -7,23 +7,24 @@ without scripts can use every page; with scripts, pages follow what happens.
 from __future__ import annotations
 
 from functools import cache
-from typing import Any, Literal
+from types import ModuleType
+from typing import Literal
 
 from litestar import Router
+from litestar.handlers import HTTPRouteHandler
 
 from pygrid.lifecycle import AppContext, BackgroundTask, Feature
+from pygrid.ui import live, static
 from pygrid.ui.console import Console
 from pygrid.ui.errors import PAGE_EXCEPTION_HANDLERS, unknown_page
 from pygrid.ui.feed import SharedReads, Topics
-from pygrid.ui.live import live_routes
 from pygrid.ui.pages import account, entry, people, sign_in, single_sign_on, supervision, terminal
 from pygrid.ui.sampling import Sampler
-from pygrid.ui.static import static_routes
 
 PREFIX = "/admin"
 _Pages = tuple[Router, Topics, tuple[type, ...]]
 """The pages of an app, what they follow, and the services that each app has of its own."""
-_COMMON = (sign_in, single_sign_on, terminal, entry, account, people, supervision)
+_COMMON = (sign_in, single_sign_on, terminal, entry, account, people, supervision, live, static)
 
 
 def build(app: AppContext, kind: Literal["domain", "network"], name: str, identity: str) -> Feature:
@@ -79,7 +80,13 @@ def _network_pages() -> _Pages:
     return _router(domains, invitations, relay, network_search), Topics(topics.signals_of, topics.find_topic), ()
 
 
-def _router(*modules: Any) -> Router:
-    pages = [route for module in (*_COMMON, *modules) for route in module.routes()]
-    pages += [*live_routes(), *static_routes(), unknown_page]
-    return Router(PREFIX, route_handlers=pages, include_in_schema=False, exception_handlers=PAGE_EXCEPTION_HANDLERS)
+def _router(*modules: ModuleType) -> Router:
+    """Return the routes of these modules, which are all of their handlers, and those of each app."""
+    found = (one for module in (*_COMMON, *modules) for one in vars(module).values())
+    pages = [one for one in found if isinstance(one, HTTPRouteHandler)]
+    return Router(
+        PREFIX,
+        route_handlers=[*pages, unknown_page],
+        include_in_schema=False,
+        exception_handlers=PAGE_EXCEPTION_HANDLERS,
+    )

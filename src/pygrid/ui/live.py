@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator
-from typing import Any
 
 import msgspec
 from litestar import get
@@ -89,8 +88,3 @@ async def _changes(signals: Signals, watched: dict[str, Topic]) -> AsyncIterator
             number += 1
             yield ServerEvent(number, "data" if is_data else "changed", data)
         await asyncio.sleep(PAUSE_S)
-
-
-def live_routes() -> list[Any]:
-    """Return the route of the stream."""
-    return [live]

@@ -5,7 +5,6 @@ from __future__ import annotations
 import gzip
 import hashlib
 from pathlib import Path
-from typing import Any
 
 import msgspec
 from litestar import Response, get
@@ -64,8 +63,3 @@ async def static_file(request: AppRequest, name: PathText) -> Response[bytes]:
     if "gzip" in request.headers.get("accept-encoding", ""):
         return Response(found.compressed, media_type=found.media_type, headers={**_HEADERS, "Content-Encoding": "gzip"})
     return Response(found.data, media_type=found.media_type, headers=_HEADERS)
-
-
-def static_routes() -> list[Any]:
-    """Return the route of the static files."""
-    return [static_file]

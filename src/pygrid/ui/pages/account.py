@@ -231,19 +231,3 @@ async def _one_time(request: AppRequest, page: str, code: str, error: PygridErro
     title = f"Join {app}" if is_join else "New password"
     status = 200 if error is None else error.status
     return await console_of(request).page(request, "one_time.html", title, view, status=status)
-
-
-def routes() -> list[Any]:
-    """Return the routes of these pages."""
-    return [
-        account_page,
-        change_password,
-        disconnect_account,
-        end_session,
-        make_token,
-        revoke_token,
-        join_page,
-        join,
-        recover_page,
-        recover,
-    ]

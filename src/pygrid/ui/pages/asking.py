@@ -347,8 +347,3 @@ def _call(asked: StatisticRequest) -> str:
     if asked.by:
         given += [f"by={asked.by!r}", f"keys={list(asked.keys)!r}"]
     return f"{asked.kind}({', '.join(given)})"
-
-
-def routes() -> list[Any]:
-    """Return the routes of these pages."""
-    return [ask_page, ask, ask_model]

@@ -270,8 +270,3 @@ def _count(fields: Mapping[str, str], name: str, default: str) -> int:
     if not (text.isascii() and text.isdecimal() and 1 <= int(text[:12]) < 2**31):
         raise InvalidInput(f"{name} is {text[:40]!r}: write a whole number", code=codes.INVALID_FORM, field=name)
     return int(text)
-
-
-def routes() -> list[Any]:
-    """Return the routes of these pages."""
-    return [budgets_page, budget_page, grant]

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import msgspec
 from litestar import Response, get
 from litestar.datastructures import State
@@ -99,8 +97,3 @@ async def _budgets(state: State, principal: Principal) -> tuple[list[BudgetBar],
         elif dataset.mine:
             unbudgeted.append(Need(f"/admin/datasets/{dataset.id}?tab=budget", dataset.name))
     return bars, tuple(unbudgeted)
-
-
-def routes() -> list[Any]:
-    """Return the route of the start page."""
-    return [domain_dashboard]

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import msgspec
 from litestar import Response, post
 from litestar.datastructures import State
@@ -91,8 +89,3 @@ async def delete_dataset(request: AppRequest, state: State, dataset_id: PathId) 
     except PygridError as error:
         return await show_dataset(request, state, dataset_id, "about", error, fields)
     return see_other("/admin/datasets", step.cookies)
-
-
-def routes() -> list[Any]:
-    """Return the routes of these changes."""
-    return [edit_dataset, change_budget, delete_dataset]

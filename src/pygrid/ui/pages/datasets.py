@@ -294,8 +294,3 @@ async def _policy(state: State, principal: Principal, info: DatasetInfo, fields:
 async def _jobs(state: State, principal: Principal, dataset_id: int) -> list[DatasetJobLine]:
     found = await service(state, JobsService).list_jobs(principal, JobFilter(dataset_id, limit=PAGE_ROWS))
     return [DatasetJobLine(job.id, ask_in_words(job), JOB_STATES[job.state]) for job in found]
-
-
-def routes() -> list[Any]:
-    """Return the routes of these pages."""
-    return [datasets_page, dataset_page]

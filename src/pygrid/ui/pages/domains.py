@@ -173,8 +173,3 @@ def _address(known: KnownDomain) -> str:
 
 def _counts(member: ConnectedDomain) -> str:
     return ", ".join(f"{count:,} {name}" for name, count in sorted(member.heartbeat.counts.items()))
-
-
-def routes() -> list[Any]:
-    """Return the routes of these pages."""
-    return [network_dashboard, domains_page, decide, forget]

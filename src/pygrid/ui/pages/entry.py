@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import msgspec
 from litestar import Response, get, post
 from litestar.datastructures import State
@@ -39,8 +37,3 @@ async def enter(request: AppRequest, state: State, code: PathText) -> Response[b
     request.scope["user"] = None
     session = await service(state, BrowserLogins).enter(code, client_address(request), client_agent(request))
     return see_other(START, [session_cookie(request, session.token)])
-
-
-def routes() -> list[Any]:
-    """Return the routes of this page."""
-    return [entry_page, enter]

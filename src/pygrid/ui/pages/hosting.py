@@ -274,8 +274,3 @@ def _read_settings(groups: tuple[SettingGroup, ...] | list[SettingGroup], fields
 
 def _shown(value: Any) -> str:
     return "" if value is None else f"{value:g}" if isinstance(value, float) else str(value)
-
-
-def routes() -> list[Any]:
-    """Return the routes of these pages."""
-    return [new_page, upload, draft_page, host, discard]

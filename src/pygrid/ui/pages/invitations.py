@@ -131,8 +131,3 @@ async def _page(
     )
     status = 200 if error is None else error.status
     return await console_of(request).page(request, "invitations.html", "Invitations", view, status=status)
-
-
-def routes() -> list[Any]:
-    """Return the routes of these pages."""
-    return [invitations_page, invite_domain, withdraw_domain_invitation]

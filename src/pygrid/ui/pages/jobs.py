@@ -118,8 +118,3 @@ def _view(found: JobReview, error: PygridError | None) -> JobView:
         may_cancel=info.state in ("checking", "waiting", "approved", "running", "held"),
         python=f'job = domain.job("{info.id}")\nprint(job)',
     )
-
-
-def routes() -> list[Any]:
-    """Return the route of the list."""
-    return [jobs_page]

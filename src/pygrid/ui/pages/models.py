@@ -207,8 +207,3 @@ def _output(name: str, array: Any) -> OutputView:
     is_share = 2 <= len(first) <= 100 and min(first) >= 0 and abs(sum(first) - 1) < 1e-3
     shown = [[f"{value:.5g}" for value in row[:MAX_SHOWN].tolist()] for row in rows[:MAX_SHOWN]]
     return OutputView(name, shown, [(str(at), value) for at, value in enumerate(first)] if is_share else [])
-
-
-def routes() -> list[Any]:
-    """Return the routes of these pages."""
-    return [models_page, serve, model_page, predict, withdraw, download_model]

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 from litestar import Response, get
 from litestar.datastructures import State
 from litestar.params import FromQuery
@@ -37,8 +35,3 @@ async def search_network(request: AppRequest, state: State, q: FromQuery[str] = 
         f"network.search({text!r})",
     )
     return await console_of(request).page(request, "search.html", "Search", view)
-
-
-def routes() -> list[Any]:
-    """Return the route of the page."""
-    return [search_network]

@@ -80,8 +80,3 @@ async def _page(
     )
     status = 200 if error is None else error.status
     return await console_of(request).page(request, "networks.html", "Networks", view, status=status)
-
-
-def routes() -> list[Any]:
-    """Return the routes of these pages."""
-    return [networks_page, join, leave]

@@ -328,19 +328,3 @@ def _number(text: str, field: str) -> int:
     if not (text.isascii() and text.isdigit() and len(text) < 10 and int(text) > 0):
         raise InvalidInput(f"choose a {field}", code=codes.INVALID_FORM, field=field)
     return int(text)
-
-
-def routes() -> list[Any]:
-    """Return the routes of these pages."""
-    return [
-        people_page,
-        invite,
-        withdraw,
-        person_page,
-        change_role,
-        make_reset,
-        disconnect_person,
-        delete_person,
-        roles_page,
-        change_roles,
-    ]

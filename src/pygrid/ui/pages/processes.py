@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import datetime as dt
-from typing import Any
 
 import msgspec
 from litestar import Response, get
@@ -182,8 +181,3 @@ def _differences(infos: list[ProcessInfo]) -> list[tuple[str, list[str]]]:
         if len(set(values)) > 1:
             rows.append((name, values))
     return rows
-
-
-def routes() -> list[Any]:
-    """Return the routes of these pages."""
-    return [processes_page, runs_page]

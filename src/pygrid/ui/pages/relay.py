@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import datetime as dt
-from typing import Any
 
 import msgspec
 from litestar import Response, get
@@ -80,8 +79,3 @@ async def relay_page(request: AppRequest, state: State) -> Response[bytes]:
         make_paging(request, None, has_files=bool(lines), path="/admin/relay"),
     )
     return await console_of(request).page(request, "relay.html", "Relay", view)
-
-
-def routes() -> list[Any]:
-    """Return the route of this page."""
-    return [relay_page]

@@ -310,8 +310,3 @@ def _decided(info: JobInfo) -> list[tuple[str, str]]:
     if info.decided_by is None:
         return []
     return [("decided by", info.decided_by), ("comment", info.comment or "none")]
-
-
-def routes() -> list[Any]:
-    """Return the routes of these pages."""
-    return [requests_page, deny_several, job_page, decide, revoke]

@@ -69,8 +69,3 @@ async def cancel(request: AppRequest, state: State, job_id: PathText) -> Respons
     """Cancel a job of the caller."""
     await service(state, JobsService).cancel(request.user, job_id)
     return see_other(f"/admin/jobs/{job_id}")
-
-
-def routes() -> list[Any]:
-    """Return the routes of these pages."""
-    return [result_page, download_result, cancel]

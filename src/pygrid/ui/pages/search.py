@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import msgspec
 from litestar import Response, get
 from litestar.datastructures import State
@@ -74,8 +72,3 @@ async def search_domain(request: AppRequest, state: State, q: FromQuery[str] = "
 def _matches(text: str, *fields: str) -> bool:
     everything = " ".join(fields).lower()
     return all(word in everything for word in text.lower().split())
-
-
-def routes() -> list[Any]:
-    """Return the route of the page."""
-    return [search_domain]

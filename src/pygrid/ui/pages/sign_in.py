@@ -132,8 +132,3 @@ async def set_up(request: AppRequest, state: State) -> Response[bytes]:
         view = SetupView(error.to_problem(), form.email, accounts.needs_setup_code, form.code or "")
         return await console_of(request).page(request, "setup.html", "Set up", view, status=error.status)
     return see_other(START, [session_cookie(request, session.token)])
-
-
-def routes() -> list[Any]:
-    """Return the routes of these pages."""
-    return [login_page, log_in, log_out, setup_page, set_up]

@@ -179,8 +179,3 @@ def _cookie(request: AppRequest, secret: str) -> Cookie:
         samesite="lax",
         secure=is_confidential(request),
     )
-
-
-def routes() -> list[Any]:
-    """Return the routes of these pages."""
-    return [begin, finish, confirm, connect]

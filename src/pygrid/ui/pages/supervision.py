@@ -205,8 +205,3 @@ async def health_page(request: AppRequest, state: State, hours: FromQuery[str] =
         service(state, Sampler).charts(shown),
     )
     return await console_of(request).page(request, "health.html", "Health", view)
-
-
-def routes() -> list[Any]:
-    """Return the routes of these pages."""
-    return [audit_page, verify_audit, settings_page, health_page]

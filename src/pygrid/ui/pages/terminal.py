@@ -50,8 +50,3 @@ async def show_code(request: AppRequest, state: State) -> Response[bytes]:
         problem, status = error.to_problem(), error.status
     view = TerminalView(problem, form.challenge, code)
     return await console_of(request).page(request, "terminal.html", "Log in a command", view, status=status)
-
-
-def routes() -> list[Any]:
-    """Return the routes of this page."""
-    return [terminal_page, show_code]

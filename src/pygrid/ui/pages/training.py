@@ -299,8 +299,3 @@ def _rows(cycles: list[CycleInfo], evaluations: list[EvaluationInfo], metrics: l
         )
         for cycle in reversed(cycles)
     ]
-
-
-def routes() -> list[Any]:
-    """Return the routes of these pages."""
-    return [process_page, finish, pause, resume, delete, download_checkpoint, compare_page]

@@ -264,8 +264,3 @@ def _typed(name: str, fields: Mapping[str, str]) -> dict[str, str]:
         if key.startswith("join_") and value == "1" and (prefix.rstrip("_-. ") or prefix) == name:
             return {"source": f"{prefix}*"}
     return {}
-
-
-def routes() -> list[Any]:
-    """Return the routes of these pages."""
-    return [new_dataset_page, stage_upload, store_sample, staged_page, change_staged]

@@ -108,8 +108,3 @@ def _outcomes(found: Examination) -> list[tuple[str, str]]:
     outcomes = [(one.name, "ALLOWED" if one.allowed else f"refused: {one.detail}") for one in found.findings]
     verdict = "yes" if found.sound else "no: this machine refuses untrusted plans"
     return [("Suffices for untrusted plans", verdict), *outcomes]
-
-
-def routes() -> list[Any]:
-    """Return the routes of these pages."""
-    return [workers_page, authorize, revoke_worker, examine_sandbox]
