@@ -1,7 +1,7 @@
 """The page of a budget and lists that follow what happens, in a real browser.
 
 Should happen: a form shows the fields of the chosen kind of job, also without scripts; `j` and `k` go from row to row,
-from the row that has the focus; people and entries of the log appear by themselves.
+from the row that has the focus; people and entries of the log appear by themselves; a one-time link is copied.
 Should not happen: a shortcut while somebody types; a fault that axe finds in either theme.
 """
 
@@ -131,6 +131,10 @@ def test_people_and_entries_appear_by_themselves(chromium: Browser, app: App) ->
     page.get_by_label("Invite somebody").fill("dora@example.org")
     log = ann.open("/admin/audit")
     page.get_by_role("button", name="Make a link").click()
+    ann.context.grant_permissions(["clipboard-read", "clipboard-write"])
+    page.locator(".shown-once").get_by_role("button", name="Copy").click()
+    expect(page.get_by_role("button", name="Copied")).to_be_visible()
+    assert page.evaluate("navigator.clipboard.readText()") == page.locator(".shown-once pre").inner_text()
     # The page of a form follows too.
     expect(page.get_by_role("status").first).to_contain_text("Live")
     expect(log.locator("tbody tr").first).to_contain_text("invited a person")
