@@ -12,6 +12,7 @@ import msgspec
 from pygrid.configuration.evaluation import mode_of
 from pygrid.messages.processes import CycleInfo, EvaluationInfo
 from pygrid.storage.progress import ReportNorm
+from pygrid.summaries.units import counted
 from pygrid.ui.render import show_number
 
 Kind = Literal["line", "dashed", "band", "dots", "rings", "steps"]
@@ -98,7 +99,7 @@ def norm_chart(norms: Sequence[ReportNorm], radii: Mapping[int, float]) -> Chart
         series.append(Series("bound", "dashed", [radii.get(one.cycle) for one in norms]))
     num_clipped = sum(one.is_clipped for one in norms)
     largest = max(one.norm for one in norms)
-    summary = f"{len(norms)} reports, {num_clipped} clipped, largest norm {show_number(largest)}"
+    summary = f"{counted(len(norms), 'report')}, {num_clipped} clipped, largest norm {show_number(largest)}"
     return Chart("norms", "Norm of each report", summary, x, series)
 
 

@@ -80,13 +80,14 @@ def live_cycle(progress: CycleProgress, config: Mapping[str, Any]) -> LiveCycle:
         "late": str(progress.num_late),
         "expired": str(progress.num_expired),
         "refused": str(refused),
-        "reasons": reasons,
+        "reasons": reasons or "none",
         "examples": f"{totals.num_examples:,}",
         "received": show_size(totals.bytes_received),
         "metrics": ", ".join(f"{name} {show_number(value)}" for name, value in totals.metrics.items()) or "none so far",
         "summary": summary_of_cycle(
             cycle.num_reports, config.get("min_diffs"), config.get("max_diffs"), progress.num_training
         ),
+        **{f"metric {name}": show_number(value) for name, value in totals.metrics.items()},
     }
     rows = [_row(one, progress.at) for one in progress.participants[:MAX_ROWS]]
     num_devices = progress.num_training + progress.num_expired + cycle.num_reports
@@ -124,6 +125,7 @@ def encode_live(progress: CycleProgress, config: Mapping[str, Any], topic: str) 
     """Return the data of a live event: texts by field, rows of devices, and points of the open cycle for charts."""
     shown, norms = live_cycle(progress, config), norm_chart(progress.norms, progress.radii)
     points = {f"metric {name}": [shown.sequence, value] for name, value in progress.totals.metrics.items()}
+    summaries = {name: f"{shown.fields[name]} in cycle {shown.sequence} so far" for name in points}
     return msgspec.json.encode(
         {
             "topic": topic,
@@ -133,6 +135,7 @@ def encode_live(progress: CycleProgress, config: Mapping[str, Any], topic: str) 
             "rows": {"devices": [row.cells for row in shown.devices]},
             "points": points if shown.is_open else {},
             "charts": {} if norms is None else {norms.name: norms.data},
+            "summaries": (summaries if shown.is_open else {}) | ({} if norms is None else {norms.name: norms.summary}),
         }
     )
 

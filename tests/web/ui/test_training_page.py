@@ -90,6 +90,9 @@ async def test_reports_reach_the_page_as_data_of_the_stream(site: Site) -> None:
     assert seen["topic"] == topic
     assert seen["fields"]["reported"] == "1"
     assert seen["meters"] == {"reports": 1}
+    assert seen["fields"]["metric loss"] == "0.25"
+    assert seen["summaries"]["metric loss"] == "0.25 in cycle 1 so far"
+    assert seen["summaries"]["norms"].startswith("1 report, 0 clipped")
     assert seen["points"] == {"metric loss": [1, 0.25]}
     (row,) = seen["rows"]["devices"]
     assert row[1] == "reported"

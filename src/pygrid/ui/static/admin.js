@@ -124,6 +124,9 @@
     for (const [name, text] of Object.entries(data.fields)) {
       for (const one of part.querySelectorAll(`[data-field="${CSS.escape(name)}"]`)) one.textContent = text;
     }
+    for (const [name, text] of Object.entries(data.summaries)) {
+      for (const one of part.querySelectorAll(`[data-summary="${CSS.escape(name)}"]`)) one.textContent = text;
+    }
     for (const [name, value] of Object.entries(data.meters)) {
       for (const one of part.querySelectorAll(`[data-meter="${CSS.escape(name)}"]`)) one.value = value;
     }
@@ -233,6 +236,11 @@
     steps: (color) => ({ stroke: color, width: 2, paths: window.uPlot.paths.stepped({ align: 1 }) }),
     rings: (color) => ({ stroke: color, paths: () => null, points: { show: true, size: 9 } }),
   };
+  // A time of a chart in UTC, as in its table: with the day if the chart is longer than one.
+  function moment(seconds, length) {
+    const text = new Date(seconds * 1000).toISOString();
+    return length >= 86400 ? text.slice(5, 10) : length > 120 ? text.slice(11, 16) : text.slice(11, 19);
+  }
   // The texts of a change come first: its charts are drawn with the next picture of the screen.
   function drawSoon() {
     cancelAnimationFrame(drawSoon.frame);
@@ -255,6 +263,7 @@
       box.replaceChildren();
       const colors = [token("--accent"), token("--accent"), token("--quiet"), token("--quiet"), token("--good")];
       const axis = { stroke: token("--text"), grid: { stroke: "rgba(128,128,128,0.25)" } };
+      const times = { ...axis, values: (_, at) => at.map((x) => moment(x, at.at(-1) - at[0])) };
       const color = (one, at) => (one.label === "held-out data" || one.kind === "rings" ? colors[4] : colors[at % 5]);
       const made = new window.uPlot(
         {
@@ -262,7 +271,7 @@
           height: 200,
           scales: { x: { time: Boolean(chart.time) } },
           legend: { live: false },
-          axes: [chart.time ? axis : { ...axis, incrs: [1, 2, 5, 10, 20, 50, 100, 200, 500, 1000] }, { ...axis, size: 70 }],
+          axes: [chart.time ? times : { ...axis, incrs: [1, 2, 5, 10, 20, 50, 100, 200, 500, 1000] }, { ...axis, size: 70 }],
           series: [
             { label: chart.time ? "time" : "cycle" },
             ...chart.series.map((one, at) => ({ label: one.label, spanGaps: true, ...KINDS[one.kind](color(one, at)) })),
