@@ -479,6 +479,20 @@ async def test_a_task_that_fails_is_logged_counted_and_started_again(
 # Event streams
 
 
+async def test_a_stream_listens_before_it_says_that_it_is_open() -> None:
+    begun = asyncio.Event()
+
+    async def source() -> AsyncIterator[ServerEvent]:
+        begun.set()
+        await asyncio.Event().wait()
+        yield ServerEvent(1, "never", b"")
+
+    stream: Any = event_stream(source(), Stopping(), OpenSession()).iterator  # type: ignore[arg-type]
+    assert await anext(stream) == b": open\n\n"
+    assert begun.is_set(), "what the client reads now is followed"
+    await stream.aclose()
+
+
 @pytest.fixture
 def stream(tmp_path: Path) -> Litestar:
     EVENTS.update(queue=asyncio.Queue(), closed=asyncio.Event())

@@ -50,9 +50,11 @@ async def _encode(
 ) -> AsyncGenerator[bytes, None]:
     stop = asyncio.ensure_future(stopping.wait())
     change = asyncio.ensure_future(session.wait())
-    following: asyncio.Future[ServerEvent] | None = None
+    following: asyncio.Future[ServerEvent] | None = asyncio.ensure_future(anext(events))
     beats = 0
     try:
+        # The source listens before the client is told: what the client reads after that is followed.
+        await asyncio.sleep(0)
         yield b": open\n\n"
         while True:
             following = following or asyncio.ensure_future(anext(events))

@@ -43,6 +43,10 @@
       if (answer.status === 401) return signedOut();
       if (!answer.ok) continue;
       const text = await answer.text();
+      if (isInUse(part)) {
+        offer(part); // somebody began to fill it in while it was fetched
+        continue;
+      }
       const open = new Map([...part.querySelectorAll("details[id]")].map((one) => [one.id, one.open]));
       await window.htmx.swap({ target: part, text, swap: "outerMorph" });
       const now = parts().find((one) => one.dataset.part === part.dataset.part);
