@@ -238,11 +238,12 @@ def test_a_client_that_goes_ends_the_process_that_reads_its_upload(folder: Path)
     datasets = folder / "data" / "datasets"
 
     def readers(server: psutil.Process) -> list[psutil.Process]:
-        return [
-            child
-            for child in server.children(recursive=True)
-            if any("datasets.conversion" in word for word in child.cmdline())
-        ]
+        found = []
+        for child in server.children(recursive=True):
+            with contextlib.suppress(psutil.NoSuchProcess):  # it has ended in between
+                if any("datasets.conversion" in word for word in child.cmdline()):
+                    found.append(child)
+        return found
 
     with domain(folder) as (address, process), connect(address) as owner:
         owner.sign_up(EMAIL, PASSWORD)
