@@ -94,11 +94,7 @@ _REQUIRED: dict[EngineName, tuple[str, ...]] = {
 
 
 def read_pools(path: Path) -> tuple[PoolConfig, ...]:
-    """Return the pools of a file, in its order.
-
-    Raises:
-        InvalidConfig: ``invalid_pools``, with the line and the key.
-    """
+    """Return the pools of a file, in its order. Raises InvalidConfig: ``invalid_pools``, with the line and the key."""
     try:
         with path.open("rb") as file:
             raw = file.read(MAX_FILE_BYTES + 1)

@@ -115,11 +115,7 @@ def name_key(name: str) -> str:
 
 
 def move(state: AssociationState, act: Act, name: str) -> AssociationState:
-    """The state after an act.
-
-    Raises:
-        Conflict: ``wrong_state``: the act is not possible in this state.
-    """
+    """The state after an act. Raises Conflict: ``wrong_state``: the act is not possible in this state."""
     sources, target = _MOVES[act]
     if state not in sources:
         wanted = " or ".join(sorted(sources))

@@ -176,11 +176,7 @@ def fits_cycle(part: RoundAttempt, cycle: int, model_hash: str) -> bool:
 
 
 def check_federation(request: JobRequest) -> None:
-    """Check the federation of a request, except the address.
-
-    Raises:
-        InvalidConfig: ``invalid_job``.
-    """
+    """Check the federation of a request, except the address. Raises InvalidConfig: ``invalid_job``."""
     federation = request.federation
     if federation is None:
         return

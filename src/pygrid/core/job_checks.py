@@ -29,11 +29,7 @@ MAX_STATISTICS = 100
 
 
 def check_request(request: JobRequest) -> None:
-    """Check a request by itself.
-
-    Raises:
-        InvalidConfig: ``invalid_job``: names the field and the fault.
-    """
+    """Check a request by itself. Raises InvalidConfig: ``invalid_job``: names the field and the fault."""
     if not request.reason.strip() or len(request.reason) > MAX_REASON:
         raise _invalid(
             f"reason: describe the purpose of the job in 1 to {MAX_REASON:,} characters; a person may decide on it"

@@ -59,11 +59,7 @@ class ReportCheck:
         self._stream.add(data)
 
     def finish(self) -> ReportContent:
-        """The content of the report, after all bytes were added.
-
-        Raises:
-            InvalidTensors: the report ends early.
-        """
+        """The content of the report, after all bytes were added. Raises InvalidTensors: the report ends early."""
         checked = self._stream.finish()
         length = checked.layout.total_bytes
         fingerprint = f"{length:x}-{checked.crc32:08x}"

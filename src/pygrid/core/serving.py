@@ -82,11 +82,7 @@ def is_model_id(text: str) -> bool:
 
 
 def check_serve_request(request: ServeRequest) -> ServeRequest:
-    """Check a request to serve a model.
-
-    Raises:
-        InvalidConfig: names the field and the valid values.
-    """
+    """Check a request to serve a model. Raises InvalidConfig: names the field and the valid values."""
     if not is_model_id(request.model_id):
         raise InvalidConfig(
             f"model_id {request.model_id[:100]!r} is not valid: use up to 100 letters, digits and any of _ . -",

@@ -25,11 +25,7 @@ class Listening:
     default_port: int
 
     def port(self, environment: Mapping[str, str]) -> int:
-        """The port that the app listens on.
-
-        Raises:
-            InvalidConfig: ``invalid_setting``: the value is not a number.
-        """
+        """The port that the app listens on. Raises InvalidConfig: ``invalid_setting``: the value is not a number."""
         for name in self.port_variables:
             if text := environment.get(name):
                 if not text.isdecimal():

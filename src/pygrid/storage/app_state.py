@@ -44,11 +44,7 @@ def put_state(connection: sa.Connection, key: str, value: bytes) -> None:
 
 
 def check_no_store(connection: sa.Connection) -> None:
-    """Refuse to keep files in the data folder if they are in a store.
-
-    Raises:
-        InvalidConfig: ``wrong_store``.
-    """
+    """Refuse to keep files in the data folder if they are in a store. Raises InvalidConfig: ``wrong_store``."""
     if find_state(connection, STORE_ID) is not None:
         raise InvalidConfig(
             "this database keeps its files in a store of objects: set PYGRID_STORE as at the last start",
@@ -80,11 +76,7 @@ def open_secret(secret_key: str, purpose: str, sealed: bytes) -> bytes:
 
 
 def restore_file(database: Database, secret_key: str, purpose: str, path: Path) -> None:
-    """Write a file that `keep_file` has stored, if it is not there.
-
-    Raises:
-        InvalidConfig: as `open_secret`.
-    """
+    """Write a file that `keep_file` has stored, if it is not there. Raises InvalidConfig: as `open_secret`."""
     sealed = database.read_now(lambda connection: find_state(connection, purpose))
     if sealed is not None:
         data = open_secret(secret_key, purpose, sealed)

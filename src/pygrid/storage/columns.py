@@ -186,11 +186,7 @@ class ColumnFiles:
         return name
 
     def path(self, name: str) -> Path:
-        """The folder of the columns of that name.
-
-        Raises:
-            NotFound: ``records_not_found``.
-        """
+        """The folder of the columns of that name. Raises NotFound: ``records_not_found``."""
         path = self.folder / name
         if not (path / SCHEMA_FILE).is_file():
             raise records_missing()

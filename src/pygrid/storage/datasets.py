@@ -245,11 +245,7 @@ def list_same_content(connection: sa.Connection, dataset_id: int, hashes: Collec
 
 
 def get_dataset(connection: sa.Connection, dataset_id: int) -> DatasetRow:
-    """A dataset that is not deleted.
-
-    Raises:
-        NotFound: ``dataset_not_found``.
-    """
+    """A dataset that is not deleted. Raises NotFound: ``dataset_not_found``."""
     row = connection.execute(sa.select(*_DATASET).where(datasets.c.id == dataset_id, _LIVE)).first()
     if row is None:
         raise dataset_not_found(dataset_id)
@@ -298,11 +294,7 @@ def has_dataset(connection: sa.Connection, created_by: int, name: str) -> bool:
 
 
 def get_version(connection: sa.Connection, dataset_id: int, number: int | None = None) -> DatasetVersion:
-    """A version of a dataset by number, or the newest.
-
-    Raises:
-        NotFound: ``dataset_version_not_found``.
-    """
+    """A version of a dataset by number, or the newest. Raises NotFound: ``dataset_version_not_found``."""
     statement = sa.select(*_VERSION).where(dataset_versions.c.dataset_id == dataset_id)
     if number is None:
         statement = statement.order_by(dataset_versions.c.number.desc()).limit(1)

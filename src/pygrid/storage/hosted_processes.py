@@ -42,11 +42,7 @@ class HostedProcesses:
         self._checkpoints: OrderedDict[tuple[int, int], store.Checkpoint] = OrderedDict()
 
     async def get(self, process_id: int) -> HostedProcess:
-        """The process of an id.
-
-        Raises:
-            NotFound: ``process_not_found``.
-        """
+        """The process of an id. Raises NotFound: ``process_not_found``."""
         known = self._known.get(process_id)
         if known is not None:
             return known

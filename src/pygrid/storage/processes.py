@@ -178,11 +178,7 @@ _GET_PROCESS = sa.select(*_PROCESS).where(processes.c.id == sa.bindparam("proces
 
 
 def get_process(connection: sa.Connection, process_id: int) -> ProcessRow:
-    """The process of an id.
-
-    Raises:
-        NotFound: ``process_not_found``.
-    """
+    """The process of an id. Raises NotFound: ``process_not_found``."""
     row = connection.execute(_GET_PROCESS, {"process_id": process_id}).first()
     if row is None:
         raise NotFound(f"there is no process {process_id}", code=codes.PROCESS_NOT_FOUND, process_id=process_id)
@@ -254,11 +250,7 @@ def find_plan(connection: sa.Connection, process_id: int, plan_id: int) -> PlanR
 
 
 def get_checkpoint(connection: sa.Connection, process_id: int, number: int | None = None) -> Checkpoint:
-    """A checkpoint of a process by number, or the newest.
-
-    Raises:
-        NotFound: ``checkpoint_not_found``.
-    """
+    """A checkpoint of a process by number, or the newest. Raises NotFound: ``checkpoint_not_found``."""
     statement = sa.select(*_CHECKPOINT).where(checkpoints.c.process_id == process_id)
     if number is None:
         statement = statement.order_by(checkpoints.c.number.desc()).limit(1)

@@ -24,11 +24,7 @@ class SetupCode:
         self._given = given
 
     def read(self) -> str:
-        """The code.
-
-        Raises:
-            InvalidConfig: ``setup_code_damaged``: the file is empty.
-        """
+        """The code. Raises InvalidConfig: ``setup_code_damaged``: the file is empty."""
         return self._given or _kept_code(self.path)
 
     def fits(self, given: str) -> bool:

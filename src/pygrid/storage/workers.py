@@ -44,11 +44,7 @@ _COLUMNS = [workers.c[name] for name in ("id", "name", "created_at", "last_seen_
 
 
 def put_worker(connection: sa.Connection, name: str, token_hash: str, created_by: int, now: dt.datetime) -> Worker:
-    """Authorize a Worker.
-
-    Raises:
-        Conflict: ``worker_exists``: another Worker has this name.
-    """
+    """Authorize a Worker. Raises Conflict: ``worker_exists``: another Worker has this name."""
     if connection.execute(sa.select(workers.c.id).where(workers.c.name == name)).first() is not None:
         raise Conflict(
             f"there is a Worker {name!r} already; choose another name, or revoke that one", code=codes.WORKER_EXISTS

@@ -26,11 +26,7 @@ _NUM_FIRST = 64
 
 
 def read(file: BinaryIO, writer: TableWriter) -> None:
-    """Read the file.
-
-    Raises:
-        InvalidDataset: the file is damaged, or a type or a value is not stored.
-    """
+    """Read the file. Raises InvalidDataset: the file is damaged, or a type or a value is not stored."""
     is_parquet = file.read(4) == b"PAR1"
     file.seek(0)
     try:

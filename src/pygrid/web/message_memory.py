@@ -53,11 +53,7 @@ class HeldText:
         self.num_bytes = 0
 
     def grow(self, length: int) -> None:
-        """Count the text with a new length.
-
-        Raises:
-            Unavailable: ``server_busy``: other texts fill the memory.
-        """
+        """Count the text with a new length. Raises Unavailable: ``server_busy``: other texts fill the memory."""
         memory = self._memory
         num_bytes = max(self.num_bytes, COPIES * length if length > MIN_BYTES else 0)
         others = memory.num_bytes - self.num_bytes

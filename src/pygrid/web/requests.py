@@ -43,11 +43,7 @@ class AppRequest(Request[Principal, None, Any]):
             waits()
 
     async def body(self) -> bytes:
-        """Return the whole body; at most the handler's ``request_max_body_size``.
-
-        Raises:
-            PayloadTooLarge, TooSlow.
-        """
+        """Return the whole body; at most the handler's ``request_max_body_size``. Raises PayloadTooLarge, TooSlow."""
         state = self._connection_state
         if isinstance(state.body, bytes):
             return state.body

@@ -102,11 +102,7 @@ class StagedText:
         self._began = time.monotonic()
 
     async def add(self, data: bytes) -> None:
-        """Append.
-
-        Raises:
-            Unavailable: ``server_busy``. PayloadTooLarge. TooSlow.
-        """
+        """Append. Raises Unavailable: ``server_busy``. PayloadTooLarge. TooSlow."""
         self._num_bytes += len(data)
         if self._num_bytes <= MAX_IN_MEMORY_BYTES:
             self._held.grow(self._num_bytes)

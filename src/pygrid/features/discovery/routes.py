@@ -36,11 +36,7 @@ SEARCH_WINDOW_S = 60.0
 
 
 def count_search(request: AppRequest, state: State) -> DiscoveryService:
-    """Count the caller's search and return the service.
-
-    Raises:
-        TooManyRequests: ``too_many_attempts``.
-    """
+    """Count the caller's search and return the service. Raises TooManyRequests: ``too_many_attempts``."""
     principal = find_principal(request)
     caller = f"user {principal.user_id}" if principal else f"address {network_of(client_address(request))}"
     service(state, AttemptSketch).record(Bound(caller, MAX_SEARCHES))

@@ -319,11 +319,7 @@ def _check_with_averaging(config: ServerConfig, written: Mapping[str, Any], has_
 
 
 def check_free(connection: sa.Connection, name: str, version: str, draft_id: int | None = None) -> None:
-    """Check that no process, and no other draft, has this name and version.
-
-    Raises:
-        Conflict: ``process_exists``.
-    """
+    """Check that no process, and no other draft, has this name and version. Raises Conflict: ``process_exists``."""
     is_taken = bool(processes.list_processes(connection, name=name, version=version, limit=1))
     if is_taken or drafts.find_reservation(connection, name, version) not in (None, draft_id):
         raise process_exists(name, version)

@@ -62,11 +62,7 @@ def probe_store(objects: Objects, large_file: Path | None = None) -> list[tuple[
 
 
 def check_store(objects: Objects, url: str) -> None:
-    """Refuse a store that cannot do what pygrid needs.
-
-    Raises:
-        InvalidConfig: ``store_unfit``.
-    """
+    """Refuse a store that cannot do what pygrid needs. Raises InvalidConfig: ``store_unfit``."""
     for name, reason in probe_store(objects):
         if reason:
             raise InvalidConfig(
@@ -104,11 +100,7 @@ def join_store(database: Database, objects: Objects, url: str) -> str:
 
 
 def find_mark(objects: Objects) -> StoreMark | None:
-    """The mark of a store; None: it has none.
-
-    Raises:
-        InvalidConfig: ``wrong_store``: it cannot be read.
-    """
+    """The mark of a store; None: it has none. Raises InvalidConfig: ``wrong_store``: it cannot be read."""
     try:
         return msgspec.json.decode(objects.read(STORE_FILE), type=StoreMark)
     except ObjectMissing:

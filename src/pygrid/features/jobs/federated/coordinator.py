@@ -223,11 +223,7 @@ def check_offered(model: Params, approved: Layout) -> None:
 
 
 def check_accepted(accepted: CycleAccepted, client_id: str | None) -> None:
-    """Check that an admission can be recorded.
-
-    Raises:
-        PygridError: ``unexpected_answer``.
-    """
+    """Check that an admission can be recorded. Raises PygridError: ``unexpected_answer``."""
     number, digest = accepted.cycle, accepted.model_hash
     if not isinstance(number, int) or not 1 <= number < 2**31:
         raise _unexpected("a cycle without a number of 1 or more")
