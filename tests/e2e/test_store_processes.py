@@ -58,7 +58,7 @@ def test_no_acknowledged_report_is_lost_with_the_disk(
     monkeypatch.setenv("PYGRID_STORE", url)
     result = asyncio.run(crash.run(tmp_path / "data", num_kills=3, seed=1, size=4000, loses_disk=True))
     assert result.problems == []
-    assert result.num_kills == 3
+    assert result.num_kills >= 3  # more if no report came before the first ones
     assert result.num_acknowledged > 8
     assert result.num_checkpoints > 2
 

@@ -108,6 +108,7 @@ def test_a_result_that_is_not_finite_fails_with_the_code(tmp_path):
     assert error.value.code == "averaging_failed"
 
 
+@pytest.mark.fresh_processes
 @pytest.mark.parametrize(
     ("limits", "reason"),
     [
