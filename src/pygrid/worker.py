@@ -32,17 +32,7 @@ from pygrid import codes
 from pygrid.compute.driver import LocalLimits
 from pygrid.compute.job_cache import JobCache
 from pygrid.compute.local import LocalDriver
-from pygrid.core.job_spec import (
-    OUTCOME,
-    RESULT,
-    Facts,
-    Failure,
-    JobResult,
-    JobSpec,
-    Outcome,
-    Progress,
-    move_paths,
-)
+from pygrid.core.job_spec import OUTCOME, RESULT, Facts, Failure, JobResult, JobSpec, Outcome, Progress, move_paths
 from pygrid.errors import Gone, InvalidInput, NotFound, PygridError, Unauthenticated
 from pygrid.messages.media import TENSORS
 from pygrid.messages.workers import (

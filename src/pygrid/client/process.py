@@ -253,12 +253,7 @@ class Process:
         raise NotFound(f"process {self.name!r} has no plan {wanted!r}; it has: {there}", code=codes.PLAN_NOT_FOUND)
 
     def evaluate(
-        self,
-        data: Data,
-        *,
-        plan: PlanSource | None = None,
-        checkpoint: int | str = "latest",
-        batch_size: int = 256,
+        self, data: Data, *, plan: PlanSource | None = None, checkpoint: int | str = "latest", batch_size: int = 256
     ) -> dict[str, float]:
         """The metrics of the model on local data, computed here.
 
@@ -401,11 +396,7 @@ class Process:
                 yield None if is_quiet else _event(raw.data)
 
     def watch(
-        self,
-        *,
-        plain: bool | None = None,
-        evaluate: Evaluate | None = None,
-        stop_after: int | EarlyStop | None = None,
+        self, *, plain: bool | None = None, evaluate: Evaluate | None = None, stop_after: int | EarlyStop | None = None
     ) -> None:
         """Show the training until it is over: a live table on a terminal or in a notebook, else a line per change.
 

@@ -29,12 +29,7 @@ class Driver(Protocol):
         """Have a Worker ready. Raises Unavailable: none can be had, or only one whose sandbox is too weak."""
 
     async def run(
-        self,
-        spec: JobSpec,
-        on_progress: OnProgress | None = None,
-        *,
-        pad: bool = True,
-        begin: Begin | None = None,
+        self, spec: JobSpec, on_progress: OnProgress | None = None, *, pad: bool = True, begin: Begin | None = None
     ) -> JobResult:
         """Queue a job, run it, and return its checked result. Cancelling the call cancels the job.
 

@@ -144,12 +144,7 @@ class EngineDriver:
         """Do nothing: a failure of the engine shows at the start of a job, and stops no other pool."""
 
     async def run(
-        self,
-        spec: JobSpec,
-        on_progress: OnProgress | None = None,
-        *,
-        pad: bool = True,
-        begin: Begin | None = None,
+        self, spec: JobSpec, on_progress: OnProgress | None = None, *, pad: bool = True, begin: Begin | None = None
     ) -> JobResult:
         async with self._leases.open(self._limited(spec), on_progress, begin) as job:
             return await self._run(job)

@@ -31,15 +31,7 @@ import numpy.typing as npt
 
 from pygrid import codes
 from pygrid.compute.runtime import model_server
-from pygrid.core.job_spec import (
-    MAX_MESSAGE_BYTES,
-    OUTCOME,
-    READY,
-    RESULT,
-    SPEC,
-    Failure,
-    InferenceSettings,
-)
+from pygrid.core.job_spec import MAX_MESSAGE_BYTES, OUTCOME, READY, RESULT, SPEC, Failure, InferenceSettings
 from pygrid.core.serving import HEADER_BYTES, ServableModel
 from pygrid.errors import InvalidInput, InvalidTensors, Unavailable
 from pygrid.offload import SLICE_BYTES, offload, slices

@@ -54,12 +54,7 @@ class LeasedDriver:
         """Do nothing: Workers connect by themselves."""
 
     async def run(
-        self,
-        spec: JobSpec,
-        on_progress: OnProgress | None = None,
-        *,
-        pad: bool = True,
-        begin: Begin | None = None,
+        self, spec: JobSpec, on_progress: OnProgress | None = None, *, pad: bool = True, begin: Begin | None = None
     ) -> JobResult:
         async with self.leases.open(spec, on_progress, begin) as job:
             self._running[spec.id] = job

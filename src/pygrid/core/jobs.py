@@ -79,14 +79,7 @@ TRANSITIONS: dict[JobState, frozenset[JobState]] = {
     ),
     JobState.HELD: frozenset({JobState.RELEASED, JobState.DENIED}),
     **dict.fromkeys(
-        (
-            JobState.RELEASED,
-            JobState.REJECTED,
-            JobState.DENIED,
-            JobState.REVOKED,
-            JobState.CANCELLED,
-            JobState.FAILED,
-        ),
+        (JobState.RELEASED, JobState.REJECTED, JobState.DENIED, JobState.REVOKED, JobState.CANCELLED, JobState.FAILED),
         frozenset(),
     ),
 }
@@ -441,11 +434,7 @@ def _decided(job: JobRecord) -> Conflict:
 
 def _move(job: JobRecord, before: Set[JobState], after: JobState, **changes: Any) -> JobRecord:
     if job.state not in before:
-        raise Conflict(
-            f"a job that is {job.state} cannot become {after}",
-            code=codes.JOB_STATE,
-            state=job.state.value,
-        )
+        raise Conflict(f"a job that is {job.state} cannot become {after}", code=codes.JOB_STATE, state=job.state.value)
     assert after in TRANSITIONS[job.state]
     return replace(job, state=after, sequence=job.sequence + 1, **changes)
 

@@ -28,14 +28,7 @@ from dataclasses import dataclass
 
 from pygrid import codes
 from pygrid.errors import InvalidInput
-from pygrid.privacy.accountants import (
-    WHOLE_ORDERS,
-    Curve,
-    curve,
-    divergence_within,
-    index_of,
-    zero_curve,
-)
+from pygrid.privacy.accountants import WHOLE_ORDERS, Curve, curve, divergence_within, index_of, zero_curve
 from pygrid.privacy.events import ApproximateDp, Event, Gaussian, PoissonSampledGaussian, check_delta, check_epsilon
 
 

@@ -21,15 +21,7 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from pygrid import sandbox
-from pygrid.core.job_spec import (
-    OUTCOME,
-    READY,
-    RESULT,
-    SPEC,
-    Failure,
-    FailureKind,
-    InferenceSettings,
-)
+from pygrid.core.job_spec import OUTCOME, READY, RESULT, SPEC, Failure, FailureKind, InferenceSettings
 from pygrid.errors import InvalidPlan, PygridError
 from pygrid.sandbox.frames import FRAME_HEADER_BYTES, frame_header, parse_frame_header
 from pygrid.tensors import decode, encode

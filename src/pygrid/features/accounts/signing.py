@@ -14,16 +14,7 @@ import sqlalchemy as sa
 from pygrid import codes
 from pygrid.clock import Clock
 from pygrid.core import access
-from pygrid.core.access import (
-    DOMAIN_ACCESS,
-    OWNER,
-    USER,
-    AccessRefusal,
-    AppAccess,
-    Permission,
-    Principal,
-    Role,
-)
+from pygrid.core.access import DOMAIN_ACCESS, OWNER, USER, AccessRefusal, AppAccess, Permission, Principal, Role
 from pygrid.core.addresses import shortened
 from pygrid.core.user_agents import describe_user_agent
 from pygrid.errors import Forbidden, InvalidCredentials, InvalidInput, TooManyRequests
@@ -106,13 +97,7 @@ class SignIn:
         writes: transactions of the audit log.
     """
 
-    def __init__(
-        self,
-        database: Database,
-        writes: NotifiedWrites,
-        clock: Clock,
-        rules: AccountRules,
-    ) -> None:
+    def __init__(self, database: Database, writes: NotifiedWrites, clock: Clock, rules: AccountRules) -> None:
         self.access = rules.access
         self.grantors = KnownGrantors(database, rules.app_name)
         self.session_changes = SessionChanges()

@@ -15,14 +15,7 @@ from dataclasses import dataclass
 from pygrid import codes
 from pygrid.clock import Clock
 from pygrid.core import cycles as rules
-from pygrid.core.cycles import (
-    AdmissionRefusal,
-    Assignment,
-    AssignmentState,
-    Cycle,
-    CycleState,
-    Redeemed,
-)
+from pygrid.core.cycles import AdmissionRefusal, Assignment, AssignmentState, Cycle, CycleState, Redeemed
 from pygrid.core.processes import HostedPlan, HostedProcess, process_not_native
 from pygrid.core.reports import ReportContent
 from pygrid.durable import Bytes
@@ -35,12 +28,7 @@ from pygrid.features.cycles.quotas import DeviceQuotas
 from pygrid.features.cycles.report_intake import Received, ReportBuffers, receive_report
 from pygrid.features.cycles.scheduler import CycleScheduler
 from pygrid.ids import hash_secret
-from pygrid.messages.cycles import (
-    MAX_WAIT_S,
-    CycleAccepted,
-    CycleRejected,
-    CycleRequest,
-)
+from pygrid.messages.cycles import MAX_WAIT_S, CycleAccepted, CycleRejected, CycleRequest
 from pygrid.storage import reports as rows
 from pygrid.storage.admission_batches import Applicant
 from pygrid.storage.blobs.protocol import Place
@@ -241,12 +229,7 @@ class CyclesService:
         cycle_id = redeemed.cycle.id
         centre = await self._centres.find(redeemed.process, redeemed.cycle.checkpoint)
         return await receive_report(
-            pieces,
-            redeemed.process,
-            centre,
-            lambda: self._store.diffs.spool(cycle_id),
-            self._spooling,
-            self._buffers,
+            pieces, redeemed.process, centre, lambda: self._store.diffs.spool(cycle_id), self._spooling, self._buffers
         )
 
     async def submit_report(self, redeemed: RedeemedKey, received: Received) -> Report | None:

@@ -85,11 +85,7 @@ class Receiver:
 
     @contextlib.asynccontextmanager
     async def receive(
-        self,
-        request: R,
-        announced_bytes: int | None,
-        limits: DatasetLimits,
-        skipped_before: tuple[str, ...] = (),
+        self, request: R, announced_bytes: int | None, limits: DatasetLimits, skipped_before: tuple[str, ...] = ()
     ) -> AsyncIterator[UploadDraft[R]]:
         """Yield the place for an upload; it is removed at the end of the block.
 
@@ -157,11 +153,7 @@ class Receiver:
 
     @contextlib.asynccontextmanager
     async def _committed(
-        self,
-        drafts: tuple[ColumnDraft, ColumnDraft | None],
-        mock_kind: rows.Mock,
-        converted: Converted,
-        note: str,
+        self, drafts: tuple[ColumnDraft, ColumnDraft | None], mock_kind: rows.Mock, converted: Converted, note: str
     ) -> AsyncIterator[rows.NewVersion]:
         """Make the columns of data and mock dataset durable for the block; if it fails, remove them."""
         committed: list[str] = []

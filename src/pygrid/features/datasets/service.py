@@ -13,24 +13,14 @@ import sqlalchemy as sa
 from pygrid import codes
 from pygrid.clock import Clock
 from pygrid.core.access import Principal
-from pygrid.core.datasets import (
-    SchemaQuery,
-    Visibility,
-    check_update,
-    search_text,
-)
+from pygrid.core.datasets import SchemaQuery, Visibility, check_update, search_text
 from pygrid.core.preconditions import ANY, Precondition
 from pygrid.errors import NotFound
 from pygrid.features.datasets.changes import DatasetChanges
 from pygrid.features.datasets.completion import complete_schema
 from pygrid.features.datasets.descriptions import describe, get_managed, get_seen, name_taken, summarize
 from pygrid.features.datasets.records import as_safetensors, first_records
-from pygrid.messages.datasets import (
-    DatasetInfo,
-    DatasetSummary,
-    Preview,
-    UpdateDataset,
-)
+from pygrid.messages.datasets import DatasetInfo, DatasetSummary, Preview, UpdateDataset
 from pygrid.storage import datasets as rows
 from pygrid.storage.columns import hash_content
 from pygrid.storage.datasets import DatasetRow, DatasetVersion

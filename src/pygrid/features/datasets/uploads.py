@@ -26,12 +26,7 @@ from pygrid.errors import Conflict, PayloadTooLarge, PreconditionFailed
 from pygrid.features.datasets.changes import DatasetChanges
 from pygrid.features.datasets.descriptions import describe, get_managed, name_taken
 from pygrid.features.datasets.intake import OnDisconnect, Receiver, StoredTable, UploadDraft, UploadedFiles, never
-from pygrid.messages.datasets import (
-    DatasetInfo,
-    UploadRequest,
-    UploadTrial,
-    VersionRequest,
-)
+from pygrid.messages.datasets import DatasetInfo, UploadRequest, UploadTrial, VersionRequest
 from pygrid.messages.preparations import PrepareRequest
 from pygrid.storage import budgets
 from pygrid.storage import datasets as rows

@@ -208,12 +208,7 @@ class ModelsService:
             self._request_bytes -= taken
 
     async def predict(
-        self,
-        principal: Principal,
-        model: StoredModel,
-        request: Sequence[bytes],
-        *,
-        max_answer_bytes: int | None = None,
+        self, principal: Principal, model: StoredModel, request: Sequence[bytes], *, max_answer_bytes: int | None = None
     ) -> list[bytes | memoryview]:
         """Return the outputs for a request, both as safetensors bytes in pieces.
 

@@ -44,14 +44,7 @@ def build(
     return ProcessesFeature(
         service=processes,
         published=published,
-        services=(
-            processes,
-            drafts,
-            evaluations,
-            published,
-            CheckpointComparison(store),
-            ProcessPictures(store),
-        ),
+        services=(processes, drafts, evaluations, published, CheckpointComparison(store), ProcessPictures(store)),
         routes=(router, drafts_router, evaluations_router),
         tasks=(BackgroundTask.every(BLOBS_S, "remove-unused-files", processes.remove_blobs),),
         start=drafts.recover,

@@ -103,15 +103,7 @@ async def delete_draft(request: AppRequest, state: State, draft_id: DraftId) -> 
 
 router = Router(
     "/model-centric",
-    route_handlers=[
-        create_draft,
-        list_drafts,
-        get_draft,
-        download_draft_file,
-        set_notes,
-        host_draft,
-        delete_draft,
-    ],
+    route_handlers=[create_draft, list_drafts, get_draft, download_draft_file, set_notes, host_draft, delete_draft],
     tags=["drafts"],
     exception_handlers=exception_handlers(Area.DATA),
 )
