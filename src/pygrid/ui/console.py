@@ -11,7 +11,7 @@ import msgspec
 from litestar import Response
 
 from pygrid.core.access import Permission, Principal
-from pygrid.errors import Unavailable
+from pygrid.errors import PygridError, Unavailable
 from pygrid.features.accounts.service import AccountService
 from pygrid.storage.audit import AuditedWrites
 from pygrid.ui.render import Renderer
@@ -103,6 +103,8 @@ class Frame(msgspec.Struct, frozen=True):
     role: str
     alarm: str = ""
     """What an operator must do at once, on each page."""
+    problem: dict[str, Any] | None = None
+    """Why the act of a form was refused."""
 
 
 class Console(msgspec.Struct, frozen=True):
@@ -131,9 +133,16 @@ class Console(msgspec.Struct, frozen=True):
         return tuple(entry for entry in entries if not entry.permissions or any(map(principal.may, entry.permissions)))
 
     async def page(
-        self, request: AppRequest, template: str, title: str, view: object = None, *, status: int = 200
+        self,
+        request: AppRequest,
+        template: str,
+        title: str,
+        view: object = None,
+        *,
+        status: int = 200,
+        error: PygridError | None = None,
     ) -> Response[bytes]:
-        """Return a page, or with ``?part=NAME`` that block of its template alone."""
+        """Return a page, or with ``?part=NAME`` that block of its template alone; an error has its own status."""
         principal = find_principal(request)
         email = role = ""
         if principal is not None:
@@ -141,9 +150,12 @@ class Console(msgspec.Struct, frozen=True):
             email, role = user.email, user.role.name
         alarm = _find_alarm(request) if principal is not None and principal.may(Permission.EDIT_SETTINGS) else ""
         menu = self.menu(principal)
-        frame = Frame(self.name, self.kind, self.identity, title, request.url.path, menu, email, role, alarm)
+        problem = None if error is None else error.to_problem()
+        path = request.url.path
+        frame = Frame(self.name, self.kind, self.identity, title, path, menu, email, role, alarm, problem)
         part = request.query_params.get("part", "") if request.method == "GET" else ""
-        return self.answer(request, self.renderer.render(template, part, frame=frame, view=view), status)
+        html = self.renderer.render(template, part, frame=frame, view=view)
+        return self.answer(request, html, status if error is None else error.status)
 
     def answer(
         self, request: AppRequest, html: str, status: int = 200, headers: Mapping[str, str] | None = None

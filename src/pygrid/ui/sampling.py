@@ -30,6 +30,7 @@ MAX_POINTS = 60
 _LATENCIES = "pygrid_http_request_seconds_bucket"
 _LONG = ("/admin/live", "/metrics")
 """Routes whose time says nothing about the app: a stream that stays open, and a reader of these figures."""
+_TAKEN = ("accepted", "repeated")
 Labels = Mapping[str, str]
 
 
@@ -56,9 +57,7 @@ CHARTS: dict[str, tuple[Figure, ...]] = {
     "Delay of the event loop, in milliseconds": (Figure("delay"),),
     "Reports per second": (
         Figure("accepted", "pygrid_reports_total", counts=lambda labels: labels["outcome"] == "accepted"),
-        Figure(
-            "refused", "pygrid_reports_total", counts=lambda labels: labels["outcome"] not in ("accepted", "repeated")
-        ),
+        Figure("refused", "pygrid_reports_total", counts=lambda labels: labels["outcome"] not in _TAKEN),
     ),
     "Jobs": (
         Figure("running", "pygrid_jobs", counts=lambda labels: labels["state"] == "running"),

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import datetime as dt
-from typing import Any
 
 import msgspec
 from litestar import Response, get, post
@@ -52,7 +51,6 @@ class TokenLine(msgspec.Struct, frozen=True):
 
 
 class AccountView(msgspec.Struct, frozen=True):
-    problem: dict[str, Any] | None
     email: str
     role: str
     permissions: list[tuple[str, str]]
@@ -67,7 +65,6 @@ class AccountView(msgspec.Struct, frozen=True):
 
 
 class OneTimeView(msgspec.Struct, frozen=True):
-    problem: dict[str, Any] | None
     action: str
     words: str
     button: str
@@ -88,7 +85,6 @@ async def _account(
     assert token is not None, "a guard has checked it"
     this = sessions.session_id(token)
     view = AccountView(
-        None if error is None else error.to_problem(),
         user.email,
         user.role.name,
         [(str(name), PERMISSIONS.get(name, "")) for name in sorted(user.role.permissions)],
@@ -108,8 +104,7 @@ async def _account(
         new_token,
         f'domain = pygrid.client.connect("{request.url.scheme}://{request.url.netloc}", token="pgt_...")',
     )
-    status = 200 if error is None else error.status
-    return await console_of(request).page(request, "me.html", "Your account", view, status=status)
+    return await console_of(request).page(request, "me.html", "Your account", view, error=error)
 
 
 @post("/me/password", guards=[signed_in()], request_max_body_size=MAX_FORM_BYTES)
@@ -223,11 +218,9 @@ async def _one_time(request: AppRequest, page: str, code: str, error: PygridErro
     app = console_of(request).name
     is_join = page == "join"
     view = OneTimeView(
-        None if error is None else error.to_problem(),
         f"/admin/{page}/{code}",
         f"You are invited to {app}. Choose a password for your account." if is_join else "Choose a new password.",
         "Make my account" if is_join else "Set the password",
     )
     title = f"Join {app}" if is_join else "New password"
-    status = 200 if error is None else error.status
-    return await console_of(request).page(request, "one_time.html", title, view, status=status)
+    return await console_of(request).page(request, "one_time.html", title, view, error=error)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Mapping
 from dataclasses import replace
-from typing import Any, Literal, get_args
+from typing import Literal, get_args
 
 import msgspec
 from litestar import Response, get, post
@@ -60,7 +60,6 @@ class PriceView(msgspec.Struct, frozen=True):
 
 
 class AskView(msgspec.Struct, frozen=True):
-    problem: dict[str, Any] | None
     tab: Tab
     dataset: int
     dataset_name: str
@@ -260,7 +259,6 @@ async def _page(
     if fields and error is None:
         price = await _price(request, state, tab, fields, info, budget)
     view = AskView(
-        problem=None if error is None else error.to_problem(),
         tab=tab,
         dataset=info.id,
         dataset_name=info.name,
@@ -273,8 +271,7 @@ async def _page(
         price=price,
         python=_snippet(tab, fields, info, budget),
     )
-    status = 200 if error is None else error.status
-    return await console_of(request).page(request, "ask.html", f"Ask {info.name}", view, status=status)
+    return await console_of(request).page(request, "ask.html", f"Ask {info.name}", view, error=error)
 
 
 async def _price(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, Literal, get_args
+from typing import Literal, get_args
 
 import msgspec
 from litestar import Response, get, post
@@ -69,7 +69,6 @@ class SimulationView(msgspec.Struct, frozen=True):
 
 
 class BudgetView(msgspec.Struct, frozen=True):
-    problem: dict[str, Any] | None
     dataset: int
     name: str
     policy: PolicyInfo
@@ -172,7 +171,6 @@ async def _page(
         if name in ("kind", "questions", "epsilon", "epochs", "batch_size")
     }
     view = BudgetView(
-        problem=None if error is None else error.to_problem(),
         dataset=dataset_id,
         name=info.name,
         policy=policy,
@@ -191,8 +189,7 @@ async def _page(
         paging=make_paging(request, jobs[-1].id if len(history.jobs) > PAGE_ROWS else None),
         python=f'dataset = domain.datasets["{info.name}"]\ndataset.budget()',
     )
-    status = 200 if error is None else error.status
-    return await console_of(request).page(request, "budget.html", f"Budget of {info.name}", view, status=status)
+    return await console_of(request).page(request, "budget.html", f"Budget of {info.name}", view, error=error)
 
 
 async def _simulate(

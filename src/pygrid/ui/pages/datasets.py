@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
 
 import msgspec
 from litestar import Response, get
@@ -119,7 +118,6 @@ class DatasetJobLine(msgspec.Struct, frozen=True):
 
 
 class DatasetView(msgspec.Struct, frozen=True):
-    problem: dict[str, Any] | None
     id: int
     tab: str
     tabs: list[tuple[str, str]]
@@ -219,7 +217,6 @@ async def show_dataset(
     if tab not in dict(tabs):
         tab = "about"
     view = DatasetView(
-        problem=None if error is None else error.to_problem(),
         id=dataset_id,
         tab=tab,
         tabs=tabs,
@@ -233,8 +230,7 @@ async def show_dataset(
         python=f'dataset = domain.datasets["{info.name}"]\ndataset.schema\ndataset.mock()',
         fields=fields or {},
     )
-    status = 200 if error is None else error.status
-    return await console_of(request).page(request, "dataset.html", info.name, view, status=status)
+    return await console_of(request).page(request, "dataset.html", info.name, view, error=error)
 
 
 def _columns(info: DatasetInfo) -> list[ColumnView]:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import datetime as dt
 from collections import Counter
-from typing import Any
 
 import msgspec
 from litestar import Response, get, post
@@ -64,7 +63,6 @@ class DomainRow(msgspec.Struct, frozen=True):
 
 
 class DomainsView(msgspec.Struct, frozen=True):
-    problem: dict[str, Any] | None
     waiting: list[WaitingDomain]
     domains: list[DomainRow]
     paging: Paging
@@ -132,7 +130,6 @@ async def _page(request: AppRequest, state: State, error: PygridError | None = N
     if wanted:
         return answer_rows(wanted, "domains", rows, COLUMNS)
     view = DomainsView(
-        None if error is None else error.to_problem(),
         [
             WaitingDomain(one.name, one.identity or "", one.created_at, one.claimed_address or "")
             for one in known
@@ -141,8 +138,7 @@ async def _page(request: AppRequest, state: State, error: PygridError | None = N
         rows,
         make_paging(request, None, has_files=bool(rows), path="/admin/domains"),
     )
-    status = 200 if error is None else error.status
-    return await console_of(request).page(request, "domains.html", "Domains", view, status=status)
+    return await console_of(request).page(request, "domains.html", "Domains", view, error=error)
 
 
 def _row(associations: NetworkAssociations, known: KnownDomain) -> DomainRow:

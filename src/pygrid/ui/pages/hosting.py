@@ -94,7 +94,6 @@ SERVER_GROUPS = (
 
 
 class NewView(msgspec.Struct, frozen=True):
-    problem: dict[str, Any] | None
     name: str
     version: str
     drafts: list[DraftInfo]
@@ -168,9 +167,8 @@ async def _new_page(
     python = (
         'process = domain.host("digits", "1.0", model="digits.safetensors", plans={"training_plan": "digits.plan"})'
     )
-    view = NewView(None if error is None else error.to_problem(), name, version, waiting, python)
-    status = 200 if error is None else error.status
-    return await console_of(request).page(request, "host.html", "Host a model", view, status=status)
+    view = NewView(name, version, waiting, python)
+    return await console_of(request).page(request, "host.html", "Host a model", view, error=error)
 
 
 @get("/processes/drafts/{draft_id:int}", guards=[signed_in(Permission.HOST_MODELS)])

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import datetime as dt
 from collections.abc import Mapping
-from typing import Any
 
 import msgspec
 from litestar import Response, get, post
@@ -46,7 +45,6 @@ class NewToken(msgspec.Struct, frozen=True):
 
 
 class InvitationsView(msgspec.Struct, frozen=True):
-    problem: dict[str, Any] | None
     invitations: list[DomainInvitationLine]
     new: NewToken | None
     fields: Mapping[str, str]
@@ -123,11 +121,9 @@ async def _page(
             )
         )
     view = InvitationsView(
-        None if error is None else error.to_problem(),
         lines,
         new,
         fields or {},
         "network.invite(domain=None, max_uses=1)",
     )
-    status = 200 if error is None else error.status
-    return await console_of(request).page(request, "invitations.html", "Invitations", view, status=status)
+    return await console_of(request).page(request, "invitations.html", "Invitations", view, error=error)

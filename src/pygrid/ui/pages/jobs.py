@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
 
 import msgspec
 from litestar import Response, get
@@ -44,7 +43,6 @@ class JobsView(msgspec.Struct, frozen=True):
 
 
 class JobView(msgspec.Struct, frozen=True):
-    problem: dict[str, Any] | None
     id: str
     sentence: str
     words: str
@@ -89,17 +87,15 @@ async def jobs_page(request: AppRequest, state: State) -> Response[bytes]:
 
 async def own_job_page(request: AppRequest, found: JobReview, error: PygridError | None = None) -> Response[bytes]:
     """Show a job to its requester."""
-    view = _view(found, error)
-    status = 200 if error is None else error.status
-    return await console_of(request).page(request, "job.html", f"Job {found.info.id[:8]}", view, status=status)
+    view = _view(found)
+    return await console_of(request).page(request, "job.html", f"Job {found.info.id[:8]}", view, error=error)
 
 
-def _view(found: JobReview, error: PygridError | None) -> JobView:
+def _view(found: JobReview) -> JobView:
     info = found.info
     is_pending = info.state in ("waiting", "held")
     statistics = info.request.statistics if info.request is not None else ()
     return JobView(
-        problem=None if error is None else error.to_problem(),
         id=info.id,
         sentence=ask_in_words(info),
         words=JOB_STATES[info.state],

@@ -30,7 +30,6 @@ MAX_SHOWN = 20
 
 
 class ModelsView(msgspec.Struct, frozen=True):
-    problem: dict[str, Any] | None
     models: list[ServedModelInfo]
     may_serve: bool
     python: str
@@ -56,7 +55,6 @@ class OutputView(msgspec.Struct, frozen=True):
 
 
 class ModelView(msgspec.Struct, frozen=True):
-    problem: dict[str, Any] | None
     info: ServedModelInfo
     may_predict: bool
     may_download: bool
@@ -89,13 +87,11 @@ async def serve(request: AppRequest, state: State) -> Response[bytes]:
 async def _list_page(request: AppRequest, state: State, error: PygridError | None = None) -> Response[bytes]:
     found = await service(state, ModelsService).list_models(request.user)
     view = ModelsView(
-        None if error is None else error.to_problem(),
         found,
         request.user.may(Permission.HOST_MODELS),
         'domain.serve("scores", "scores.onnx", allow_remote_inference=True)',
     )
-    status = 200 if error is None else error.status
-    return await console_of(request).page(request, "models.html", "Models", view, status=status)
+    return await console_of(request).page(request, "models.html", "Models", view, error=error)
 
 
 @get("/models/{model_id:str}", guards=[signed_in()])
@@ -158,7 +154,6 @@ async def _page(
         ("SHA-256", info.sha256),
     ]
     view = ModelView(
-        None if error is None else error.to_problem(),
         info,
         info.mine or info.allow_remote_inference,
         info.mine or info.allow_download,
@@ -167,8 +162,7 @@ async def _page(
         [_output(name, array) for name, array in (outputs or {}).items()],
         f'domain.model("{info.id}").predict({{{", ".join(f"{port.name!r}: ..." for port in info.inputs)}}})',
     )
-    status = 200 if error is None else error.status
-    return await console_of(request).page(request, "model.html", info.id, view, status=status)
+    return await console_of(request).page(request, "model.html", info.id, view, error=error)
 
 
 def _rights(info: ServedModelInfo) -> str:

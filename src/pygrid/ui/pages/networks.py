@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import msgspec
 from litestar import Response, get, post
 from litestar.datastructures import State
@@ -31,7 +29,6 @@ ASSOCIATION_STATES = {
 
 
 class NetworksView(msgspec.Struct, frozen=True):
-    problem: dict[str, Any] | None
     networks: list[AssociationInfo]
     states: dict[str, tuple[str, str]]
     address: str
@@ -71,12 +68,10 @@ async def _page(
     request: AppRequest, state: State, error: PygridError | None = None, address: str = ""
 ) -> Response[bytes]:
     view = NetworksView(
-        None if error is None else error.to_problem(),
         await service(state, DomainAssociations).list_networks(request.user),
         ASSOCIATION_STATES,
         address,
         console_of(request).identity,
         'domain.associations.join("https://network.example")\nprint(domain.associations())',
     )
-    status = 200 if error is None else error.status
-    return await console_of(request).page(request, "networks.html", "Networks", view, status=status)
+    return await console_of(request).page(request, "networks.html", "Networks", view, error=error)

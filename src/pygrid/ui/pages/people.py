@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import datetime as dt
-from typing import Any
 
 import msgspec
 from litestar import Response, get, post
@@ -60,7 +59,6 @@ class NewCode(msgspec.Struct, frozen=True):
 
 
 class PeopleView(msgspec.Struct, frozen=True):
-    problem: dict[str, Any] | None
     people: list[PersonLine]
     invitations: list[InvitationLine]
     roles: list[tuple[int, str]]
@@ -72,7 +70,6 @@ class PeopleView(msgspec.Struct, frozen=True):
 
 
 class PersonView(msgspec.Struct, frozen=True):
-    problem: dict[str, Any] | None
     id: int
     email: str
     role: int
@@ -96,7 +93,6 @@ class RoleLine(msgspec.Struct, frozen=True):
 
 
 class RolesView(msgspec.Struct, frozen=True):
-    problem: dict[str, Any] | None
     roles: list[RoleLine]
     permissions: list[tuple[str, str]]
     may_change: bool
@@ -128,7 +124,6 @@ async def _people(
     may_change = principal.may(Permission.CREATE_USERS)
     invitations = await accounts.list_invitations(principal) if may_change else []
     view = PeopleView(
-        None if error is None else error.to_problem(),
         [PersonLine(one.id, one.email, one.role, one.created_at, one.last_seen_at) for one in people],
         [InvitationLine(one.id, one.email, one.role, one.invited_by or "", one.expires_at) for one in invitations],
         await _given_roles(request, state),
@@ -144,8 +139,7 @@ async def _people(
         may_change,
         email,
     )
-    status = 200 if error is None else error.status
-    return await console_of(request).page(request, "people.html", "People", view, status=status)
+    return await console_of(request).page(request, "people.html", "People", view, error=error)
 
 
 async def _given_roles(request: AppRequest, state: State) -> list[tuple[int, str]]:
@@ -193,7 +187,6 @@ async def _person(
     connections = service(state, ProviderConnections)
     providers = await connections.list_identities(request.user, user_id) if may_change else []
     view = PersonView(
-        None if error is None else error.to_problem(),
         user.id,
         user.email,
         user.role.id,
@@ -207,8 +200,7 @@ async def _person(
         may_change,
         user.id == request.user.user_id,
     )
-    status = 200 if error is None else error.status
-    return await console_of(request).page(request, "person.html", user.email, view, status=status)
+    return await console_of(request).page(request, "person.html", user.email, view, error=error)
 
 
 def _permissions(user: User) -> list[tuple[str, str]]:
@@ -284,7 +276,6 @@ async def _roles(request: AppRequest, state: State, error: PygridError | None = 
     accounts = service(state, AccountService)
     found = await accounts.list_roles(request.user)
     view = RolesView(
-        None if error is None else error.to_problem(),
         [
             RoleLine(role.id, role.name, frozenset(map(str, role.permissions)), role.id in (USER.id, OWNER.id))
             for role in found
@@ -292,8 +283,7 @@ async def _roles(request: AppRequest, state: State, error: PygridError | None = 
         [(str(name), PERMISSIONS.get(name, "")) for name in accounts.access.permissions],
         request.user.may(Permission.EDIT_ROLES),
     )
-    status = 200 if error is None else error.status
-    return await console_of(request).page(request, "roles.html", "Roles", view, status=status)
+    return await console_of(request).page(request, "roles.html", "Roles", view, error=error)
 
 
 @post("/roles", guards=[signed_in(Permission.EDIT_ROLES)], request_max_body_size=MAX_FORM_BYTES)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import datetime as dt
 from collections.abc import Mapping
-from typing import Any
 
 import msgspec
 from litestar import Response, get, post
@@ -36,7 +35,6 @@ MAX_DENIED = 50
 
 
 class QueueView(msgspec.Struct, frozen=True):
-    problem: dict[str, Any] | None
     jobs: list[JobLine]
     paging: Paging
 
@@ -54,7 +52,6 @@ class DecisionView(msgspec.Struct, frozen=True):
 
 
 class RequestView(msgspec.Struct, frozen=True):
-    problem: dict[str, Any] | None
     id: str
     sentence: str
     words: str
@@ -198,13 +195,11 @@ async def request_page(
     found = await service(state, ReviewService).review(request.user, job_id)
     if found.history is None or found.info.requested_by == request.user.user_id:
         return await own_job_page(request, found, error)
-    view = _view(found, error, comment)
+    view = _view(found, comment)
     if view.decision is None and found.may_decide:
         waiting = await list_requests(state, request.user, limit=20)
         view = msgspec.structs.replace(view, next=waiting[0].id if waiting else "")
-    return await console_of(request).page(
-        request, "request.html", f"Request {found.info.id[:8]}", view, status=200 if error is None else error.status
-    )
+    return await console_of(request).page(request, "request.html", f"Request {found.info.id[:8]}", view, error=error)
 
 
 async def _queue(request: AppRequest, state: State, error: PygridError | None = None) -> Response[bytes]:
@@ -215,17 +210,15 @@ async def _queue(request: AppRequest, state: State, error: PygridError | None = 
     if wanted:
         return answer_rows(wanted, "requests", lines, COLUMNS)
     paging = make_paging(request, last, "after", has_files=bool(lines), path="/admin/requests")
-    view = QueueView(None if error is None else error.to_problem(), lines, paging)
-    status = 200 if error is None else error.status
-    return await console_of(request).page(request, "requests.html", "Requests", view, status=status)
+    view = QueueView(lines, paging)
+    return await console_of(request).page(request, "requests.html", "Requests", view, error=error)
 
 
-def _view(found: JobReview, error: PygridError | None, comment: str) -> RequestView:
+def _view(found: JobReview, comment: str) -> RequestView:
     info, history = found.info, found.history
     assert history is not None, "the caller sees all of the job"
     statistics = info.request.statistics if info.request is not None else ()
     return RequestView(
-        problem=None if error is None else error.to_problem(),
         id=info.id,
         sentence=ask_in_words(info),
         words=JOB_STATES[info.state],

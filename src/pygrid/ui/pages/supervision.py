@@ -47,7 +47,6 @@ class AuditEntryRow(msgspec.Struct, frozen=True):
 
 
 class AuditView(msgspec.Struct, frozen=True):
-    problem: dict[str, Any] | None
     rows: list[AuditEntryRow]
     action: str
     actions: list[str]
@@ -114,7 +113,6 @@ async def _audit(
     if wanted:
         return answer_rows(wanted, "audit", rows, ("number", "at", "actor", "words", "action"))
     view = AuditView(
-        None if error is None else error.to_problem(),
         rows,
         action,
         sorted(ACTIONS),
@@ -123,8 +121,7 @@ async def _audit(
         ),
         check,
     )
-    status = 200 if error is None else error.status
-    return await console_of(request).page(request, "audit.html", "Audit log", view, status=status)
+    return await console_of(request).page(request, "audit.html", "Audit log", view, error=error)
 
 
 def entry_rows(lines: Sequence[AuditLine]) -> list[AuditEntryRow]:

@@ -59,7 +59,6 @@ class CycleRow(msgspec.Struct, frozen=True):
 class ProcessView(msgspec.Struct, frozen=True):
     """A process on its page. What the tab does not show is empty."""
 
-    problem: dict[str, Any] | None
     tab: Tab
     tabs: tuple[Tab, ...]
     id: int
@@ -207,13 +206,13 @@ async def show_process(
     elif tab == "checkpoints":
         checkpoints = await processes.list_checkpoints(principal, process_id)
     pictures = await service(state, ProcessPictures).draw(principal, process_id) if tab == "plans" else []
-    view = _view(request, tab, process, progress, _Tables(cycles, evaluations, checkpoints, pictures), error)
+    view = _view(request, tab, process, progress, _Tables(cycles, evaluations, checkpoints, pictures))
     return await console_of(request).page(
         request,
         "process.html",
         f"{process.name} {process.version}",
         view,
-        status=200 if error is None else error.status,
+        error=error,
     )
 
 
@@ -230,13 +229,11 @@ def _view(
     process: ProcessInfo,
     progress: CycleProgress,
     tables: _Tables,
-    error: PygridError | None,
 ) -> ProcessView:
     config, row, cycles = process.server_config, row_of(process), tables.cycles
     metrics = sorted({name for cycle in cycles for name in cycle.metrics})
     is_live = tab == "live"
     return ProcessView(
-        problem=None if error is None else error.to_problem(),
         tab=tab,
         tabs=TABS,
         id=process.id,

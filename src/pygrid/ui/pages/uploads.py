@@ -181,9 +181,7 @@ async def _staged(
     view = _view(staged_id, staged.filename, staged.num_bytes, trial, fields, error)
     targets = [("", "a new dataset"), *((str(one.id), f"a version of {one.name}") for one in own if one.mine)]
     view = msgspec.structs.replace(view, targets=targets)
-    return await console_of(request).page(
-        request, "staged.html", "Describe the data", view, status=200 if error is None else error.status
-    )
+    return await console_of(request).page(request, "staged.html", "Describe the data", view, error=error)
 
 
 def _csv_fields(fields: Mapping[str, str]) -> dict[str, str]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-from typing import Any
 
 import msgspec
 from litestar import Response, get, post
@@ -23,7 +22,6 @@ from pygrid.web.services import service
 
 
 class WorkersView(msgspec.Struct, frozen=True):
-    problem: dict[str, Any] | None
     num_workers: int
     prefers_remote: bool
     allows_weak: bool
@@ -88,7 +86,6 @@ async def _page(
 ) -> Response[bytes]:
     settings = service(state, DomainSettings)
     view = WorkersView(
-        None if error is None else error.to_problem(),
         settings.num_workers,
         settings.prefer_remote_workers,
         settings.allow_weak_sandbox,
@@ -98,8 +95,7 @@ async def _page(
         str(request.base_url).rstrip("/"),
         'worker = domain.workers.let_in("worker-1")\nprint(worker.token)',
     )
-    status = 200 if error is None else error.status
-    return await console_of(request).page(request, "workers.html", "Workers", view, status=status)
+    return await console_of(request).page(request, "workers.html", "Workers", view, error=error)
 
 
 def _outcomes(found: Examination) -> list[tuple[str, str]]:
