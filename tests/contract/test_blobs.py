@@ -535,6 +535,25 @@ def test_a_store_that_accepts_connections_and_never_answers_is_an_error() -> Non
     assert refused.value.code == "storage_failed"
 
 
+@pytest.mark.slow
+def test_a_write_with_a_condition_waits_longer_because_it_is_not_repeated() -> None:
+    """The first write to a new bucket of SeaweedFS can take five seconds on a busy machine."""
+    with socket.create_server(("127.0.0.1", 0)) as server, ThreadPoolExecutor(2) as threads:
+        server.settimeout(180)
+        objects = open_bucket(stores.new_address(f"http://127.0.0.1:{server.getsockname()[1]}"))
+        creating = threads.submit(objects.create, "a", b"1")
+        with server.accept()[0] as first:
+            finding = threads.submit(objects.find, "b")
+            # The second attempt shows that a small request has given up.
+            with server.accept()[0], server.accept()[0] as again:
+                assert first.recv(65536).startswith(b"PUT ")
+                first.sendall(b'HTTP/1.1 200 OK\r\nETag: "1"\r\nContent-Length: 0\r\n\r\n')
+                assert creating.result(180)
+                assert again.recv(65536).startswith(b"HEAD ")
+                again.sendall(b"HTTP/1.1 404 Not Found\r\nContent-Length: 0\r\n\r\n")
+                assert finding.result(180) is None
+
+
 def test_wrong_credentials_name_themselves(endpoints: dict[str, str], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "wrong")
     (name, reason), *others = probe_store(open_bucket(stores.new_address(endpoints["seaweedfs"])))

@@ -113,7 +113,7 @@ class S3Objects:
     """An `Objects` in a bucket. Threads may share it.
 
     Args:
-        large: the same bucket, for requests with a large body.
+        large: the same bucket, for requests that may take longer: with a large body, or a condition.
     """
 
     def __init__(self, store: Any, large: Any) -> None:
@@ -154,7 +154,8 @@ class S3Objects:
         """Replace a version of an object; None: create it. False: it has changed."""
         mode = "create" if etag is None else {"e_tag": etag}
         try:
-            self._call(key, lambda: self._api.put(self._store, key, bytes(data), mode=mode))
+            # The client does not repeat it after a timeout, because the first attempt could have done it.
+            self._call(key, lambda: self._api.put(self._large, key, bytes(data), mode=mode))
         except _Conflict:
             return False
         return True
