@@ -42,7 +42,14 @@ from support.thorough import THOROUGH
 N = 128
 NUM_JOBS = 400 if THOROUGH else 160
 """On each of two neighboring datasets. With 160, a leak of everything is a bound of epsilon 2.6."""
-PLANS = {"fallback": fallback_plan, "position": position_plan, "honest": honest_plan}
+SLOW = 7.0
+"""The ``x`` of the record on which `slow_plan` takes long; to the other plans it means nothing."""
+PLANS = {
+    "fallback": fallback_plan,
+    "position": position_plan,
+    "honest": honest_plan,
+    "slow": lambda: slow_plan(operator="Pow"),
+}
 
 
 def data(size: int = N, **changes: Any) -> dict[str, Any]:
@@ -227,7 +234,7 @@ def least_epsilon(first: Any, second: Any, delta: float) -> float:
 @pytest.mark.slow
 @pytest.mark.parametrize(("kind", "rate"), [("train", 1.0), ("train", 0.1), ("evaluate", 1.0)])
 @pytest.mark.parametrize("unit", ["record", "subject"])
-@pytest.mark.parametrize("name", ["fallback", "position"])
+@pytest.mark.parametrize("name", ["fallback", "position", "slow"])
 def test_answers_do_not_tell_a_marked_record_beyond_epsilon(name: str, unit: str, kind: str, rate: float) -> None:
     """A federated job runs the same trainings, one for each cycle."""
     epsilon, delta, size = 1.0, 1e-6, 40
@@ -244,7 +251,7 @@ def test_answers_do_not_tell_a_marked_record_beyond_epsilon(name: str, unit: str
     plan = PLANS[name]()
     samples = [
         np.array([noisy_sum(kind, columns, plan, terms) for _ in range(NUM_JOBS)])
-        for columns in (data(size), data(size, y={20: MARK}))
+        for columns in (data(size), data(size, x={20: SLOW}, y={20: MARK}))
     ]
     assert samples[0].std() > 0.5 * terms.noise_multiplier, "the noise is there"
     assert least_epsilon(*samples, delta) <= epsilon

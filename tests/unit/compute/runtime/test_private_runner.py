@@ -24,6 +24,7 @@ from pygrid.compute.runtime.job_process import preload
 from pygrid.core.job_spec import ColumnRef, JobLimits, JobSpec, Outcome, PrivacyTerms, Progress, Statistic
 from pygrid.errors import InvalidInput, InvalidPlan
 from pygrid.plans import Plan
+from pygrid.plans.gate import check
 from pygrid.plans.runner import Runner
 from pygrid.tensors import decode, encode
 from support.plans.handmade import logistic_data, logistic_params, logistic_plan
@@ -203,6 +204,22 @@ def test_a_job_without_the_time_for_all_units_is_refused_before_it_reads_them() 
         )
     assert caught.value.code == "job_too_slow"
     assert announced == []
+
+
+@pytest.mark.parametrize("unit", ["record", "subject"])
+def test_a_plan_that_could_take_most_of_the_memory_is_refused_before_it_reads_the_data(unit: str) -> None:
+    """Else what was kept from earlier units could decide whether a unit finds memory, and counts."""
+    peak = check(logistic_plan().data).graphs["grads"].peak_bytes
+    for memory_bytes, is_enough in ((2 * peak, True), (100, False)):
+        asked = terms(unit=unit, rounds=1, max_rows_per_subject=4)
+        spec = job(privacy=asked, limits=JobLimits(memory_bytes=memory_bytes, wall_s=60.0))
+        if is_enough:
+            assert run(spec, labelled())[1]
+            continue
+        announced: list[float] = []
+        with pytest.raises(InvalidPlan, match="half of the 100 bytes") as caught:
+            run(spec, labelled(), announce=announced.append)
+        assert (caught.value.code, announced) == ("plan_memory_too_large", [])
 
 
 def test_the_end_is_planned_before_the_data_is_read() -> None:
