@@ -531,8 +531,9 @@ async def test_a_stream_of_messages_is_read_no_faster_than_the_app_takes_them(do
         CHUNKED + b"fa00\r\n" + b" " * 60_000,
         UPGRADE + b"\x82\xff" + (64_000).to_bytes(8) + b"\0\0\0\0" + b"a" * 60_000,
         UPGRADE + b"\x02\xfe" + (60_000).to_bytes(2) + b"\0\0\0\0" + b"a" * 60_000,
+        UPGRADE[:-2] + b"A: " + b"a" * 12_000 + b"\r\n\r\n",
     ],
-    ids=["body", "chunks", "frame", "fragment"],
+    ids=["body", "chunks", "frame", "fragment", "head of a WebSocket"],
 )
 async def test_connections_that_hold_too_much_together_are_closed(domain: Litestar, held: bytes) -> None:
     async with serving(domain, held_bytes_per_address=MEBIBYTE) as (server, port):

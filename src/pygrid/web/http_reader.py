@@ -461,7 +461,7 @@ class BoundedProtocol(HttpToolsProtocol):
         protocol.connection_made(self.transport)
         protocol.client = self.client
         if self._place is not None:
-            protocol.take_place(self._connections, self._place)
+            protocol.take_place(self._connections, self._place, sum(map(len, lines)))
             self._place = None
         if self.reads is not None:
             self.reads.reader = protocol

@@ -23,6 +23,8 @@ from pygrid.web.streamed_messages import (
 )
 
 _READ_BYTES = 64 * 1024
+_LONG_HEAD_BYTES, _HEAD_COPIES = 4096, 5
+"""The headers of a WebSocket stay in memory, in several forms. Those of browsers are shorter, and not counted."""
 _PIECE = 2048
 """Frames are parsed in pieces of this size: at most 1,024 of them at once."""
 
@@ -42,6 +44,7 @@ class BoundedWebSocket(WebSocketsSansIOProtocol):
         self._limits = limits
         self._connections: Connections | None = None
         self._place: ConnectionSlot | None = None
+        self._num_head_bytes = 0
         self._waiting = b""
         self._at = 0
         """Start of the unparsed part of ``_waiting``."""
@@ -63,9 +66,10 @@ class BoundedWebSocket(WebSocketsSansIOProtocol):
         """The app takes the current message as a whole, although it is long."""
         self._streamed: StreamedMessage | None = None
 
-    def take_place(self, connections: Connections, place: ConnectionSlot) -> None:
+    def take_place(self, connections: Connections, place: ConnectionSlot, num_head_bytes: int) -> None:
         """Take over the slot of the connection until it is closed."""
         place.owner = self
+        self._num_head_bytes = _HEAD_COPIES * num_head_bytes if num_head_bytes > _LONG_HEAD_BYTES else 0
         self._connections, self._place = connections, place
 
     def connection_lost(self, exc: Exception | None) -> None:
@@ -100,10 +104,13 @@ class BoundedWebSocket(WebSocketsSansIOProtocol):
         return _READ_BYTES
 
     def num_held_bytes(self) -> int:
-        """Return the unread bytes of answers, plus the received bytes of messages that the app has not finished."""
+        """Return the unread bytes of answers, plus the received bytes of messages that the app has not finished, and
+        of a long head.
+        """
         num_unparsed = len(self._waiting) - self._at + len(self.conn.reader.buffer)
         num_delivered = self._num_taken + sum(self._queued)
-        return self.transport.get_write_buffer_size() + num_unparsed + sum(map(len, self.frames)) + num_delivered
+        num_received = num_unparsed + sum(map(len, self.frames)) + num_delivered
+        return self.transport.get_write_buffer_size() + num_received + self._num_head_bytes
 
     def cut_off(self) -> None:
         """Tell the peer that its unfinished message has no more memory, and end the connection.
