@@ -20,6 +20,8 @@ from pygrid.errors import PayloadTooLarge, TooSlow, Unavailable
 
 MAX_IN_MEMORY_BYTES = 1024 * 1024
 """A longer text goes to a file."""
+MAX_IN_MEMORY_PER_ADDRESS = 8 * 1024 * 1024
+"""Limit for all texts of an address together, so that one address cannot take the memory of all others."""
 MAX_BYTES = 256 * 1024 * 1024
 """Longest text."""
 MAX_FILES = 4
@@ -52,6 +54,8 @@ class ReportStage:
         """Number of files."""
         self._open = Counter[str]()
         """The same by address."""
+        self._in_memory = Counter[str]()
+        """Bytes in memory by address."""
 
     @contextlib.contextmanager
     def text(self, address: str, held: Memory) -> Iterator[StagedText]:
@@ -69,16 +73,19 @@ class ReportStage:
     def make_file(self, address: str) -> IO[bytes]:
         """Return a new file. Raises Unavailable: ``server_busy``: there are as many as there can be."""
         if self.num_files >= self._max_files or self._open[address] >= MAX_FILES_PER_ADDRESS:
-            raise Unavailable(
-                "other reports whose 'request_key' comes after their 'diff' are being received; send this one again "
-                "later, or put 'request_key' first",
-                code=codes.SERVER_BUSY,
-                retry_after_s=5.0,
-            )
+            raise _busy()
         file = tempfile.TemporaryFile(dir=self._folder)  # noqa: SIM115 - `close` closes it
         self.num_files += 1
         self._open[address] += 1
         return file
+
+    def count(self, address: str, change: int) -> None:
+        """Count bytes in memory. Raises Unavailable: ``server_busy``: they are too many for an address."""
+        if self._in_memory[address] + max(0, change) > MAX_IN_MEMORY_PER_ADDRESS:
+            raise _busy()
+        self._in_memory[address] += change
+        if not self._in_memory[address]:
+            del self._in_memory[address]
 
     def close_file(self, address: str, file: IO[bytes]) -> None:
         """Remove a file."""
@@ -106,6 +113,7 @@ class StagedText:
         self._num_bytes += len(data)
         if self._num_bytes <= MAX_IN_MEMORY_BYTES:
             self._held.grow(self._num_bytes)
+            self._stage.count(self._address, len(data))
             self._memory += data
             return
         if self._num_bytes > MAX_BYTES:
@@ -118,7 +126,8 @@ class StagedText:
         if self._file is None:
             self._file = self._stage.make_file(self._address)
         if self._memory:
-            data, self._memory = bytes(self._memory) + data, bytearray()
+            data = bytes(self._memory) + data
+            self._clear()
         await asyncio.shield(asyncio.to_thread(self._file.write, data))
 
     async def read(self) -> AsyncIterator[bytes]:
@@ -134,7 +143,20 @@ class StagedText:
 
     def close(self) -> None:
         """Remove the text."""
-        self._memory.clear()
+        self._clear()
         if self._file is not None:
             self._stage.close_file(self._address, self._file)
             self._file = None
+
+    def _clear(self) -> None:
+        self._stage.count(self._address, -len(self._memory))
+        self._memory = bytearray()
+
+
+def _busy() -> Unavailable:
+    return Unavailable(
+        "other reports whose 'request_key' comes after their 'diff' are being received; send this one again later, or "
+        "put 'request_key' first",
+        code=codes.SERVER_BUSY,
+        retry_after_s=5.0,
+    )
