@@ -29,7 +29,6 @@ from pygrid.storage.blobs.checked import DamagedReportError
 from pygrid.storage.blobs.copies import STAYS_S, LocalCopies
 from pygrid.storage.blobs.files import BlobFiles
 from pygrid.storage.blobs.garbage import Garbage
-from pygrid.storage.blobs.memory import MemoryObjects
 from pygrid.storage.blobs.named import blob_key
 from pygrid.storage.blobs.objects import ObjectMissing, Objects
 from pygrid.storage.blobs.protocol import Blobs, Diffs, Place
@@ -42,6 +41,7 @@ from pygrid.storage.diffs import DiffFiles
 from pygrid.storage.reports import Report
 from support import stores
 from support.eventually import turns
+from support.memory_objects import MemoryObjects
 
 MIB = 1024 * 1024
 KINDS = ("memory", "moto", "seaweedfs")

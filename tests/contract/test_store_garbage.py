@@ -16,11 +16,11 @@ import pytest
 from pygrid.clock import ManualClock
 from pygrid.storage.blobs.copies import LocalCopies
 from pygrid.storage.blobs.garbage import AFTER_DROP, UNNAMED_FOR, Garbage, root_of
-from pygrid.storage.blobs.memory import MemoryObjects
 from pygrid.storage.blobs.named import KINDS, blob_key, list_named
 from pygrid.storage.blobs.remote import RemoteBlobs
 from pygrid.storage.sql.database import Database
 from pygrid.storage.sql.migrations import migrate
+from support.memory_objects import MemoryObjects
 
 
 class Site:
