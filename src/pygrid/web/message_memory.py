@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 from collections.abc import Iterator
 
@@ -12,7 +11,6 @@ from pygrid.errors import Unavailable
 MAX_BYTES = 64 * 1024 * 1024
 MIN_BYTES = 64 * 1024
 """Shorter texts are not counted."""
-PATIENCE_S = 10.0
 COPIES = 3
 """Memory of a text while it is handled, as a multiple of its length: the text, its decoded parts, their arrays."""
 
@@ -23,8 +21,6 @@ class MessageMemory:
     def __init__(self, max_bytes: int = MAX_BYTES) -> None:
         self.max_bytes = max_bytes
         self.num_bytes = 0
-        self.freed = asyncio.Event()
-        """Set, and replaced, when a text is done."""
 
     @contextlib.contextmanager
     def hold(self, length: int = 0) -> Iterator[HeldText]:
@@ -41,8 +37,6 @@ class MessageMemory:
             yield held
         finally:
             self.num_bytes -= held.num_bytes
-            self.freed.set()
-            self.freed = asyncio.Event()
 
 
 class HeldText:
@@ -66,15 +60,3 @@ class HeldText:
             )
         memory.num_bytes = others + num_bytes
         self.num_bytes = num_bytes
-
-    async def grow_when_free(self, length: int) -> None:
-        """As `grow`, after waiting up to `PATIENCE_S` for other texts to end."""
-        with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(PATIENCE_S):
-                while True:
-                    freed = self._memory.freed
-                    try:
-                        return self.grow(length)
-                    except Unavailable:
-                        await freed.wait()
-        self.grow(length)

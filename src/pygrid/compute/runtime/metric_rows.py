@@ -20,32 +20,19 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from pygrid import codes
-from pygrid.compute.runtime.contributions import ContributionBlock, add_blocks
+from pygrid.compute.runtime.contributions import ContributionBlock, PlanRows, add_blocks
 from pygrid.compute.runtime.watch import Watch
 from pygrid.errors import InvalidInput
 from pygrid.privacy.mechanisms import GaussianSum
 
 Array = npt.NDArray[Any]
 Float64 = npt.NDArray[np.float64]
-
-
-class PlanMetrics(Protocol):
-    """The metrics of each unit."""
-
-    num_units: int
-    names: tuple[str, ...]
-
-    def set_params(self, params: Mapping[str, Array]) -> None: ...
-
-    def unit_s(self) -> float: ...
-
-    def blocks(self, units: Array, watch: Watch) -> Iterator[ContributionBlock]: ...
 
 
 class MetricRows:
@@ -63,7 +50,7 @@ class MetricRows:
     is_trusted = False
 
     def __init__(
-        self, metrics: PlanMetrics, bounds: Mapping[str, tuple[float, float]], combined: Mapping[str, str] | None = None
+        self, metrics: PlanRows, bounds: Mapping[str, tuple[float, float]], combined: Mapping[str, str] | None = None
     ) -> None:
         if set(bounds) != set(metrics.names):
             raise InvalidInput(
