@@ -1,7 +1,7 @@
 """Work that every app in a test repeats with the same outcome, done once for each process of the test run.
 
-The apps of the tests are otherwise as they are in production: only the time is saved. Processes that tests start do
-not use this module.
+The apps of the tests are otherwise as they are in production: only the time is saved. So are those that tests start as
+forks (`support.warm_starts`); new interpreters do not use this module.
 """
 
 from __future__ import annotations
