@@ -657,6 +657,7 @@ def test_a_plan_without_any_graph_to_train():
 # ---- the child ----------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.fresh_processes
 @pytest.mark.parametrize(
     ("limits", "reason"),
     [

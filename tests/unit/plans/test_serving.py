@@ -48,6 +48,7 @@ def test_the_child_finds_the_same(tmp_path: Path) -> None:
     assert caught.value.code == "plan_graph_invalid"
 
 
+@pytest.mark.fresh_processes
 def test_a_child_without_memory_is_a_refusal(tmp_path: Path) -> None:
     path = tmp_path / "model"
     path.write_bytes(linear(weight=np.zeros((4096, 8192), np.float32)))
