@@ -72,6 +72,15 @@ _WIDE = b"[" + b",".join([b'{"a":1}'] * 4_900) + b"]"
 _NUMBERS = b"[" + b",".join([b"1.5e-300"] * 100_000) + b"]"
 _NESTED = b"[" + b",".join([b"[" * 30 + b"]" * 30] * 150) + b"]"
 _GET_ID = frame(1, b'{"type": "get-id"}')
+_LONG_HEADERS = b"GET / HTTP/1.1\r\nA: " + b"a" * 16_000
+_HALF_UPLOAD = LOGIN + b"Content-Length: 65000\r\n\r\n" + b" " * 64_000
+_HALF_REPORT = (
+    b"POST /model-centric/report HTTP/1.1\r\n"
+    + HOST
+    + b"Content-Type: application/json\r\nContent-Length: 1000000\r\n\r\n"
+    b'{"diff": "' + b"A" * 40_000
+)
+_LONG_UPGRADE = UPGRADE[:-2] + b"X-Long: " + b"a" * 13_000 + b"\r\n\r\n"
 _HALF_MESSAGE = frame(2, bytes(1_000_000))[:-1]
 
 
@@ -79,7 +88,7 @@ class Attack:
     """One kind of hostile client.
 
     Args:
-        head: sent first on each connection.
+        head: sent first on each connection; a function gives each connection its own.
         block: sent after it, again and again; none: nothing.
         num_sockets: connections that are open at once.
         reads: whether it reads the answers.
@@ -89,7 +98,7 @@ class Attack:
 
     def __init__(
         self,
-        head: bytes,
+        head: Block | bytes,
         block: Block | bytes = b"",
         num_sockets: int = 8,
         *,
@@ -97,7 +106,7 @@ class Attack:
         answer: bytes = b"",
         closes: bool = False,
     ) -> None:
-        self.head = head
+        self.head: Block = head if callable(head) else lambda: head
         self.block: Block = block if callable(block) else lambda: block
         self.num_sockets = num_sockets
         self.reads = reads
@@ -140,7 +149,7 @@ class _End:
         self.socket = connection
         self.fileno = connection.fileno
         self._attack = attack
-        self._left = memoryview(attack.head or (attack.block() if attack.answer else b""))
+        self._left = memoryview(attack.head() or (attack.block() if attack.answer else b""))
         self._tail = b""
         self._is_done = False
 
@@ -202,6 +211,11 @@ def _log_in() -> bytes:
     return with_length(b'{"email": "%s@example.org", "password": "not this one"}' % secrets.token_hex(4).encode())
 
 
+def _any_half() -> bytes:
+    """One of the heads that make a server hold something."""
+    return random.choice((_HALF_REPORT, _LONG_UPGRADE, _HALF_UPLOAD, _LONG_HEADERS, UPGRADE + _HALF_MESSAGE))
+
+
 def _repeat(request: Block | bytes) -> Attack:
     """Valid requests, one after the other, over hundreds of kept connections."""
     return Attack(b"", request, NUM_KEPT, answer=b"HTTP/1.1 ")
@@ -222,8 +236,8 @@ ATTACKS = {
     "chunks after 401": Attack(
         b"POST /datasets HTTP/1.1\r\n" + HOST + b"Transfer-Encoding: chunked\r\n\r\n", chunk(bytes(32_768))
     ),
-    "headers without an end": Attack(b"GET / HTTP/1.1\r\nA: " + b"a" * 16_000, b"", MAX_SOCKETS),
-    "half a request": Attack(LOGIN + b"Content-Length: 65000\r\n\r\n" + b" " * 64_000, b"", MAX_SOCKETS),
+    "headers without an end": Attack(_LONG_HEADERS, b"", MAX_SOCKETS),
+    "half a request": Attack(_HALF_UPLOAD, b"", MAX_SOCKETS),
     "tiny chunks": Attack(CHUNKED, chunk(b" ") * 5000),
     "pieces of two bytes": Attack(LOGIN + b"Content-Length: 65000\r\n\r\n", b"  ", 64),
     "wide JSON, HTTP": Attack(b"", with_length(_OBJECTS)),
@@ -235,6 +249,9 @@ ATTACKS = {
     "fragments, WebSocket": Attack(UPGRADE + frame(2, b"", is_final=False), frame(0, b"", is_final=False) * 1000),
     "pings, WebSocket": Attack(UPGRADE, frame(9, b"a" * 125) * 1000, reads=False),
     "pings, 400 WebSockets": Attack(UPGRADE, frame(9, b"a" * 125) * 100, NUM_KEPT),
+    "half a report, diff first": Attack(_HALF_REPORT, b"", MAX_SOCKETS),
+    "long headers, WebSocket": Attack(_LONG_UPGRADE, b"", MAX_SOCKETS),
+    "a mixture of halves": Attack(_any_half, b"", MAX_SOCKETS),
     "random bytes": Attack(b"", _random_block),
     "connections that close at once": Attack(b"G", b"", NUM_KEPT, closes=True),
     "valid: /healthz": _repeat(GET),
