@@ -32,10 +32,10 @@ def store(database: Database) -> Rows:
 def test_clients_are_counted_by_address_and_found_by_subject(store: Rows) -> None:
     process_id, other = store.process(), store.process("other")
     for number in range(3):
-        store(rows.put_client, f"one {number}", process_id, NOW - number * DAY, address_mark="here")
-        store(rows.put_client, f"alice {number}", process_id, NOW - number * DAY, subject_mark="alice")
-    store(rows.put_client, "elsewhere", process_id, NOW, address_mark="there")
-    store(rows.put_client, "of another", other, NOW, address_mark="here", subject_mark="alice")
+        store(rows.put_client, rows.NewClient(f"one {number}", process_id, address_mark="here"), NOW - number * DAY)
+        store(rows.put_client, rows.NewClient(f"alice {number}", process_id, subject_mark="alice"), NOW - number * DAY)
+    store(rows.put_client, rows.NewClient("elsewhere", process_id, address_mark="there"), NOW)
+    store(rows.put_client, rows.NewClient("of another", other, address_mark="here", subject_mark="alice"), NOW)
     assert store(clients.count_of_address, process_id, "here", None) == 3
     assert store(clients.count_of_address, process_id, "here", NOW - DAY) == 2
     assert store(clients.list_of_subject, process_id, "alice") == ["alice 2", "alice 1", "alice 0"]
@@ -52,7 +52,7 @@ def test_only_what_brought_nothing_and_is_not_used_is_removed(store: Rows) -> No
     store.reported(reported)
     store(reports.expire_assignments, cycle.id)
     for name, subject in (("idle", None), ("used", None), ("named", "bob")):
-        store(rows.put_client, name, process_id, NOW, subject=subject)
+        store(rows.put_client, rows.NewClient(name, process_id, subject=subject), NOW)
     later = NOW + DAY
     assert store(clients.list_old_assignments, later, 10) == []
     done = replace(store(rows.get_cycle, cycle.id), state=CycleState.COMPLETED)

@@ -51,25 +51,18 @@ class Rows:
         return self._database.write_now(lambda connection: fn(connection, *args, **kwargs))
 
     def process(self, name: str = "digits", version: str = "1.0") -> int:
-        process_id: int = self(
-            processes.put_process,
-            name=name,
-            version=version,
-            client_config={"name": name, "version": version, "text": "é\\u0000", "deep": [1, None, {"a": 0.1}]},
-            server_config={"cycle_length": None},
-            num_parameters=10**12,
-            now=NOW,
-            created_by=None,
-        )
+        client_config = {"name": name, "version": version, "text": "é\\u0000", "deep": [1, None, {"a": 0.1}]}
+        new = processes.NewProcess(name, version, client_config, {"cycle_length": None}, num_parameters=10**12)
+        process_id: int = self(processes.put_process, new, NOW)
         return process_id
 
     def cycle(self, process_id: int, sequence: int = 1, state: CycleState = CycleState.OPEN, **changes: Any) -> Cycle:
-        values = {"checkpoint": sequence, "now": NOW, "deadline_at": _after(60), **changes}
-        cycle: Cycle = self(rows.put_cycle, process_id=process_id, sequence=sequence, state=state, **values)
+        values = {"checkpoint": sequence, "deadline_at": _after(60), **changes}
+        cycle: Cycle = self(rows.put_cycle, rows.NewCycle(process_id, sequence, state, **values), NOW)
         return cycle
 
     def assigned(self, process_id: int, cycle: Cycle, client: str, key: str | None = None) -> Assignment:
-        self(rows.put_client, client, process_id, NOW)
+        self(rows.put_client, rows.NewClient(client, process_id), NOW)
         return self.assigned_again(cycle, client, key)
 
     def assigned_again(self, cycle: Cycle, client: str, key: str | None = None) -> Assignment:
@@ -351,7 +344,7 @@ def test_a_key_belongs_to_one_assignment(store: Rows) -> None:
     process_id = store.process()
     cycle = store.cycle(process_id)
     store.assigned(process_id, cycle, "one", "the key")
-    store(rows.put_client, "two", process_id, NOW)
+    store(rows.put_client, rows.NewClient("two", process_id), NOW)
     with pytest.raises(TAKEN):
         store(reports.put_assignment, cycle.id, "two", "the key", NOW)
     assert store(rows.get_cycle, cycle.id).num_assigned == 1

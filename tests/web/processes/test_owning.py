@@ -83,7 +83,7 @@ async def test_checkpoints_are_had_by_number_and_by_alias(site: Site) -> None:
         assert answer.headers["content-type"] == "application/octet-stream"
         assert answer.headers["etag"] == f'"{hashlib.sha256(answer.content).hexdigest()}"'
     assert (await _get(site, "retrieve-model", name="digits")).headers["PyGrid-Checkpoint"] == "2"
-    for wanted in ("0", "3", "-1", "oldest", "", "1e3", "٣", "9" * 40, "a\1"):
+    for wanted in ("0", "3", "-1", "oldest", "1e3", "٣", "9" * 40, "a\1"):
         answer = await _get(site, "retrieve-model", name="digits", checkpoint=wanted)
         assert_problem(answer, 404, "checkpoint_not_found")
 
