@@ -63,11 +63,15 @@ def _floats(*shape: int) -> tuple[int, tuple[int, ...], dict[str, Any]]:
     return FLOAT, shape or (SIZE,), FLOATS
 
 
+def _integers() -> tuple[int, tuple[int, ...], dict[str, Any]]:
+    return INT, (SIZE,), INTS
+
+
 CASES: list[Case] = [
     *((name, [_floats()], [], {}) for name in UNARY),
     *((name, [_floats(*((SIDE, SIDE) if name == "MatMul" else ()))] * 2, [], {}) for name in BINARY),
-    *((name, [(INT, (SIZE,), INTS)], [], {}) for name in ("Abs", "ArgMax", "ReduceMax", "ReduceSum", "Sign")),
-    ("Div", [(INT, (SIZE,), INTS)], [np.array(3)], {}),
+    *((name, [_integers()], [], {}) for name in ("Abs", "ArgMax", "ReduceMax", "ReduceSum", "Sign")),
+    ("Div", [_integers()], [np.array(3)], {}),
     ("Cast", [_floats()], [], {"to": INT}),
     ("Clip", [_floats()], [np.float32(-1), np.float32(1)], {}),
     ("MaxPool", [_floats(*IMAGE)], [], {"kernel_shape": [3, 3]}),
@@ -78,8 +82,8 @@ CASES: list[Case] = [
     *(("Pow", [_floats()], [np.float32(power)], {}) for power in POWERS),
     ("Pow", [_floats(), (FLOAT, (), {str(power): np.float32(power) for power in POWERS})], [], {}),
     ("Pow", [_floats(), _floats()], [], {}),
-    ("Pow", [(INT, (SIZE,), INTS)] * 2, [], {}),
-    *(("Mod", [(INT, (SIZE,), INTS)], [np.array(number)], {}) for number in (2, 7)),
+    ("Pow", [_integers()] * 2, [], {}),
+    *(("Mod", [_integers()], [np.array(number)], {}) for number in (2, 7)),
     ("Sin", [_floats()], [], {}),
     ("Cos", [_floats()], [], {}),
     ("MaxPool", [_floats(*IMAGE)], [], {"kernel_shape": [3, 3], "dilations": [2, 2]}),
