@@ -76,7 +76,7 @@ async def _changes(signals: Signals, watched: dict[str, Topic]) -> AsyncIterator
         seen = now
         woken = [key for key, some in futures.items() if any(future.done() for future in some)]
         for name, is_data in dict.fromkeys([*woken, *drifted]):
-            futures[name, is_data] = [signals.next(signal) for signal in waiting[name, is_data]]
+            futures[name, is_data] = [signals.next(signal) for signal in waiting.get((name, is_data), ())]
             load = watched[name].load
             if is_data and load is not None:
                 try:

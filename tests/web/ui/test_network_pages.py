@@ -7,6 +7,7 @@ Should not happen: a token in a list; an invitation by an empty form; content or
 
 from __future__ import annotations
 
+import asyncio
 import re
 from collections.abc import AsyncIterator, Awaitable
 from contextlib import AsyncExitStack
@@ -17,6 +18,7 @@ from websockets.asyncio.client import connect
 from websockets.exceptions import InvalidStatus
 
 from pygrid.features.relay.network.service import Relay
+from pygrid.ui.sampling import Sampler
 from pygrid.web.services import service
 from support.console import Browser, Page
 from support.eventually import eventually
@@ -141,5 +143,13 @@ async def test_people_and_the_log_follow_what_happens(net: Net) -> None:
     assert (await ann.post("/admin/people/invite", {"email": "new@example.org"})).status_code == 200
     await eventually(lambda: {"people", "audit"} <= {one["topic"] for one in events_of(hers, "changed")})
     assert events_of(his, "changed") == [], "he may see neither people nor the log"
+    sampler, now = service(net.app.state, Sampler), asyncio.get_running_loop().time()
+    for number in (1, 2):  # the stream goes on after a topic without signals has changed
+        sampler.sample(now + 3600 * number, 0.0)
+        await eventually(lambda number=number: _num_changes(hers, "health") == number)
     for page, topic in (("/admin/people", "people"), ("/admin/audit", "audit"), ("/admin/health", "health")):
         assert (await ann.page(page)).find("section", **{"data-topic": topic}), page
+
+
+def _num_changes(stream: Stream, topic: str) -> int:
+    return sum(one["topic"] == topic for one in events_of(stream, "changed"))
