@@ -53,7 +53,7 @@ async def test_no_such_address(web: Web) -> None:
 async def test_wrong_method_names_the_right_ones(web: Web) -> None:
     answer = await web.delete("/healthz")
     assert_problem(answer, 405, "method_not_allowed")
-    assert set(answer.headers["allow"].split(", ")) == {"GET", "OPTIONS"}
+    assert set(answer.headers["allow"].split(", ")) == {"GET", "HEAD", "OPTIONS"}
 
 
 @pytest.mark.parametrize(

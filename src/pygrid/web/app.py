@@ -16,7 +16,7 @@ from litestar.routes import HTTPRoute
 from pygrid.core.access import Authenticator
 from pygrid.lifecycle import AppContext, Feature, opened
 from pygrid.web.health import health_routes
-from pygrid.web.middleware import Headers, Observe, Paths, Texts
+from pygrid.web.middleware import Headers, Heads, Observe, Paths, Texts
 from pygrid.web.openapi import OpenApiDocument, openapi_config
 from pygrid.web.problems import EXCEPTION_HANDLERS
 from pygrid.web.requests import MAX_JSON_BYTES, AppRequest
@@ -107,6 +107,6 @@ def build_app(
         openapi_config=openapi_config(title, description),
     )
     open_sockets = [path for feature in features for path in feature.open_sockets]
-    guarded = RefuseOtherSites(Texts(app.asgi_handler), site, open_paths, open_sockets)
+    guarded = RefuseOtherSites(Texts(Heads(app.asgi_handler)), site, open_paths, open_sockets)
     app.asgi_handler = Paths(Observe(Headers(guarded, open_paths), context.metrics))
     return app

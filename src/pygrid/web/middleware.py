@@ -7,7 +7,7 @@ import re
 import secrets
 import time
 from collections.abc import Callable, Collection
-from typing import cast
+from typing import Any, cast
 
 import msgspec
 from litestar.enums import ScopeType
@@ -132,6 +132,39 @@ def _is_clean(scope: Scope) -> bool:
     if any(b"\0" in value for _, value in scope["headers"]):
         return False
     return path.isascii() or not any("\ud800" <= character <= "\udfff" for character in path)
+
+
+class Heads:
+    """Answers HEAD as GET, without the body: each route with GET has HEAD too.
+
+    A stream is closed as if the client had gone, once the headers are sent.
+    """
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != ScopeType.HTTP or scope["method"] != "HEAD":
+            await self._app(scope, receive, send)
+            return
+        is_answered = False
+
+        async def receive_until_answered() -> Any:
+            return {"type": "http.disconnect"} if is_answered else await receive()
+
+        async def send_head(message: Message) -> None:
+            nonlocal is_answered
+            if message["type"] == "http.response.start":
+                await send(message)
+                await send({"type": "http.response.body", "body": b"", "more_body": False})
+                is_answered = True
+
+        read = cast("Scope", {**scope, "method": "GET"})
+        try:
+            await self._app(read, receive_until_answered, send_head)
+        finally:
+            if "path_template" in read:
+                scope["path_template"] = read["path_template"]
 
 
 class Paths:

@@ -89,7 +89,11 @@ def explain(request: Request[Any, Any, Any], error: PygridError) -> dict[str, An
 
 def answer_http_error(request: Request[Any, Any, Any], error: HTTPException) -> Response[bytes]:
     """Answer a refusal by the framework: unknown route, wrong method, invalid body or parameter."""
-    return problem_response(to_problem(request, error), error.headers)
+    headers = dict(error.headers or {})
+    methods = [one for one in headers.get("allow", "").split(", ") if one.isupper()]  # without websocket
+    if methods:
+        headers["allow"] = ", ".join([*methods, "HEAD"] if "GET" in methods else methods)  # `Heads` answers HEAD
+    return problem_response(to_problem(request, error), headers)
 
 
 def to_problem(request: Request[Any, Any, Any], error: HTTPException) -> dict[str, Any]:
