@@ -106,7 +106,7 @@ class DomainContext(AppContext):
             database = Database(settings.database_url)
             undo.callback(database.close)
             connectors, metrics = Connectors(), Metrics()
-            public = PublicContent(connectors.tell_change)
+            public = PublicContent(connectors.announce_change)
             store, head_store, signals = _open_store(settings, database, public, clock, metrics)
             undo.callback(store.close)
             identity = Identity.load_or_make(settings.data_dir / IDENTITY_FILE)

@@ -39,7 +39,7 @@ from pygrid.storage import datasets as rows
 from pygrid.storage.columns import ColumnFiles, map_columns
 from pygrid.storage.sql.database import Database
 from pygrid.storage.sql.migrations import migrate
-from pygrid.tabular import tell_format
+from pygrid.tabular import detect_format
 from pygrid.tabular.column_writers import Subjects
 from pygrid.tabular.csv_reader import PREFIX_BYTES
 from pygrid.tensors import encode
@@ -503,7 +503,7 @@ def test_a_wrong_format_is_named(store: Callable[..., Any]) -> None:
         store(b"a\n1\n", format="npz")
     assert refused.value.code == "dataset_format_mismatch"
     for form in FORMATS:
-        assert tell_format(write(form, {"a": np.arange(3)})[:16]) == form.split("-")[0]
+        assert detect_format(write(form, {"a": np.arange(3)})[:16]) == form.split("-")[0]
 
 
 def test_a_reserved_name_is_refused(store: Callable[..., Any]) -> None:

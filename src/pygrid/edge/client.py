@@ -125,7 +125,7 @@ class EdgeClient:
     def url(self) -> str:
         return self._api.url
 
-    def tell_retries(self, callback: Callable[[PygridError, float], object] | None) -> None:
+    def on_retry(self, callback: Callable[[PygridError, float], object] | None) -> None:
         """Call a function before each retry, with the error and the seconds until the retry."""
         self._api.on_retry = callback
 

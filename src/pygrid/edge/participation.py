@@ -167,7 +167,7 @@ def take_part(
         )
     if cancel is not None:
         wait_s = min(wait_s, _CANCELLABLE_WAIT_S)
-    client.tell_retries(callbacks.on_retry if callbacks is not None else None)
+    client.on_retry(callbacks.on_retry if callbacks is not None else None)
     loop = _Loop(client, data, callbacks or Callbacks(), cancel or threading.Event(), wait_s)
     if process_wait_s > 0 and client.client_id is None:
         loop.await_process(process_wait_s)

@@ -16,10 +16,10 @@ from typing import BinaryIO
 from pygrid import codes
 from pygrid.errors import InvalidConfig, InvalidDataset, InvalidInput
 from pygrid.messages.datasets import CsvOptions
-from pygrid.tabular.file_kinds import NUM_BYTES, check_kind, tell_format
+from pygrid.tabular.file_kinds import NUM_BYTES, check_kind, detect_format
 from pygrid.tabular.table_writer import TableWriter
 
-__all__ = ["Reader", "find_reader", "num_bytes", "tell_format"]
+__all__ = ["Reader", "detect_format", "find_reader", "num_bytes"]
 
 _ERRORS_OF_THIS_MACHINE = frozenset(
     (errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EMFILE, errno.ENFILE, errno.EFBIG, errno.EACCES)
@@ -62,7 +62,7 @@ def find_reader(file: BinaryIO, wanted: str | None, csv: CsvOptions | None = Non
     """
     first = file.read(NUM_BYTES)
     file.seek(0)
-    found = tell_format(first)
+    found = detect_format(first)
     check_kind(first)
     if wanted is not None and wanted != found:
         raise InvalidDataset(

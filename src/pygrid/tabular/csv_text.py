@@ -15,7 +15,7 @@ from pygrid.core.datasets import DatasetLimits
 from pygrid.errors import InvalidDataset, PayloadTooLarge
 from pygrid.messages.datasets import CsvOptions
 from pygrid.tabular.csv_faults import TextFile
-from pygrid.tabular.file_kinds import NUM_BYTES, check_kind, tell_compression
+from pygrid.tabular.file_kinds import NUM_BYTES, check_kind, detect_compression
 
 PIECE_BYTES = 1024**2
 _KEPT_BYTES = 4 * 1024**2
@@ -36,7 +36,7 @@ def open_text(file: BinaryIO, options: CsvOptions, limits: DatasetLimits) -> Tex
             text is read. PayloadTooLarge: ``dataset_too_large``: it unpacks to more than its limit.
     """
     file.seek(0)
-    compression = tell_compression(file.read(NUM_BYTES))
+    compression = detect_compression(file.read(NUM_BYTES))
     codec = _CODECS.get(options.encoding)
     if codec is None and compression is None:
         return file

@@ -61,7 +61,7 @@ _STARTS: tuple[tuple[bytes, str, str], ...] = (
 _OFFICE = (b"[Content_Types].xml", b"docProps/", b"_rels/", b"xl/", b"word/", b"customXml/")
 
 
-def tell_format(first: bytes) -> Format:
+def detect_format(first: bytes) -> Format:
     """The format of a file by its first bytes (16 or more, or the whole file); CSV if no other format fits."""
     if first.startswith(b"PAR1"):
         return "parquet"
@@ -74,7 +74,7 @@ def tell_format(first: bytes) -> Format:
     return "csv"
 
 
-def tell_compression(first: bytes) -> str | None:
+def detect_compression(first: bytes) -> str | None:
     """The compression of a text by its first bytes: gzip, zstd or None."""
     if first.startswith(b"\x1f\x8b"):
         return "gzip"
@@ -91,7 +91,7 @@ def check_kind(first: bytes, within: str = "") -> None:
         InvalidDataset: ``dataset_format_not_read``.
     """
     found = _kind(first)
-    if found is None and within and (form := tell_format(first)) != "csv":
+    if found is None and within and (form := detect_format(first)) != "csv":
         found = (
             f"a file of the format {form}",
             f"upload it without {within}; it is compressed already or not read in it",

@@ -18,7 +18,7 @@ import contextlib
 import logging
 import os
 from collections.abc import Callable, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Protocol
 
 import msgspec
@@ -33,12 +33,6 @@ from pygrid.web.health import DRAINING_HEADER
 
 logger = logging.getLogger(__name__)
 
-TRY_S = 0.5
-"""Seconds between two attempts of a follower to lead."""
-WAIT_S = 1.0
-"""Seconds for which a request of a balancer waits until this replica leads."""
-LONG_WAIT_S = 3.0
-"""The same for a request with a long body, which the balancer cannot send again."""
 _LONG_BYTES = 12 * 1024
 REFUSAL_HEADER = "pygrid-not-leader"
 """Set by a balancer that sends a request again if the status is the value, 425. Nothing else refuses with 425."""
@@ -54,6 +48,21 @@ FOLLOWER_PATHS = frozenset(
     )
 )
 """What a follower serves. These calls decide under locks of the database; all others need the leader."""
+
+
+@dataclass(frozen=True)
+class LeadershipTimes:
+    """How long a replica waits, in seconds.
+
+    Attributes:
+        between_tries_s: between two attempts of a follower to lead, and between two checks of the lock after a fault.
+        request_s: for which a request of a balancer waits until this replica leads.
+        long_request_s: the same for a request with a long body, which the balancer cannot send again.
+    """
+
+    between_tries_s: float = 0.5
+    request_s: float = 1.0
+    long_request_s: float = 3.0
 
 
 def _end_process() -> None:
@@ -85,12 +94,18 @@ class Leadership:
     """
 
     def __init__(
-        self, lock: OwnerLock, runner: TaskRunner, stopping: Stopping, end: Callable[[], None] = _end_process
+        self,
+        lock: OwnerLock,
+        runner: TaskRunner,
+        stopping: Stopping,
+        end: Callable[[], None] = _end_process,
+        times: LeadershipTimes = LeadershipTimes(),
     ) -> None:
         self._lock = lock
         self._runner = runner
         self._stopping = stopping
         self._end = end
+        self.times = times
         self._led: list[Feature] = []
         self._keeping: asyncio.Task[None] | None = None
         self._begun = asyncio.Event()
@@ -141,7 +156,7 @@ class Leadership:
 
     async def _run(self) -> None:
         while not self._begun.is_set():
-            await asyncio.sleep(TRY_S)
+            await asyncio.sleep(self.times.between_tries_s)
             if self._stopping.is_draining:  # it would lead for seconds, then its successor begins
                 continue
             try:
@@ -167,7 +182,7 @@ class Leadership:
                     self._end()
                     return
                 logger.warning("database does not answer", exc_info=True)
-            await asyncio.sleep(TRY_S)
+            await asyncio.sleep(self.times.between_tries_s)
 
 
 class LeaderGate:
@@ -190,7 +205,8 @@ class LeaderGate:
         is_sent_again = _has(scope, REFUSAL_HEADER, "425")
         serves = scope["path"] in FOLLOWER_PATHS or self._leadership.is_leader
         if not serves and is_sent_again and not (self._stopping.is_draining or self._stopping.is_set()):
-            serves = await self._leadership.wait(LONG_WAIT_S if _is_long(scope) else WAIT_S)
+            times = self._leadership.times
+            serves = await self._leadership.wait(times.long_request_s if _is_long(scope) else times.request_s)
         if serves:
             await self._app(scope, receive, send)
         elif scope["type"] == ScopeType.WEBSOCKET:

@@ -37,7 +37,7 @@ from pygrid.plans.serving import check_parts as check_model_parts
 from pygrid.sandbox import process
 from pygrid.sandbox.child import PART, PROBLEM, SOUND, VALUE, ChildSandbox
 from pygrid.sandbox.frames import frame, split_frames
-from pygrid.tabular.file_kinds import tell_format
+from pygrid.tabular.file_kinds import detect_format
 from pygrid.tensors import encode
 from support.plans.averaging import PLANS, diffs
 from support.plans.variants import PLAN, with_node
@@ -318,7 +318,7 @@ def test_nothing_is_imported_while_an_upload_is_read(tmp_path: Path, uploaded: l
     for number, path in enumerate(uploaded):
         draft = tmp_path / f"draft{number}"
         draft.mkdir()
-        inputs.setdefault(tell_format(path.read_bytes()[:16]), []).append([conversion_of(path, draft)])
+        inputs.setdefault(detect_format(path.read_bytes()[:16]), []).append([conversion_of(path, draft)])
     assert len(inputs) == 5
     for of_one_format in inputs.values():
         assert_nothing_imported(convert_parts, of_one_format)

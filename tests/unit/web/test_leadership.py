@@ -16,10 +16,10 @@ from pygrid import codes
 from pygrid.errors import Unavailable
 from pygrid.lifecycle import Feature, Stopping, TaskRunner
 from pygrid.metrics import Metrics
-from pygrid.web import leadership
-from pygrid.web.leadership import LeaderGate, Leadership
+from pygrid.web.leadership import LeaderGate, Leadership, LeadershipTimes
 from support.eventually import eventually, turns
 
+TIMES = LeadershipTimes()
 SENT_AGAIN = [(b"pygrid-not-leader", b"425")]
 
 
@@ -48,11 +48,11 @@ class Lock:
 class Replica:
     """A gate in front of an app that answers 200."""
 
-    def __init__(self, lock: Lock) -> None:
+    def __init__(self, lock: Lock, times: LeadershipTimes = TIMES) -> None:
         self.ended: list[bool] = []
         self.runner = TaskRunner(Metrics())
         self.stopping = Stopping()
-        self.leadership = Leadership(lock, self.runner, self.stopping, lambda: self.ended.append(True))
+        self.leadership = Leadership(lock, self.runner, self.stopping, lambda: self.ended.append(True), times)
         self.gate = LeaderGate(self._app, self.leadership, self.stopping)
 
     async def _app(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -92,11 +92,9 @@ async def test_a_leader_that_drains_leads_until_it_stops() -> None:
     assert await replica.status("/leaderz") == 503
 
 
-async def test_a_request_of_a_balancer_waits_for_the_next_leader(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(leadership, "WAIT_S", 60.0)
-    monkeypatch.setattr(leadership, "TRY_S", 0.01)
+async def test_a_request_of_a_balancer_waits_for_the_next_leader() -> None:
     lock = Lock(is_free=False)
-    replica = Replica(lock)
+    replica = Replica(lock, LeadershipTimes(between_tries_s=0.01, request_s=60.0))
     feature = replica.leadership.feature()
     await feature.start()
     async with replica.runner.running(feature.tasks):
@@ -107,24 +105,18 @@ async def test_a_request_of_a_balancer_waits_for_the_next_leader(monkeypatch: py
         assert await waiting == 200
 
 
-async def test_a_request_that_waited_in_vain_is_refused_for_another_try(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(leadership, "WAIT_S", 0.01)
-    replica = Replica(Lock(is_free=False))
+async def test_a_request_that_waited_in_vain_is_refused_for_another_try() -> None:
+    replica = Replica(Lock(is_free=False), LeadershipTimes(request_s=0.01))
     assert await replica.status("/jobs", SENT_AGAIN) == 425
-    monkeypatch.setattr(leadership, "WAIT_S", 60.0)
+    replica = Replica(Lock(is_free=False), LeadershipTimes(request_s=60.0))
     replica.stopping.is_draining = True
     assert await replica.status("/jobs", SENT_AGAIN) == 425, "a replica that stops will not lead"
 
 
 @pytest.mark.parametrize("length", [(b"content-length", b"100000"), (b"transfer-encoding", b"chunked")])
-async def test_a_long_request_waits_longer_because_it_cannot_be_sent_again(
-    length: tuple[bytes, bytes], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(leadership, "WAIT_S", 0.0)
-    monkeypatch.setattr(leadership, "LONG_WAIT_S", 60.0)
-    monkeypatch.setattr(leadership, "TRY_S", 0.01)
+async def test_a_long_request_waits_longer_because_it_cannot_be_sent_again(length: tuple[bytes, bytes]) -> None:
     lock = Lock(is_free=False)
-    replica = Replica(lock)
+    replica = Replica(lock, LeadershipTimes(between_tries_s=0.01, request_s=0.0, long_request_s=60.0))
     feature = replica.leadership.feature()
     await feature.start()
     async with replica.runner.running(feature.tasks):
@@ -135,11 +127,10 @@ async def test_a_long_request_waits_longer_because_it_cannot_be_sent_again(
         assert await waiting == 200
 
 
-async def test_a_replica_that_drains_does_not_begin_to_lead(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_replica_that_drains_does_not_begin_to_lead() -> None:
     """Its successor would have to begin seconds later, and requests would wait a second time."""
-    monkeypatch.setattr(leadership, "TRY_S", 0.0)
     lock = Lock(is_free=False)
-    replica = Replica(lock)
+    replica = Replica(lock, LeadershipTimes(between_tries_s=0.0))
     feature = replica.leadership.feature()
     await feature.start()
     async with replica.runner.running(feature.tasks):
@@ -173,9 +164,8 @@ async def test_a_leader_that_stops_at_once_keeps_its_lock_no_longer() -> None:
 
 
 async def test_a_check_with_an_unexpected_fault_is_done_again(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(leadership, "TRY_S", 0.01)
     lock = Lock(is_free=True)
-    replica, checks = Replica(lock), list[None]()
+    replica, checks = Replica(lock, LeadershipTimes(between_tries_s=0.01)), list[None]()
 
     async def keep() -> None:
         checks.append(None)

@@ -23,7 +23,7 @@ from pygrid.sandbox import Output
 from pygrid.sandbox.child import ChildSandbox
 from pygrid.sandbox.process import ChildLimits, Stop, run
 from pygrid.storage.columns import ColumnDraft
-from pygrid.tabular import Reader, find_reader, num_bytes, tell_format
+from pygrid.tabular import Reader, detect_format, find_reader, num_bytes
 from pygrid.tabular.table_writer import TableDeclaration, TableWriter
 
 
@@ -115,7 +115,7 @@ def convert_parts(parts: list[bytes], sandbox: ChildSandbox) -> bytes:
 
 def _limits(conversion: Conversion) -> ChildLimits:
     with Path(conversion.source).open("rb") as file:
-        if tell_format(file.read(16)) != "arrow":
+        if detect_format(file.read(16)) != "arrow":
             return _LIMITS
         # The file is mapped as a whole, which takes address space, but no memory.
         return replace(_LIMITS, memory_bytes=_LIMITS.memory_bytes + num_bytes(file))
@@ -156,7 +156,7 @@ def _convert(conversion: Conversion, reader: Reader, folder: Path, uploaded_byte
 def is_csv(path: Path) -> bool:
     """Whether a file is read as CSV. Blocks; reads its first bytes."""
     with path.open("rb") as file:
-        return tell_format(file.read(16)) == "csv"
+        return detect_format(file.read(16)) == "csv"
 
 
 def check_alike(mock: Schema, schema: Schema) -> None:

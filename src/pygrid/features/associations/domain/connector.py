@@ -324,7 +324,7 @@ class Connector:
 class Connectors(dict[int, Connector]):
     """The connectors of a Domain, by the ids of their Networks."""
 
-    async def tell_change(self, _version: str = "") -> None:
+    async def announce_change(self, _version: str = "") -> None:
         """Send a heartbeat to all Networks, and return when they have answered, or after a second."""
         await asyncio.gather(*(connector.beat() for connector in self.values()))
 
