@@ -261,8 +261,9 @@ def _check_sizes(sizes: _WatchedSizes, symbol: sympy.Symbol) -> None:
             continue
         if isinstance(assumption, sympy.Eq):
             reason = (
-                f"this fixes the batch size to {BATCH_HINT}, the size of the example; "
-                "work on whole batches (x.sum(0), not a loop over x)"
+                f"this, or the torch function called here, fixes the batch size to {BATCH_HINT}, the size of the "
+                "example; work on whole batches (x.sum(0), not a loop over x), or write the function with others "
+                "(torch.take_along_dim: x.gather; torch.kron: torch.einsum; torch.linalg.multi_dot: @)"
             )
             raise authoring_error(reason, place, code=codes.PLAN_BATCH_BAKED)
         if not by_torch and not all(assumption.subs(symbol, size) == sympy.true for size in _CHECKED_SIZES):

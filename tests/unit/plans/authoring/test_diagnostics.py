@@ -94,7 +94,7 @@ def test_a_python_loop_over_the_batch() -> None:
 
     error = refused(loss)
     assert error.code == "plan_batch_baked"
-    assert "this fixes the batch size to 7" in error.detail
+    assert "fixes the batch size to 7" in error.detail
 
 
 def test_a_loop_over_the_rows_of_a_tensor() -> None:
