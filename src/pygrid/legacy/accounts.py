@@ -238,7 +238,7 @@ class AccountMessages:
             "create-group": self._handler(GroupRequest, create),
             "get-group": self._handler(_AccountId, get, reads=True),
             "get-all-groups": self._handler(Nothing, list_all, reads=True),
-            "put-group": self._handler(_NameOf, rename),
+            "put-group": _with_fields_of("group", self._handler(_NameOf, rename)),
             "delete-group": self._handler(_AccountId, delete),
         }
 
@@ -272,6 +272,16 @@ def _published(handler: Handler) -> Handler:
             return await handler(caller, message)
         except PygridError as error:
             return refusal(error, Area.ACCOUNTS)
+
+    return handle
+
+
+def _with_fields_of(name: str, handler: Handler) -> Handler:
+    """Return the handler of messages whose fields can also be in the object ``name``, as published."""
+
+    async def handle(caller: LegacyCaller, message: Message) -> Answer:
+        inner = message.get(name)
+        return await handler(caller, {**inner, **message} if isinstance(inner, Mapping) else message)
 
     return handle
 

@@ -246,7 +246,7 @@ def get_user(connection: sa.Connection, user_id: int) -> User:
     """The user of an id. Raises NotFound: ``user_not_found``."""
     found = _load_users(connection, users.c.id == user_id)
     if not found:
-        raise NotFound(f"there is no user {user_id}", code=codes.USER_NOT_FOUND, user_id=user_id)
+        raise _user_not_found(user_id)
     return found[0]
 
 
@@ -291,8 +291,11 @@ def list_emails(connection: sa.Connection, user_ids: Collection[int]) -> dict[in
 
 
 def get_principal(connection: sa.Connection, user_id: int) -> Principal:
-    """The user with its present role. Raises NotFound: ``user_not_found``."""
-    return Principal(user_id, get_user(connection, user_id).role)
+    """The user with its present role. Raises NotFound: ``user_not_found``, ``role_not_found``."""
+    role_id = connection.execute(sa.select(users.c.role_id).where(users.c.id == user_id)).scalar()
+    if role_id is None:
+        raise _user_not_found(user_id)
+    return Principal(user_id, get_role(connection, role_id))
 
 
 def find_private_key_owner(connection: sa.Connection, private_key_hash: str) -> Principal | None:
@@ -389,11 +392,11 @@ def put_memberships(connection: sa.Connection, user_id: int, group_ids: Sequence
 
 
 def find_session(connection: sa.Connection, token_hash: str) -> SessionRow | None:
-    """The session, with the present role of its user."""
+    """The session, with the present role of its user. A role that is missing in the database has no permissions."""
     query = (
         sa.select(sessions.c.user_id, sessions.c.last_seen_at, sessions.c.expires_at, *_ROLE)
         .join_from(sessions, users)
-        .join(roles)
+        .outerjoin(roles)
         .where(sessions.c.token_hash == token_hash)
     )
     row = connection.execute(query).first()
@@ -461,6 +464,10 @@ def refuse_taken(connection: sa.Connection, email_key: str, but: int | None = No
     found = connection.execute(sa.select(users.c.id).where(users.c.email_key == email_key)).scalar()
     if found is not None and found != but:
         raise _email_taken()
+
+
+def _user_not_found(user_id: int) -> NotFound:
+    return NotFound(f"there is no user {user_id}", code=codes.USER_NOT_FOUND, user_id=user_id)
 
 
 def _email_taken() -> Conflict:

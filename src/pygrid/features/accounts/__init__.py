@@ -51,6 +51,7 @@ def build(
             open_signup=settings.open_signup,
             access=access,
             setup_code=find_setup_code(settings),
+            keys_give_own_role=settings.legacy_open,
         ),
     )
 

@@ -82,12 +82,14 @@ class AccountRules:
         app_name: for messages.
         open_signup: anybody may create an account with the role User.
         setup_code: required for the very first account; None: no code is required.
+        keys_give_own_role: a private key alone assigns also the role of its owner, as in 2020.
     """
 
     app_name: str
     open_signup: bool
     access: AppAccess = DOMAIN_ACCESS
     setup_code: SetupCode | None = None
+    keys_give_own_role: bool = False
 
 
 class SignIn:
@@ -107,6 +109,7 @@ class SignIn:
         self._clock = clock
         self._open_signup = rules.open_signup
         self._setup_code = rules.setup_code
+        self._keys_give_own_role = rules.keys_give_own_role
         self._passwords = Passwords()
         self.attempts = Attempts(clock)
 
@@ -134,7 +137,8 @@ class SignIn:
         own.
 
         Args:
-            by_key: the principal used a private key, which can assign only roles below the principal's own.
+            by_key: the principal used a private key, which assigns only roles below the principal's own, unless
+                `AccountRules` allow more.
             address: address of the caller, to limit attempts.
         Raises:
             Conflict: ``email_taken``.
@@ -160,7 +164,7 @@ class SignIn:
                 role = OWNER
             else:
                 self._check_may_sign_up(principal)
-                role = USER
+                role = store.get_role(connection, USER.id)
                 if principal is not None and request.role is not None:
                     role = self._role_to_give(connection, principal, request.role, by_key)
             user_id = store.put_user(
@@ -208,10 +212,10 @@ class SignIn:
             )
         self.attempts.forget(attempt)
 
-    @staticmethod
-    def _role_to_give(connection: sa.Connection, principal: Principal, role_id: int, by_key: bool) -> Role:
+    def _role_to_give(self, connection: sa.Connection, principal: Principal, role_id: int, by_key: bool) -> Role:
         role = store.get_role(connection, role_id)
-        check = access.can_give_role_by_key if by_key else access.can_give_role
+        only_below = by_key and not self._keys_give_own_role
+        check = access.can_give_role_by_key if only_below else access.can_give_role
         refuse(check(store.get_principal(connection, principal.user_id), role))
         return role
 
