@@ -26,8 +26,9 @@ from pygrid.compute.runtime.sum_graph import (
     plan_name,
     sum_dtype,
     sum_graph,
+    without_names,
 )
-from pygrid.compute.runtime.watch import Watch, estimate_s, measure
+from pygrid.compute.runtime.watch import Watch, estimate_s, failure_s, measure
 from pygrid.core.job_spec import JobLimits
 from pygrid.errors import InvalidPlan
 from pygrid.plans.archive import Plan
@@ -51,6 +52,8 @@ _MISS_S = 150e-9
 """Time of a read that misses every cache and the table of pages."""
 SLOW_S = 60e-9
 """Time of an operation on the values that take longest; ``benchmarks/operator_times.py`` finds at most 27e-9."""
+_EXCEPTION_SHARE = 0.5
+"""How much of the time of an exception is part of the usual time of a unit, of which `VARIATION` times is planned."""
 
 
 class ContributionBlock(NamedTuple):
@@ -59,7 +62,7 @@ class ContributionBlock(NamedTuple):
     rows: Array
     """Shape ``[units, size]``, floating-point; valid until the next block is requested."""
     failed: npt.NDArray[np.bool_]
-    """The units that failed: their rows are zeros, or hold a value that is not finite."""
+    """The units that failed: their rows are zeros."""
 
 
 class Contributions(Protocol):
@@ -96,8 +99,8 @@ def add_blocks(total: GaussianSum, blocks: Iterable[ContributionBlock]) -> int:
 
 
 def add_s(size: int) -> float:
-    """CPU seconds that `GaussianSum.add_rows` takes for a vector."""
-    rows = np.ones((1, size), np.float32)
+    """CPU seconds that `GaussianSum.add_rows` takes for a vector whose square float32 does not hold, the longest."""
+    rows = np.full((1, size), 3e38, np.float32)
     total = GaussianSum(size, 1.0, 1.0)
     return measure(lambda: total.add_rows(rows))
 
@@ -116,6 +119,7 @@ class _PlanUnits:
     """
 
     is_trusted = False
+    size: int
     _session: ExactSession
 
     def __init__(
@@ -175,6 +179,13 @@ class _PlanUnits:
         except InvalidPlan:  # the plan fails on made-up values
             return self._values_s + estimate_s(self._analysis, self._max_rows)
 
+    def _exception_s(self) -> float:
+        """By how much a unit can take longer if the plan fails on it, or if its vector is clipped outside of a graph.
+
+        Both were measured at their longest, so that 1.5 times them is enough within `VARIATION` times the usual time.
+        """
+        return _EXCEPTION_SHARE * max(failure_s(), add_s(self.size))
+
     def _evaluations(self, units: Array, watch: Watch) -> Iterator[bool]:
         """Evaluate the units one after the other; yields whether each succeeded, with its outputs in the session."""
         for begin in range(0, len(units), _CHUNK):
@@ -221,12 +232,12 @@ class PlanRows(_PlanUnits):
     def _open(self, name: str, model: ModelProto, entry: Graph, outputs: Sequence[Port]) -> Mapping[str, Array]:
         self._row, buffers = flat_outputs(outputs)
         self.size = self._row.size
-        graph = model.SerializeToString()
+        graph = without_names(model).SerializeToString()
         self._session = ExactSession(graph, name=name, inputs=entry.inputs, outputs=buffers, max_rows=self._max_rows)
         return self._session.inputs
 
     def unit_s(self) -> float:
-        return self._evaluation_s() + add_s(self.size)
+        return self._evaluation_s() + add_s(self.size) + self._exception_s()
 
     def add_to(self, total: GaussianSum, units: Array, watch: Watch) -> int:
         return add_blocks(total, self.blocks(units, watch))
@@ -238,8 +249,8 @@ class PlanRows(_PlanUnits):
             rows: list[Array] = []
             failed: list[bool] = []
             for is_good in itertools.islice(evaluations, _CHUNK):
-                rows.append(self._row.copy() if is_good else np.zeros(self.size, np.float32))
-                failed.append(not (is_good and np.isfinite(rows[-1]).all()))
+                failed.append(not (is_good and np.isfinite(self._row).all()))
+                rows.append(np.zeros(self.size, np.float32) if failed[-1] else self._row.copy())
             if not rows:
                 return
             yield ContributionBlock(np.stack(rows), np.array(failed))
@@ -278,7 +289,7 @@ class PlanSums(_PlanUnits):
         return {port.name: self._session.inputs[plan_name(port.name)] for port in entry.inputs}
 
     def unit_s(self) -> float:
-        return self._evaluation_s()
+        return self._evaluation_s() + self._exception_s()
 
     def add_to(self, total: GaussianSum, units: Array, watch: Watch) -> int:
         num_failed = num_carried = 0
@@ -292,9 +303,10 @@ class PlanSums(_PlanUnits):
                 if num_carried == self._most:
                     total.add_clipped(self._session.carried, num_carried)
                     self._session.carried[:] = num_carried = 0
-            else:
+            elif np.isfinite(self._row).all():
                 total.add(self._row)
-                num_failed += not np.isfinite(self._row).all()
+            else:
+                num_failed += 1
         total.add_clipped(self._session.carried, num_carried)
         return num_failed
 

@@ -14,6 +14,7 @@ rounding took beyond the bound) it clips the row itself. Nodes of the plan that 
 of the loss, are left out.
 
 Every name of the plan gets a prefix, so that a plan can neither replace nor read a value of the nodes that follow it.
+Nodes have no name (`without_names`).
 """
 
 from __future__ import annotations
@@ -50,6 +51,19 @@ def plan_inputs(graph: Graph) -> list[Port]:
     return [Port(plan_name(port.name), port.dtype, port.shape) for port in graph.inputs]
 
 
+def without_names(model: onnx.ModelProto) -> onnx.ModelProto:
+    """A copy whose nodes have no name.
+
+    ONNX Runtime writes the name of a node into the error of a run that failed. A name of some megabytes would make the
+    failure of one record take milliseconds, which the limit of an evaluation does not end.
+    """
+    copy = onnx.ModelProto()
+    copy.CopyFrom(model)
+    for node in copy.graph.node:
+        node.ClearField("name")
+    return copy
+
+
 def sum_graph(model: onnx.ModelProto, outputs: Sequence[Port], grid: Grid) -> bytes:
     """The graph as ONNX bytes.
 
@@ -59,7 +73,7 @@ def sum_graph(model: onnx.ModelProto, outputs: Sequence[Port], grid: Grid) -> by
         grid: the grid of the sum.
     """
     size = sum(int(np.prod([int(one) for one in port.shape], dtype=np.int64)) for port in outputs)
-    source = _renamed(model.graph, {plan_name(port.name) for port in outputs})
+    source = _renamed(without_names(model).graph, {plan_name(port.name) for port in outputs})
     dtype = sum_dtype(grid)
     kind = helper.np_dtype_to_tensor_dtype(np.dtype(dtype))
     constants: list[onnx.TensorProto] = []
@@ -117,8 +131,6 @@ def _renamed(graph: onnx.GraphProto, needed: set[str]) -> onnx.GraphProto:
     for tensor in (*copy.input, *copy.initializer):
         tensor.name = plan_name(tensor.name)
     for node in copy.node:
-        # Several nodes can be without a name, but no two can have the same.
-        node.name = node.name and plan_name(node.name)
         for names in (node.input, node.output):
             names[:] = [name and plan_name(name) for name in names]
     kept = []

@@ -10,9 +10,14 @@ from collections.abc import Callable
 from types import TracebackType
 from typing import Self
 
+import numpy as np
+from onnx import TensorProto, helper, numpy_helper
+
 from pygrid.errors import InvalidPlan
 from pygrid.plans.costs import Analysis
-from pygrid.plans.exact import ExactSession
+from pygrid.plans.exact import ExactSession, flat_outputs
+from pygrid.plans.manifest import Port
+from pygrid.plans.operators.values import IR_VERSIONS, OPSET
 from pygrid.plans.sessions import quiet_run
 
 _TRIAL_S, _MIN_TRIALS, _MAX_TRIALS = 0.05, 3, 25
@@ -90,3 +95,22 @@ class Watch:
             with self._lock:
                 if self._began is not None and time.clock_gettime(clock) - self._began > self._limit_s:
                     self._options.terminate = True
+
+
+def failure_s() -> float:
+    """CPU seconds of an evaluation that fails at once: mostly the error of ONNX Runtime, which is the same for all."""
+    place, value = Port("place", "int64", (1,)), Port("value", "float32", (1,))
+    node = helper.make_node("Gather", ["table", place.name], [value.name])
+    table = numpy_helper.from_array(np.zeros(1, np.float32), "table")
+    ends = (
+        [helper.make_tensor_value_info(place.name, TensorProto.INT64, [1])],
+        [helper.make_tensor_value_info(value.name, TensorProto.FLOAT, [1])],
+    )
+    graph = helper.make_graph([node], "failure", *ends, initializer=[table])
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", OPSET)], ir_version=IR_VERSIONS[-1])
+    _, buffers = flat_outputs([value])
+    session = ExactSession(model.SerializeToString(), name="failure", inputs=[place], outputs=buffers)
+    session.inputs[place.name][...] = 1
+    watch = Watch()
+    assert not watch.run(session, 1)
+    return measure(lambda: watch.run(session, 1))

@@ -15,16 +15,21 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from onnx import TensorProto
+from onnx import ModelProto, TensorProto
 
-from pygrid.compute.runtime.contributions import PlanRows
+from pygrid.compute.runtime.contributions import PlanRows, PlanSums
 from pygrid.compute.runtime.schedule import LEAST_LIMIT, VARIATION, make_time_plan
+from pygrid.compute.runtime.sum_graph import sum_graph, without_names
 from pygrid.compute.runtime.watch import Watch
 from pygrid.core.job_spec import PrivacyTerms, held_s, max_evaluations, max_participations, unit_limit_s
 from pygrid.errors import InvalidInput
+from pygrid.plans import Port
 from pygrid.plans.costs import analyse
+from pygrid.plans.sessions import ORT_ERRORS, load, quiet_run, quiet_session
+from pygrid.plans.structure import read_graph
+from pygrid.privacy.clipping import Grid
 from pygrid.privacy.noise import SecretBits
-from support.plans.attacks import MODEL, contributing, honest_plan, slow_plan
+from support.plans.attacks import MODEL, contributing, fallback_plan, honest_plan, slow_plan
 from support.plans.handmade import GraphBuilder, f32
 
 
@@ -88,6 +93,53 @@ def seconds_of(build: Callable[[GraphBuilder], str]) -> float:
     data = {"x": np.zeros((3, 1), np.float32), "y": np.zeros(3, np.int64)}
     plan = contributing("values", build)
     return PlanRows(plan, "grads", MODEL, data, bits=SecretBits()).unit_s()
+
+
+INDEXED: dict[str, Callable[[GraphBuilder], str]] = {
+    "Gather": lambda g: g.op("Gather", g.const(np.zeros(4, np.float32)), "y"),
+    "GatherElements": lambda g: g.op("GatherElements", g.const(np.zeros(4, np.float32)), "y", axis=0),
+    "ScatterElements": lambda g: g.op("ScatterElements", g.const(np.zeros(4, np.float32)), "y", "x", axis=0),
+}
+"""The operators that fail for some values."""
+
+
+@pytest.mark.parametrize("name", INDEXED)
+def test_long_names_do_not_make_the_failure_of_a_record_slow(name: str) -> None:
+    """ONNX Runtime writes names into its error, and the limit of an evaluation does not end that."""
+    g = GraphBuilder()
+    long = "n" * 100_000
+    g.op("Identity", INDEXED[name](g), out="z")
+    for node in g.nodes:
+        node.name += long
+    g.nodes[0].output[0] = g.nodes[1].input[0] = long
+    inputs = (Port("x", "float32", (1,)), Port("y", "int64", (1,)))
+    model = without_names(g.model(inputs, (Port("z", "float32", ("n",)),)))
+    session = load(model.SerializeToString(), quiet_session(), name=name)
+    with pytest.raises(ORT_ERRORS) as caught:
+        session.run(["z"], {"x": np.ones(1, np.float32), "y": np.array([9])}, quiet_run())
+    assert len(str(caught.value)) < 1000
+
+
+def test_nodes_of_a_private_job_have_no_name() -> None:
+    plan = fallback_plan()
+    entry = plan.manifest.graphs["grads"]
+    model = read_graph("grads", plan.graph("grads"), entry)
+    graph = sum_graph(model, [port for port in entry.outputs if port.name == "grads/w"], Grid.fit(1.0, 1))
+    assert not any(node.name for node in ModelProto.FromString(graph).graph.node)
+
+
+@pytest.mark.parametrize("extra", ["failure_s", "add_s"])
+def test_the_time_of_a_failure_and_of_clipping_outside_of_a_graph_is_planned(
+    extra: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """If all records fail, the end of a job is not seen later than otherwise."""
+    monkeypatch.setattr(f"pygrid.compute.runtime.contributions.{extra}", lambda *_: 5.0)
+    data = {"x": np.zeros((3, 1), np.float32), "y": np.zeros(3, np.int64)}
+    for contributions in (
+        PlanSums(1.0, honest_plan(), "grads", MODEL, data, bits=SecretBits()),
+        PlanRows(honest_plan(), "eval", MODEL, data, bits=SecretBits()),
+    ):
+        assert VARIATION * contributions.unit_s() >= 5.0
 
 
 def test_reads_of_a_large_table_are_planned_as_misses() -> None:
