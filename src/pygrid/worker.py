@@ -110,7 +110,8 @@ class RemoteWorker:
         """Run jobs until cancelled; then the running jobs are ended, and their leases given back.
 
         Raises:
-            Unavailable: this machine cannot sandbox a plan (``sandbox_unavailable``).
+            Unavailable: this machine cannot sandbox a plan (``sandbox_unavailable``), or has an ONNX Runtime that was
+                not tested (``runtime_untested``).
             Unauthenticated, Forbidden, NotFound: the Domain has not authorized this Worker, or has revoked it.
         """
         layers = await self._driver.start()
@@ -393,7 +394,7 @@ async def _run(transport: Transport, token: str, files: JobCache, settings: Remo
         worker = RemoteWorker(transport, claim.secret, files, settings, driver=driver)
         return ExitCode.DONE if await worker.run_one(claim.lease) else ExitCode.LOST
     except PygridError as error:
-        is_unfit = error.code in (codes.SANDBOX_UNAVAILABLE, codes.WORKER_NOT_STARTED)
+        is_unfit = error.code in (codes.SANDBOX_UNAVAILABLE, codes.RUNTIME_UNTESTED, codes.WORKER_NOT_STARTED)
         logger.error("no job claimed", extra={"code": error.code, "detail": error.detail})
         return ExitCode.UNFIT if is_unfit else ExitCode.NO_CLAIM
     finally:

@@ -39,6 +39,7 @@ class _KeptServer(_Server):
                 server = cls(child)
                 server._ready.set_result(ready)
                 server.layers, server.is_sound = tuple(ready["layers"]), bool(ready["sound"])
+                server.runtime = ready["runtime"]
                 return server
             child.channel.close()
         return None

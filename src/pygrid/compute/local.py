@@ -13,6 +13,7 @@ import msgspec
 
 from pygrid import codes
 from pygrid.compute.driver import Begin, LocalLimits
+from pygrid.compute.onnx_versions import check_version
 from pygrid.compute.results import Answer, BadAnswerError, Ended, OnProgress, make_result, read_answer
 from pygrid.compute.runtime import forkserver
 from pygrid.core.job_spec import SPEC, Facts, Failure, JobResult, JobSpec, check_spec, held_s
@@ -63,7 +64,8 @@ class LocalDriver:
         """Start the warm process, if it does not run, and return the layers of its sandbox.
 
         Raises:
-            Unavailable: it does not start (``worker_not_started``), or cannot sandbox a plan (``sandbox_unavailable``).
+            Unavailable: it does not start (``worker_not_started``), cannot sandbox a plan (``sandbox_unavailable``), or
+                has another version of ONNX Runtime than those that were tested (``runtime_untested``).
         """
         async with self._starting:
             if self._closed:
@@ -73,6 +75,7 @@ class LocalDriver:
                 self._server = None
             if self._server is None:
                 self._server = await _Server.start(self._limits)
+            check_version(self._server.runtime)
             return self._server.layers
 
     @property
@@ -128,6 +131,7 @@ class _Server:
         self._ends: dict[str, asyncio.Future[Ended | None]] = {}
         self.layers: tuple[str, ...] = ()
         self.is_sound = False
+        self.runtime = ""
         self.is_gone = False
         self._loop.add_reader(self._control, self._receive)
 
@@ -140,6 +144,7 @@ class _Server:
         try:
             ready = await asyncio.wait_for(asyncio.shield(server._ready), _START_S)
             server.layers, server.is_sound = tuple(ready["layers"]), bool(ready["sound"])
+            server.runtime = ready["runtime"]
             if not server.is_sound and not limits.allow_weak_sandbox:
                 raise Unavailable(
                     "this machine cannot sandbox an untrusted plan, so it runs no job. `pygrid worker doctor` shows "

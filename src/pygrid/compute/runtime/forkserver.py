@@ -5,7 +5,7 @@ packet is one JSON document:
 
     Domain -> here   {"start": ID, "limits": {...}}   with one descriptor: the job's own stream socket
                      {"cancel": ID}
-    here -> Domain   {"ready": true, "sound": bool, "layers": [...]}
+    here -> Domain   {"ready": true, "sound": bool, "layers": [...], "runtime": version of ONNX Runtime}
                      {"ended": ID, "status": wait status, "reason": why it was killed or "", "wall_s", "cpu_s",
                      "max_rss_bytes"}
 
@@ -68,6 +68,8 @@ class Ready(msgspec.Struct, frozen=True):
 
     sound: bool
     layers: tuple[str, ...]
+    runtime: str = ""
+    """The version of ONNX Runtime that jobs would use."""
     ready: bool = True
 
 
@@ -98,7 +100,9 @@ class ForkServer:
 
     def serve(self) -> None:
         """Work until the Domain is gone."""
-        self._send(self._try_sandbox())
+        import onnxruntime
+
+        self._send(msgspec.structs.replace(self._try_sandbox(), runtime=onnxruntime.__version__))
         self._selector.register(self._control, selectors.EVENT_READ, None)
         try:
             while True:
