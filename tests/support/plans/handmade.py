@@ -82,9 +82,13 @@ def _accuracy(g: GraphBuilder, logits: str) -> None:
 
 
 def logistic_graphs(
-    features: int = 4, classes: int = 3, momentum: float = 0.9
+    features: int = 4, classes: int = 3, momentum: float | None = 0.9
 ) -> dict[str, tuple[onnx.ModelProto, tuple[Port, ...], tuple[Port, ...]]]:
-    """The train, grads and eval graphs of softmax regression with SGD and momentum, with their ports."""
+    """The train, grads and eval graphs of softmax regression with SGD, with their ports.
+
+    Args:
+        momentum: None: plain SGD, without state.
+    """
     params, data = logistic_ports(features, classes)
     names = [p.name for p in params]
     loss, accuracy = f32("metrics/loss"), f32("metrics/accuracy")
@@ -94,12 +98,15 @@ def logistic_graphs(
     _, logits, d_logits = _forward(g, classes)
     _accuracy(g, logits)
     grads = [g.op("Gemm", d_logits, "data/x", transA=1), g.op("ReduceSum", d_logits, g.ints(0), keepdims=0)]
-    factor = g.const(np.array(momentum, np.float32))
     for name, grad in zip(names, grads, strict=True):
-        state = "state/momentum/" + name.removeprefix("params/")
-        velocity = g.op("Add", g.op("Mul", state, factor), grad, out=f"new/{state}")
+        velocity = grad
+        if momentum is not None:
+            state = "state/momentum/" + name.removeprefix("params/")
+            factor = g.const(np.array(momentum, np.float32))
+            velocity = g.op("Add", g.op("Mul", state, factor), grad, out=f"new/{state}")
         g.op("Sub", name, g.op("Mul", velocity, "hyper/lr"), out=f"new/{name}")
-    states = tuple(f32("state/momentum/" + p.name.removeprefix("params/"), *p.shape) for p in params)
+    kept = params if momentum is not None else ()
+    states = tuple(f32("state/momentum/" + p.name.removeprefix("params/"), *p.shape) for p in kept)
     inputs = (*params, *states, f32("hyper/lr"), *data)
     outputs = (*(f32(f"new/{p.name}", *p.shape) for p in (*params, *states)), loss, accuracy)
     graphs["train"] = (g.model(inputs, outputs), inputs, outputs)
@@ -164,7 +171,7 @@ def logistic_plan(
     *,
     features: int = 4,
     classes: int = 3,
-    momentum: float = 0.9,
+    momentum: float | None = 0.9,
     edit: Callable[[dict[str, onnx.ModelProto]], None] | None = None,
     source: str = "def loss(model, x, y): ...\n",
     **changes: Any,

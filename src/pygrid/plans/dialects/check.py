@@ -121,6 +121,8 @@ class _BothSides:
         self._graph = plan.manifest.graphs["train"]
         self._session = OnnxSession(plan.graph("train"), name="train")
         self._names = parameter_order(plan.manifest)
+        metrics = [port.name for port in self._graph.outputs if port.name.startswith("metrics/")]
+        self._metric = next((name for name in metrics if name != "metrics/loss"), "metrics/loss")
 
     def differ(self, program: ActionProgram) -> str:
         """How the two sides differ from random inputs; empty if they do not."""
@@ -131,10 +133,13 @@ class _BothSides:
             shape = tuple(int(size) for size in shapes[f"params/{name}"])
             fan = max(int(np.prod(shape[1:], dtype=np.int64)), 1)
             params[name] = (random.standard_normal(shape) / np.sqrt(fan) * 0.7).astype(np.float32)
-        for _ in range(NUM_STEPS):
-            x, y, one_hot = self._draw_batch()
-            expected = self._run_graph(params, x, y)
-            rate = np.float32(self._manifest.hyper["lr"].default)
+        for number in range(NUM_STEPS):
+            rate = self._rate(number)
+            x, y, one_hot = self._draw_batch(is_signed=number % 2 == 1)
+            expected = self._run_graph(params, x, y, rate)
+            if not _is_finite(expected):  # for example the logarithm of a negative value
+                x, y, one_hot = self._draw_batch(is_signed=False)
+                expected = self._run_graph(params, x, y, rate)
             given = [x, one_hot, np.float32(self.batch), rate, *params.values()]
             loss, metric, *moved = program.run(given)
             if reason := self._difference(expected, params, (loss, metric, moved)):
@@ -142,22 +147,29 @@ class _BothSides:
             params = {name: expected[f"new/params/{name}"] for name in self._names}
         return ""
 
-    def _draw_batch(self) -> tuple[Array, Array, Array]:
-        """``X``, ``y`` of the plan, and ``y`` of the contract."""
+    def _rate(self, number: int) -> np.float32:
+        """The default rate first, then others that the author allows."""
+        rate = self._manifest.hyper["lr"]
+        drawn = rate.default * (1.0 if number == 0 else self._random.uniform(0.25, 4))
+        return np.float32(min(max(drawn, rate.min), rate.max))
+
+    def _draw_batch(self, *, is_signed: bool) -> tuple[Array, Array, Array]:
+        """``X``, ``y`` of the plan, and ``y`` of the contract. ``X`` is normal if it is signed, else in [0, 1)."""
         random = self._random
         x_port, y_port = self._manifest.data.values()
-        x = random.random((self.batch, *x_port.shape), np.float32)
+        draw = random.standard_normal if is_signed else random.random
+        x = draw((self.batch, *x_port.shape), np.float32)
         if y_port.num_classes is None:
             y = random.random((self.batch, *y_port.shape), np.float32)
             return x, y, y
         classes = random.integers(0, y_port.num_classes, self.batch)
         return x, classes.astype(y_port.dtype), np.eye(y_port.num_classes, dtype=np.float32)[classes]
 
-    def _run_graph(self, params: Mapping[str, Array], x: Array, y: Array) -> dict[str, Array]:
+    def _run_graph(self, params: Mapping[str, Array], x: Array, y: Array, rate: np.float32) -> dict[str, Array]:
         x_name, y_name = self._manifest.data
         feed: dict[str, Any] = {f"params/{name}": array for name, array in params.items()}
         feed |= {f"data/{x_name}": x, f"data/{y_name}": y}
-        feed["hyper/lr"] = np.float32(self._manifest.hyper["lr"].default)
+        feed["hyper/lr"] = rate
         wanted = {port.name for port in self._graph.inputs}
         outputs = [port.name for port in self._graph.outputs]
         found = self._session.run(outputs, {name: np.asarray(one) for name, one in feed.items() if name in wanted})
@@ -169,9 +181,10 @@ class _BothSides:
         loss, metric, moved = found
         if np.shape(loss) != () or np.shape(metric) != ():
             return "the loss or the metric is not one number"
-        wanted = float(expected["metrics/loss"])
-        if not abs(float(loss) - wanted) <= TOLERANCE * max(1.0, abs(wanted)):
-            return f"the loss is {float(loss):.6g}, expected {wanted:.6g}"
+        for what, number, name in (("loss", loss, "metrics/loss"), ("metric", metric, self._metric)):
+            wanted = float(expected[name])
+            if not abs(float(number) - wanted) <= TOLERANCE * max(1.0, abs(wanted)):
+                return f"the {what} is {float(number):.6g}, expected {wanted:.6g}"
         for name, array in zip(self._names, moved, strict=True):
             right = expected[f"new/params/{name}"]
             if np.shape(array) != right.shape:
@@ -181,6 +194,10 @@ class _BothSides:
             if not difference <= allowed:
                 return f"parameter {name!r} differs by {difference:.3g}; {allowed:.3g} is allowed"
         return ""
+
+
+def _is_finite(arrays: Mapping[str, Array]) -> bool:
+    return all(np.isfinite(one).all() for one in arrays.values())
 
 
 def _largest(array: Array) -> float:
