@@ -58,11 +58,13 @@ class LegacyNodes:
             )
             if found is None:
                 raise _not_invited()
+        if await self._database.look_up(lambda connection: rows.find_holder(connection, name)) is not None:
+            raise _taken(name)
         address = await check_untrusted_address(address, allow_private=self._allow_private)
 
         def transaction(connection: sa.Connection) -> KnownDomain:
             if rows.find_holder(connection, name) is not None:
-                raise Conflict(f"a node named {name!r} exists already", code=codes.NODE_EXISTS, domain=name)
+                raise _taken(name)
             invitation_id = None
             if invited:
                 found = rows.find_invitation(connection, token_hash, name, now)
@@ -103,6 +105,10 @@ class LegacyNodes:
                 "log in (POST /users/login), or send an invitation to this Network in the field invitation"
             )
         raise not_permitted(Permission.MANAGE_NODES)
+
+
+def _taken(name: str) -> Conflict:
+    return Conflict(f"a node named {name!r} exists already", code=codes.NODE_EXISTS, domain=name)
 
 
 def _not_invited() -> Forbidden:
