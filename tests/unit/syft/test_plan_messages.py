@@ -82,6 +82,8 @@ BAD = {
     "no result": role_with(write_text(1, "tf.add")),
     "two results": role_with(write_text(1, "tf.add") + RESULT + RESULT),
     "lists 500 deep": nested(500),
+    "lists 10,000 deep": nested(10_000),
+    "a million actions": write_bytes(2, b"\x12\x00" * 1_000_000),
     "too many arguments": role_with(write_text(1, "tf.add") + write_bytes(5, b"") * 65 + RESULT),
     "too many actions": write_bytes(2, write_bytes(2, write_text(1, "tf.add") + RESULT) * 20_001),
     "two roles": role_with(write_text(1, "a") + RESULT) * 2,

@@ -69,6 +69,14 @@ def test_floats_and_sizes_may_be_unpacked():
     np.testing.assert_array_equal(read_state(state(write_bytes(2, data)))[0], np.array([[1.5, -2.0]], np.float32))
 
 
+def chain(depth: int) -> bytes:
+    """A tensor whose field ``chain`` has a tensor, and so on; only the last one has contents."""
+    found = write_bytes(2, FLOATS) + write_int(8, 4)
+    for _ in range(depth):
+        found = write_bytes(4, found)
+    return found
+
+
 BAD = {
     "truncated": tensor(content=FLOATS)[:-3],
     "a length beyond the end": head_of(2, 1000) + b"abc",
@@ -91,6 +99,7 @@ BAD = {
     "no tensor": write_bytes(2, b""),
     "a quantized tensor": tensor(content=FLOATS + write_int(3, 1)),
     "text that is not UTF-8": state(write_bytes(2, write_bytes(2, b"\xff\xfe"))),
+    "tensors 10,000 deep": state(chain(10_000)),
     "too many tensors": write_bytes(2, write_bytes(1, b"")) * 10_001,
 }
 
