@@ -15,6 +15,7 @@ import numpy as np
 from pygrid.legacy.websocket import LegacyCaller, Published, answer
 from pygrid.network import build_network
 from pygrid.settings import load_network_settings
+from pygrid.syft.wire import write_bytes, write_int
 from pygrid.tensors import encode
 from pygrid.web.services import service
 from support.plans.models import SERVE, linear
@@ -66,10 +67,13 @@ async def test_f3_keys_are_shown_once_tokens_end_and_roles_keep_their_ids(site: 
 async def test_f4_answers_have_no_tracebacks_and_nothing_is_unpickled(site: Site) -> None:  # noqa: F811
     process = await site.host()
     device = await (await site.device(process)).join()
-    pickled = base64.b64encode(b"\x80\x04\x95" + b"cos\nsystem\n(S'true'\ntR." * 3).decode()
-    report = {"worker_id": device.worker_id, "request_key": device.key, "diff": pickled}
-    refused = await say(site, "model-centric/report", data=report)
-    assert list(refused["data"]) == ["error"]
+    pickled = b"\x80\x04\x95" + b"cos\nsystem\n(S'true'\ntR." * 3
+    tensor = write_bytes(2, write_bytes(1, write_bytes(3, pickled) + write_int(8, 1)))  # serializer TORCH
+    for diff in (pickled, tensor):
+        encoded = base64.b64encode(diff).decode()
+        report = {"worker_id": device.worker_id, "request_key": device.key, "diff": encoded}
+        refused = await say(site, "model-centric/report", data=report)
+        assert list(refused["data"]) == ["error"]
     for text in (json.dumps(refused), (await site.web.get("/users/abc", headers=site.owner)).text):
         assert "Traceback" not in text
         assert ".py" not in text
