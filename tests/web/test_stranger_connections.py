@@ -24,6 +24,7 @@ from pygrid.web.http_reader import BoundedProtocol
 from pygrid.web.requests import AppRequest
 from pygrid.web.server import AppServer
 from pygrid.web.services import service
+from pygrid.web.streamed_messages import STREAMED
 from pygrid.web.websocket_reader import BoundedWebSocket
 from support.eventually import eventually, turns
 from support.thorough import examples
@@ -336,6 +337,28 @@ async def test_a_message_that_came_with_the_handshake_is_answered(domain: Litest
         writer.write(UPGRADE + b"\x81\x85\0\0\0\0hello")
         assert await asyncio.wait_for(reader.readuntil(b"hello"), 60)
         writer.close()
+
+
+async def test_messages_that_come_with_many_handshakes_begin_where_the_handshake_ends(domain: Litestar) -> None:
+    """A message can be parsed in pieces, which must not begin within its handshake."""
+
+    async def echo(scope: Any, receive: Any, send: Any) -> None:
+        if scope["type"] != "websocket":
+            return await domain(scope, receive, send)
+        scope[STREAMED] = lambda start: False
+        await receive()
+        await send({"type": "websocket.accept"})
+        await send({"type": "websocket.send", "text": (await receive())["text"][-5:]})
+
+    async with serving(domain) as (server, port):
+        server.config.loaded_app = echo
+        ends = [await asyncio.open_connection("127.0.0.1", port) for _ in range(20)]
+        for number, (_, writer) in enumerate(ends):
+            text = b"hello".rjust(1900 + 5 * number)
+            writer.write(UPGRADE + b"\x81\xfe" + len(text).to_bytes(2) + bytes(4) + text)
+        for reader, writer in ends:
+            assert await asyncio.wait_for(reader.readuntil(b"hello"), 60)
+            writer.close()
 
 
 async def test_a_closed_connection_is_freed_at_once(domain: Litestar) -> None:

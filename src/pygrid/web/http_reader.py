@@ -460,15 +460,12 @@ class BoundedProtocol(HttpToolsProtocol):
         )
         protocol.connection_made(self.transport)
         protocol.client = self.client
-        if self._place is not None:
-            protocol.take_place(self._connections, self._place, sum(map(len, lines)))
-            self._place = None
         if self.reads is not None:
             self.reads.reader = protocol
         else:
             self.transport.set_protocol(protocol)
         rest, self._waiting = self._waiting, b""
-        protocol.data_received(b"".join(lines))
+        protocol.begin(self._connections, self._place, b"".join(lines))
         self._let_go()
         if rest:
             protocol.data_received(rest)

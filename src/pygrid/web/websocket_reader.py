@@ -66,11 +66,17 @@ class BoundedWebSocket(WebSocketsSansIOProtocol):
         """The app takes the current message as a whole, although it is long."""
         self._streamed: StreamedMessage | None = None
 
-    def take_place(self, connections: Connections, place: ConnectionSlot, num_head_bytes: int) -> None:
-        """Take over the slot of the connection until it is closed."""
-        place.owner = self
-        self._num_head_bytes = _HEAD_COPIES * num_head_bytes if num_head_bytes > _LONG_HEAD_BYTES else 0
-        self._connections, self._place = connections, place
+    def begin(self, connections: Connections, place: ConnectionSlot | None, head: bytes) -> None:
+        """Take over the slot of the connection until it is closed, and parse the head of the request.
+
+        The head is parsed alone, so that the first frame begins where the waiting bytes do.
+        """
+        if place is not None:
+            place.owner = self
+            self._connections, self._place = connections, place
+        self._num_head_bytes = _HEAD_COPIES * len(head) if len(head) > _LONG_HEAD_BYTES else 0
+        self._parse(head)
+        self._note_progress()
 
     def connection_lost(self, exc: Exception | None) -> None:
         # Objects in reference cycles are freed late, so they must not hold anything large.
@@ -185,7 +191,7 @@ class BoundedWebSocket(WebSocketsSansIOProtocol):
         self._is_pumping = False
         num_frames = 0
         while self._at < len(self._waiting) and not self.transport.is_closing():
-            if self.read_paused or (self.handshake_initiated and not self.handshake_complete):
+            if self.read_paused or not self.handshake_complete:
                 self.transport.pause_reading()  # until the app receives the message: `receive`
                 return
             if num_frames >= self._limits.frames_per_turn:
@@ -202,7 +208,7 @@ class BoundedWebSocket(WebSocketsSansIOProtocol):
     def _parse_piece(self) -> int | None:
         """Parse one piece, and return the number of its frames; None: the next frame needs more bytes."""
         size = _PIECE
-        if self.handshake_complete and (begins_stream := self._begins_stream()) is not None:
+        if (begins_stream := self._begins_stream()) is not None:
             if self._streamed is not None and self._streamed.left:
                 return self._pass_on(self._streamed)
             if not self._left:
@@ -216,6 +222,10 @@ class BoundedWebSocket(WebSocketsSansIOProtocol):
             self._left -= min(size, len(self._waiting) - self._at)
         piece = self._waiting[self._at : self._at + size]
         self._at += len(piece)
+        return self._parse(piece)
+
+    def _parse(self, piece: bytes) -> int:
+        """Pass a piece to the WebSocket library, and return the number of its frames."""
         self.conn.receive_data(piece)
         num_frames = len(self.conn.events)
         if self.conn.handshake_exc is not None or (self.conn.parser_exc is not None and self.conn.close_sent is None):
