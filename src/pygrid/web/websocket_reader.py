@@ -26,7 +26,7 @@ _READ_BYTES = 64 * 1024
 _LONG_HEAD_BYTES, _HEAD_COPIES = 4096, 5
 """The headers of a WebSocket stay in memory, in several forms. Those of browsers are shorter, and not counted."""
 _PIECE = 2048
-"""Frames are parsed in pieces of this size: at most 1,024 of them at once."""
+"""Frames whose borders are unknown are parsed in pieces of this size: at most 1,024 of them at once."""
 
 
 class BoundedWebSocket(WebSocketsSansIOProtocol):
@@ -218,7 +218,7 @@ class BoundedWebSocket(WebSocketsSansIOProtocol):
                 if streams:
                     return self._begin_frame(head)
                 self._left = head.num_bytes + head.length
-            size = min(size, self._left)
+            size = self._left
             self._left -= min(size, len(self._waiting) - self._at)
         piece = self._waiting[self._at : self._at + size]
         self._at += len(piece)
