@@ -20,7 +20,8 @@ from support.published_tests import FOLDER, PublishedTests, Table
 from support.web import running
 
 DIFFERENCES = (Path(__file__).parents[3] / "docs/reference/published.md").read_text().partition("## Differences")[2]
-MAX_REFUSED = 3
+MAX_REFUSED = 2
+"""With ``socket-ping``, which `test_published_system_tests` has, three tests of PyGrid fail on purpose."""
 
 
 @pytest.mark.parametrize(
