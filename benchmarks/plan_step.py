@@ -31,7 +31,7 @@ from pygrid.plans.sessions import OnnxSession
 BATCH = 32
 TURNS, SECONDS_PER_TURN = 15, 0.1
 BUDGET = 1.0
-CNN_BUDGET = 0.75
+CNN_BUDGET = 0.9
 
 
 class Recurrent(nn.Module):

@@ -2,7 +2,7 @@
 
     python benchmarks/worker_start.py [--jobs 50]
 
-Claim: with a warm Worker, less than 300 ms, the sandbox included. Below, what the parts cost: the start of the warm
+Claim: with a warm Worker, less than 100 ms, the sandbox included. Below, what the parts cost: the start of the warm
 process (once for a Domain), a cold Python that imports the same, and closing the sandbox alone.
 """
 
@@ -28,7 +28,7 @@ from pygrid import sandbox
 from pygrid.compute.local import LocalDriver
 from pygrid.core.job_spec import JobSpec
 
-BUDGET_MS = 300.0
+BUDGET_MS = 100.0
 SANDBOXES = 30
 
 
