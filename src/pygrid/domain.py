@@ -40,7 +40,7 @@ from pygrid.lifecycle import AppContext, BackgroundTask, Feature, Stopping, Task
 from pygrid.messages.jobs import FederationRequest
 from pygrid.metrics import Metrics
 from pygrid.settings import DomainSettings, read_networks, with_secret
-from pygrid.storage.app_state import IDENTITY, keep_file, restore_file
+from pygrid.storage.app_state import IDENTITY, share_file
 from pygrid.storage.audit import HEAD_FILE, AuditedWrites, HeadStore
 from pygrid.storage.idempotency import AnswerStore
 from pygrid.storage.installation import check_folder
@@ -60,7 +60,7 @@ from pygrid.web.blobs import DraftBlobs, ProcessBlobs, ServedModelBlobs, StateBl
 from pygrid.web.health import Readiness
 from pygrid.web.idempotency import Claims
 from pygrid.web.identity import identity_routes
-from pygrid.web.leadership import LeaderGate, Leadership
+from pygrid.web.leadership import Leadership
 from pygrid.web.sites import Site
 
 if TYPE_CHECKING:
@@ -110,10 +110,8 @@ class DomainContext(AppContext):
             store, head_store, signals = _open_store(settings, database, public, clock, metrics)
             undo.callback(store.close)
             identity = Identity.load_or_make(settings.data_dir / IDENTITY_FILE)
-            if settings.has_store:
-                # Of two replicas that start for the first time, one has stored its identity; both use that one.
-                keep_file(database, settings.secret_key, IDENTITY, settings.data_dir / IDENTITY_FILE)
-                restore_file(database, settings.secret_key, IDENTITY, settings.data_dir / IDENTITY_FILE)
+            if settings.is_replicated:
+                share_file(database, settings.secret_key, IDENTITY, settings.data_dir / IDENTITY_FILE)
                 identity = Identity.load_or_make(settings.data_dir / IDENTITY_FILE)
             undo.pop_all()
         return cls(
@@ -138,7 +136,7 @@ def _open_store(
     settings: DomainSettings, database: Database, public: PublicContent, clock: Clock, metrics: Metrics
 ) -> tuple[Store, HeadStore | None, SharedSignals | None]:
     """The store, and in a bucket also the place of the audit log's head, and the signals of all replicas."""
-    if not settings.has_store:
+    if not settings.is_replicated:
         return Store.open(database, settings.data_dir, public, settings.num_replicas), None, None
     # Domains with their files in the data folder do not load this.
     from pygrid.storage.blobs.audit_object import HeadObject
@@ -181,7 +179,7 @@ def build_domain(
     engines = build_engines(
         settings.pools, settings.address, leases, context.database, context.clock, context.timings.engines
     )
-    leader_lock = DatabaseLock(context.database) if settings.has_store else None
+    leader_lock = DatabaseLock(context.database) if settings.is_replicated else None
     files = _store_feature(context)
     features: list[Feature] = [
         _database_feature(context, leader_lock),
@@ -206,11 +204,11 @@ def build_domain(
         title=f"Domain {settings.id}",
         description="Hosts models and data; devices and data scientists train on them.",
         context=context,
-        features=features if leadership is None else _divide(features, leadership, (training, files)),
+        features=features if leadership is None else leadership.divide(features, (training, files)),
         authenticator=people.service,
         site=Site(settings.host_names, settings.address),
     )
-    return app if leadership is None else _gated(app, leadership, context)
+    return app if leadership is None else leadership.gate(app)
 
 
 def _console_feature(context: DomainContext) -> tuple[Feature, ...]:
@@ -265,17 +263,6 @@ def _store_feature(context: DomainContext) -> Feature:
 def _database_feature(context: DomainContext, leader_lock: DatabaseLock | None) -> Feature:
     locks = context.folder_lock, DEFAULT_ROLES
     return database_feature(context.settings, context.database, context.answers, *locks, leader_lock=leader_lock)
-
-
-def _gated(app: Litestar, leadership: Leadership, context: DomainContext) -> Litestar:
-    app.asgi_handler = LeaderGate(app.asgi_handler, leadership, context.stopping)
-    return app
-
-
-def _divide(features: Sequence[Feature], leadership: Leadership, everywhere: Sequence[Feature]) -> list[Feature]:
-    """The features of a replica; those that are not ``everywhere`` begin when it leads."""
-    at_all = {id(one) for one in everywhere}
-    return [*(one if id(one) in at_all else leadership.led(one) for one in features), leadership.feature()]
 
 
 def _garbage_feature(context: DomainContext) -> Feature:

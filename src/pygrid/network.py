@@ -16,19 +16,21 @@ from pygrid.legacy.node_search import WithLegacy
 from pygrid.lifecycle import AppContext, Feature, Stopping, TaskRunner
 from pygrid.metrics import Metrics
 from pygrid.settings import NetworkSettings, read_networks, with_secret
+from pygrid.storage.app_state import IDENTITY, share_file
 from pygrid.storage.audit import NotifiedWrites
 from pygrid.storage.idempotency import AnswerStore
 from pygrid.storage.installation import check_folder
-from pygrid.storage.ownership import FolderLock
+from pygrid.storage.ownership import DatabaseLock, FolderLock
 from pygrid.storage.signals import LocalSignals
 from pygrid.storage.sql.database import Database
-from pygrid.storage.start import database_feature, start_record
+from pygrid.storage.start import database_feature, prepare_replica, start_record
 from pygrid.transport.identity import IDENTITY_FILE, Identity
 from pygrid.web.addresses import ClientAddresses
 from pygrid.web.app import build_app
 from pygrid.web.health import Readiness
 from pygrid.web.idempotency import Claims
 from pygrid.web.identity import identity_routes
+from pygrid.web.leadership import Leadership
 from pygrid.web.sites import Site
 
 
@@ -50,8 +52,9 @@ def build_network(
     app = AppContext(clock or SystemClock(), Stopping(), metrics, TaskRunner(metrics))
     folder_lock = folder_lock or FolderLock.acquire(settings.data_dir, settings.app)
     check_folder(settings.data_dir, settings.app)
-    identity = Identity.load_or_make(settings.data_dir / IDENTITY_FILE)
     database = Database(settings.database_url)
+    identity = _open_identity(settings, database)
+    leader_lock = DatabaseLock(database) if settings.is_replicated else None
     answers = AnswerStore(database, app.clock)
     signals = LocalSignals()
     writes = NotifiedWrites(database, signals)
@@ -61,8 +64,8 @@ def build_network(
     domains = members.service.domains
     relay = Relay(pipes, domains, people.service, identity.key, app.clock, is_open=settings.open_relay)
     searched = WithLegacy(domains, allow_private=settings.allow_private_addresses)
-    features = [
-        database_feature(settings, database, answers, folder_lock, NETWORK_ACCESS.roles),
+    features: list[Feature] = [
+        database_feature(settings, database, answers, folder_lock, NETWORK_ACCESS.roles, leader_lock=leader_lock),
         people,
         members,
         *_console_feature(app, settings, identity, database),
@@ -81,14 +84,28 @@ def build_network(
         ),
         start_record(app, settings, writes),
     ]
-    return build_app(
+    leadership = None if leader_lock is None else Leadership(leader_lock, app.runner, app.stopping)
+    built = build_app(
         title=f"Network {settings.id}",
         description="Connects Domains: they join, are watched, searched and reached here. No data passes in the clear.",
         context=app,
-        features=features,
+        features=features if leadership is None else leadership.divide(features),
         authenticator=people.service,
         site=Site(settings.host_names, settings.address),
     )
+    return built if leadership is None else leadership.gate(built)
+
+
+def _open_identity(settings: NetworkSettings, database: Database) -> Identity:
+    """The identity of the Network; replicas share one. Raises InvalidConfig: as `prepare_replica`."""
+    path = settings.data_dir / IDENTITY_FILE
+    if settings.is_replicated:
+        prepare_replica(settings, database)
+    identity = Identity.load_or_make(path)
+    if settings.is_replicated:
+        share_file(database, settings.secret_key, IDENTITY, path)
+        identity = Identity.load_or_make(path)
+    return identity
 
 
 def _console_feature(

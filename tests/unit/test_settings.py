@@ -303,6 +303,20 @@ def test_a_value_that_makes_no_sense_for_a_network_is_named(env: dict[str, str],
     assert refused.value.detail.startswith(named)
 
 
+@pytest.mark.parametrize(
+    ("env", "named"),
+    [
+        ({}, "PostgreSQL"),
+        ({"DATABASE_URL": "sqlite:////tmp/x.db", "SECRET_KEY": "k" * 32}, "PostgreSQL"),
+        ({"DATABASE_URL": "postgresql://db.example/network"}, "SECRET_KEY"),
+    ],
+)
+def test_replicas_of_a_network_need_what_they_share(env: dict[str, str], named: str) -> None:
+    with pytest.raises(InvalidConfig, match=f"PYGRID_REPLICATED needs .*{named}") as refused:
+        load_network_settings({**env, "PYGRID_REPLICATED": "1"})
+    assert refused.value.code == "invalid_setting"
+
+
 def test_the_open_network_of_2020_stays_on_this_machine() -> None:
     assert load_network_settings({"PYGRID_LEGACY_OPEN": "1"}).legacy_open
     with pytest.raises(InvalidConfig) as refused:

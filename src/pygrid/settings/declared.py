@@ -378,8 +378,8 @@ class DomainSettings(AppSettings):
     )
 
     @property
-    def has_store(self) -> bool:
-        """Whether the files are in a bucket, so that no file in the data folder is needed."""
+    def is_replicated(self) -> bool:
+        """Whether several processes may serve the app. Then no file in a data folder is needed."""
         return bool(self.store)
 
     @property
@@ -496,3 +496,15 @@ class NetworkSettings(AppSettings):
         max=600,
         help="Seconds between two heartbeats of a Domain, 1 to 600.",
     )
+    replicated: bool = setting(
+        False,
+        env="PYGRID_REPLICATED",
+        flag="--replicated",
+        panel="Network",
+        help="Whether several processes may serve this Network; needs PostgreSQL and SECRET_KEY.",
+    )
+
+    @property
+    def is_replicated(self) -> bool:
+        """Whether several processes may serve the app. Then no file in a data folder is needed."""
+        return self.replicated

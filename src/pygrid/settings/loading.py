@@ -13,6 +13,7 @@ from typing import Any, TypeVar, get_type_hints
 from urllib.parse import urlsplit
 
 from pygrid import codes
+from pygrid.codes import Code
 from pygrid.durable import make_once
 from pygrid.errors import InvalidConfig
 from pygrid.settings.declared import PUBLISHABLE_COUNTS, DomainSettings, NetworkSettings
@@ -235,18 +236,30 @@ def _check_domain(settings: DomainSettings) -> DomainSettings:
     return settings
 
 
+def _check_replicas(settings: AppSettings, switch: str, code: Code) -> None:
+    """Check that replicas can share what they need.
+
+    Args:
+        switch: name of the setting that allows several processes.
+        code: of a refusal.
+    """
+    if not settings.database_url.startswith(("postgresql://", "postgres://")):
+        detail = f"{switch} needs a PostgreSQL database: set DATABASE_URL to postgresql://..."
+        raise InvalidConfig(detail, code=code)
+    if not settings.secret_key:
+        detail = f"{switch} needs SECRET_KEY: a key in the data folder would be lost with its disk"
+        raise InvalidConfig(detail, code=code)
+
+
 def _check_store(settings: DomainSettings) -> None:
     """Check the settings of the store of files."""
     if not settings.store:
         return
     if not _STORE.fullmatch(settings.store):
         raise _wrong_store(f"PYGRID_STORE is {settings.store[:80]!r}: use s3://BUCKET or s3://BUCKET/PREFIX")
-    if not settings.database_url.startswith(("postgresql://", "postgres://")):
-        raise _wrong_store("PYGRID_STORE needs a PostgreSQL database: set DATABASE_URL to postgresql://...")
+    _check_replicas(settings, "PYGRID_STORE", codes.INVALID_STORE)
     if settings.database_direct_url and not settings.database_direct_url.startswith(("postgresql://", "postgres://")):
         raise _wrong_store("PYGRID_DATABASE_DIRECT_URL must begin with postgresql://")
-    if not settings.secret_key:
-        raise _wrong_store("PYGRID_STORE needs SECRET_KEY: a key in the data folder would be lost with its disk")
     parts = urlsplit(settings.s3_endpoint)
     if settings.s3_endpoint and (parts.scheme not in ("http", "https") or not parts.hostname or parts.username):
         raise _wrong_store(f"PYGRID_S3_ENDPOINT is {settings.s3_endpoint[:80]!r}: use https://HOST, without a user")
@@ -278,6 +291,8 @@ def _check_network(settings: NetworkSettings) -> NetworkSettings:
         )
     if settings.legacy_open and not settings.is_loopback:
         raise _legacy_open_refused(settings, "lets anyone add and remove nodes")
+    if settings.replicated:
+        _check_replicas(settings, "PYGRID_REPLICATED", codes.INVALID_SETTING)
     return settings
 
 

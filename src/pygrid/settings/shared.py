@@ -240,8 +240,8 @@ class AppSettings:
     )
 
     @property
-    def has_store(self) -> bool:
-        """Whether the files are in a bucket, so that no file in the data folder is needed."""
+    def is_replicated(self) -> bool:
+        """Whether several processes may serve the app. Then no file in a data folder is needed."""
         return False
 
     @property

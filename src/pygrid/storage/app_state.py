@@ -95,6 +95,16 @@ def keep_file(database: Database, secret_key: str, purpose: str, path: Path) -> 
     database.write_now(put)
 
 
+def share_file(database: Database, secret_key: str, purpose: str, path: Path) -> None:
+    """Make a secret file the same for all replicas: the first one stores its file, which replaces those of the others.
+
+    Raises:
+        InvalidConfig: as `open_secret`.
+    """
+    keep_file(database, secret_key, purpose, path)
+    restore_file(database, secret_key, purpose, path)
+
+
 def _cipher(secret_key: str, purpose: str) -> AESGCM:
     from cryptography.hazmat.primitives.ciphers.aead import AESGCM
     from cryptography.hazmat.primitives.hashes import SHA256

@@ -15,7 +15,7 @@ from pygrid.lifecycle import AppContext, BackgroundTask, Feature
 from pygrid.settings import AppSettings, DomainSettings
 from pygrid.storage import audit
 from pygrid.storage.accounts import has_first_owner, seed_roles
-from pygrid.storage.app_state import check_no_store
+from pygrid.storage.app_state import IDENTITY, check_no_store, restore_file
 from pygrid.storage.audit import NotifiedWrites
 from pygrid.storage.idempotency import AnswerStore
 from pygrid.storage.installation import check_folder, match_database
@@ -39,10 +39,12 @@ def prepare_store(settings: AppSettings) -> bool:
     check_folder(settings.data_dir, settings.app)
     database = Database(settings.database_url)
     try:
-        if isinstance(settings, DomainSettings) and settings.has_store:
+        if isinstance(settings, DomainSettings) and settings.is_replicated:
             from pygrid.storage.blobs import remote_store  # most Domains have no store
 
             remote_store.prepare_remote(settings, database, remote_store.open_objects(settings))
+        elif settings.is_replicated:
+            prepare_replica(settings, database)
         else:
             prepare_files(settings, database)
         return database.read_now(has_first_owner)
@@ -59,6 +61,17 @@ def prepare_files(settings: AppSettings, database: Database) -> None:
     migrate(database)
     database.read_now(check_no_store)
     match_database(database, settings.data_dir, settings.app)
+
+
+def prepare_replica(settings: AppSettings, database: Database) -> None:
+    """Migrate the database of an app with replicas, and bring what they share to this data folder, which can be empty.
+
+    Raises:
+        InvalidConfig: ``wrong_database``, ``identity_damaged``.
+    """
+    migrate(database)
+    match_database(database, settings.data_dir, settings.app, is_disposable=True)
+    restore_file(database, settings.secret_key, IDENTITY, settings.data_dir / f"{IDENTITY}.pem")
 
 
 def database_feature(
@@ -79,7 +92,7 @@ def database_feature(
     lock = leader_lock or DatabaseLock(database)
 
     async def start() -> None:
-        if not settings.has_store:
+        if not settings.is_replicated:
             await asyncio.to_thread(prepare_files, settings, database)
         if leader_lock is None:
             await asyncio.to_thread(lock.acquire)

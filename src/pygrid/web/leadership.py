@@ -1,11 +1,13 @@
-"""Which of several replicas of a Domain leads: it does everything that only one process may do.
+"""Which of several replicas of an app leads: it does everything that only one process may do.
 
     follower ──lock of the database is free──> leader ──another process has taken the lock──> the process ends
 
-Every replica takes reports and completes cycles. Jobs, datasets, accounts, admissions and the console rely on the
-memory of one process, so only the leader has them. PostgreSQL releases the lock when the leader's connection ends; a
-leader that is paused or cut off is replaced too (`pygrid.storage.ownership`). Each leader has a number, which all its
-writes check. So a former leader can write nothing. It also serves nothing from the moment when it can have a successor.
+Every replica of a Domain takes reports and completes cycles. Jobs, datasets, accounts, admissions and the console rely
+on the memory of one process, so only the leader has them. The followers of a Network serve nothing but their health.
+
+PostgreSQL releases the lock when the leader's connection ends; a leader that is paused or cut off is replaced too
+(`pygrid.storage.ownership`). Each leader has a number, which all its writes check. So a former leader can write
+nothing. It also serves nothing from the moment when it can have a successor.
 
 A balancer that knows no leader sends requests to followers. They wait for a moment, because the next leader is one of
 them; the others refuse, and the balancer sends the request again.
@@ -22,6 +24,7 @@ from dataclasses import dataclass, replace
 from typing import Protocol
 
 import msgspec
+from litestar import Litestar
 from litestar.enums import ScopeType
 from litestar.types import ASGIApp, HTTPScope, Receive, Scope, Send, WebSocketScope
 
@@ -130,6 +133,16 @@ class Leadership:
             pass
 
         return replace(feature, start=nothing, tasks=())
+
+    def divide(self, features: Sequence[Feature], everywhere: Sequence[Feature] = ()) -> list[Feature]:
+        """The features of a replica; those that are not ``everywhere`` begin when it leads."""
+        at_all = {id(one) for one in everywhere}
+        return [*(one if id(one) in at_all else self.led(one) for one in features), self.feature()]
+
+    def gate(self, app: Litestar) -> Litestar:
+        """The app, which refuses at a follower what only the leader serves."""
+        app.asgi_handler = LeaderGate(app.asgi_handler, self, self._stopping)
+        return app
 
     def feature(self) -> Feature:
         """The last feature of the app: it leads at the start if no other replica does."""

@@ -179,7 +179,7 @@ async def test_stores_that_do_not_fit(settings: DomainSettings, moto: str, tmp_p
 )
 def test_settings_that_do_not_fit(given: dict[str, str | None], words: str) -> None:
     good = {"store": "s3://bucket/pre/fix", "database_url": "postgresql://u@h/d", "secret_key": "k" * 32}
-    assert load_settings({}, **good).has_store
+    assert load_settings({}, **good).is_replicated
     with pytest.raises(InvalidConfig, match=words) as refused:
         load_settings({}, **{**good, **given})
     assert refused.value.code == "invalid_store"
