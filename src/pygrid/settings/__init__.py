@@ -1,6 +1,6 @@
 """Settings of a Domain and of a Network: `declared` and `shared` have their fields, `loading` reads and checks them."""
 
-from pygrid.settings.declared import PUBLISHABLE_COUNTS, DomainSettings, NetworkSettings
+from pygrid.settings.domain import PUBLISHABLE_COUNTS, DomainSettings
 from pygrid.settings.loading import (
     NETWORK_NAME,
     load_network_settings,
@@ -9,6 +9,7 @@ from pygrid.settings.loading import (
     read_networks,
     with_secret,
 )
+from pygrid.settings.network import NetworkSettings
 from pygrid.settings.shared import PANELS, AppSettings, is_loopback_host, is_loopback_url
 
 __all__ = [

@@ -16,7 +16,8 @@ from pygrid import codes
 from pygrid.codes import Code
 from pygrid.durable import make_once
 from pygrid.errors import InvalidConfig
-from pygrid.settings.declared import PUBLISHABLE_COUNTS, DomainSettings, NetworkSettings
+from pygrid.settings.domain import PUBLISHABLE_COUNTS, DomainSettings
+from pygrid.settings.network import NetworkSettings
 from pygrid.settings.shared import AppSettings, is_loopback_host
 
 MIN_SECRET_BYTES = 32
