@@ -3,7 +3,7 @@
     follower ──lock of the database is free──> leader ──another process has taken the lock──> the process ends
 
 Every replica of a Domain takes reports and completes cycles. Jobs, datasets, accounts, admissions and the console rely
-on the memory of one process, so only the leader has them. The followers of a Network serve nothing but their health.
+on the memory of one process, so only the leader has them. A follower of a Network serves its health only.
 
 PostgreSQL releases the lock when the leader's connection ends; a leader that is paused or cut off is replaced too
 (`pygrid.storage.ownership`). Each leader has a number, which all its writes check. So a former leader can write
