@@ -154,13 +154,13 @@ class _BothSides:
         return np.float32(min(max(drawn, rate.min), rate.max))
 
     def _draw_batch(self, *, is_signed: bool) -> tuple[Array, Array, Array]:
-        """``X``, ``y`` of the plan, and ``y`` of the contract. ``X`` is normal if it is signed, else in [0, 1)."""
+        """``X``, ``y`` of the plan, and ``y`` of the contract. Signed values are normal, others in [0, 1)."""
         random = self._random
         x_port, y_port = self._manifest.data.values()
         draw = random.standard_normal if is_signed else random.random
         x = draw((self.batch, *x_port.shape), np.float32)
         if y_port.num_classes is None:
-            y = random.random((self.batch, *y_port.shape), np.float32)
+            y = draw((self.batch, *y_port.shape), np.float32)
             return x, y, y
         classes = random.integers(0, y_port.num_classes, self.batch)
         return x, classes.astype(y_port.dtype), np.eye(y_port.num_classes, dtype=np.float32)[classes]

@@ -9,9 +9,11 @@ from __future__ import annotations
 
 import io
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import numpy as np
 import pytest
 import torch
@@ -24,7 +26,9 @@ from pygrid.cli.plan import app
 from pygrid.errors import AuthoringError, InvalidPlan
 from pygrid.plans import Plan
 from pygrid.plans.authoring.variants.torchscript import OLD_OPERATORS
-from pygrid.syft import read_plan
+from pygrid.plans.dialects.check import check_variant
+from pygrid.plans.variants import VariantPlan
+from pygrid.syft import Action, Ref, read_plan, write_plan
 from support.plans.handmade import logistic_plan
 
 RATE, STEPS, SIZES = 0.1, 3, [3, 5]
@@ -178,6 +182,36 @@ def test_the_file_of_variants_belongs_to_one_plan(tmp_path: Path) -> None:
     assert caught.value.code == "plan_variant_invalid"
     logistic_plan().save(path)
     assert Plan.load(path).variants is None, "the file of another plan is removed"
+
+
+def test_targets_of_both_signs_are_tried() -> None:
+    """A variant that cuts off negative targets computes another step, although its loss is right for the others."""
+    data = {"x": pygrid.Tensor["batch", 6], "y": pygrid.Tensor["batch", 4]}
+    plan = pygrid.plan(data=data, hyper={"lr": pygrid.Float(RATE)})(squared).build(
+        LINEAR, targets=["tfjs"], batch_sizes=[3]
+    )
+    assert plan.variants is not None
+    (variant,) = plan.variants.variants
+    check_variant(plan, variant)
+    message = read_plan(variant.plans[0].plan)
+    cut = Action("tf.relu", (Ref(message.inputs[1]),), 10**9)
+    moved = [
+        replace(one, args=tuple(_renamed(arg, message.inputs[1], 10**9) for arg in one.args)) for one in message.actions
+    ]
+    wrong = write_plan(replace(message, actions=(cut, *moved)))
+    with pytest.raises(InvalidPlan) as caught:
+        check_variant(plan, msgspec.structs.replace(variant, plans=(VariantPlan(3, wrong),)))
+    assert caught.value.code == "plan_variant_deviates"
+
+
+def squared(model: nn.Module, x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
+    return F.mse_loss(model(x), y)
+
+
+def _renamed(value: Any, old: Any, new: Any) -> Any:
+    if isinstance(value, tuple):
+        return tuple(_renamed(one, old, new) for one in value)
+    return Ref(new) if value == Ref(old) else value
 
 
 SOURCE = """
