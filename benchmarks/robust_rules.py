@@ -24,7 +24,8 @@ import numpy.typing as npt
 sys.path.insert(0, str(Path(__file__).parents[1] / "examples"))
 
 import digits_data
-from pygrid.aggregation.mean import BLOCK, WeightedSum
+from pygrid.aggregation.mean import BLOCK
+from pygrid.aggregation.precisions import Expected
 from pygrid.aggregation.rules import Aggregation, History, Vote, weigh
 from pygrid.aggregation.running import RunningSum
 from pygrid.core.reports import ReportCheck
@@ -154,7 +155,7 @@ class Server:
     rule: Aggregation
     model: Float32
     centre: Float32 | None = None
-    limit: float = float("inf")
+    expected: Expected = field(default_factory=Expected)
     accepted: list[list[tuple[float, float]]] = field(default_factory=list)
 
     @staticmethod
@@ -164,15 +165,16 @@ class Server:
     def complete(self, diffs: Sequence[Float32], claims: Sequence[int]) -> None:
         """One cycle of these diffs."""
         votes = {number: self._vote(number, diff, claims[number]) for number, diff in enumerate(diffs)}
-        total = RunningSum(self.model.size)
+        total = RunningSum(self.model.size, self.expected)
         for number, vote in votes.items():
-            total.fold(vote, self.limit, partial(self._parts, diffs, number))
+            total.fold(vote, partial(self._parts, diffs, number))
         earlier = [pair for cycle in self.accepted[-5:] for pair in cycle]
         history = History([norm for norm, _ in earlier], [weight for _, weight in earlier])
         weighed = weigh(self.rule, list(votes.values()), history, lambda: float(np.linalg.norm(self.model)))
         mean = total.result(votes, weighed, partial(self._parts, diffs))(0, self.model.size, self.centre)
         self.accepted.append([(vote.norm * weighed.scales[n], weighed.weights[n]) for n, vote in votes.items()])
-        self.limit = weighed.limit
+        sizes = [votes[number].norm * weighed.scales[number] * weight for number, weight in weighed.weights.items()]
+        self.expected = Expected(weighed.limit, max(sizes), len(sizes))
         most = float(np.finfo(np.float32).max)
         if self.rule.is_centred:
             self.centre = np.clip(mean, -most, most).astype(np.float32)
@@ -253,7 +255,7 @@ class _Mean:
     """A report as pygrid 0.1 took it: norm, then one sum weighted by examples."""
 
     def __init__(self, num_values: int) -> None:
-        self._sum = WeightedSum(num_values)
+        self._sum = np.zeros(num_values)
 
     def take(self, data: bytes) -> None:
         layout = read_layout(data)
@@ -261,16 +263,16 @@ class _Mean:
         check.add(data)
         check.finish()
         for start, block in _blocks(data, layout):
-            self._sum.add_block(start, block, 30.0)
+            self._sum[start : start + len(block)] += np.multiply(block, 30.0, dtype=np.float64)
 
 
 class _Centred:
     """A report under centred clipping: norm and distance, then one of two sums."""
 
     def __init__(self, num_values: int, centre: Float32) -> None:
-        self._sum = RunningSum(num_values)
+        limit = 1.25 * num_values**0.5
+        self._sum = RunningSum(num_values, Expected(limit, limit, 40))
         self._centre = centre
-        self._limit = 1.25 * num_values**0.5
         self._number = 0
 
     def take(self, data: bytes) -> None:
@@ -280,7 +282,7 @@ class _Centred:
         content = check.finish()
         self._number += 1
         vote = Vote(self._number, content.norm, content.distance, 1.0)
-        self._sum.fold(vote, self._limit, lambda: _blocks(data, layout))
+        self._sum.fold(vote, lambda: _blocks(data, layout))
 
 
 def _blocks(data: bytes, layout: Layout) -> Iterator[tuple[int, Float32]]:

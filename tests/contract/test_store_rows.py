@@ -25,6 +25,7 @@ from pygrid.errors import NotFound
 from pygrid.storage import cycle_transitions, processes, reports
 from pygrid.storage import cycles as rows
 from pygrid.storage.cycles import CycleTotals
+from pygrid.storage.last_cycles import LastCycle, find_last_cycle
 from pygrid.storage.processes import Checkpoint
 from pygrid.storage.reports import Report
 from pygrid.storage.sql.database import Database
@@ -386,16 +387,17 @@ def test_totals_add_up_and_are_kept(store: Rows) -> None:
         4, 1, 200, {"loss": pytest.approx(2 / 3), "only": 2.0}, spread
     )
     done = replace(store(rows.get_cycle, cycle.id), state=CycleState.COMPLETED, completed_at=_after(9))
-    assert store(rows.find_radius, process_id) is None
+    assert store(find_last_cycle, process_id) is None
     store(rows.complete_cycle, done, replace(so_far, num_clipped=1), 0.5)
-    assert store(rows.find_radius, process_id) == 0.5
+    last = LastCycle(0.5, max(one.norm * one.scale * one.weight for one in counted), len(counted))
+    assert store(find_last_cycle, process_id) == last
     assert store(reports.get_totals, cycle.id) == replace(so_far, num_clipped=1)
     assert store(rows.get_cycle, cycle.id) == done
     later = store.cycle(process_id, 2)
     assert store(reports.get_totals, later.id) == CycleTotals(0, 0, 0, {})
     # A cycle without reports says nothing.
     store(rows.complete_cycle, replace(later, state=CycleState.COMPLETED), CycleTotals(0, 0, 0, {}))
-    assert store(rows.find_radius, process_id) == 0.5
+    assert store(find_last_cycle, process_id) == last
 
 
 def test_files_of_unfinished_cycles_are_known(store: Rows) -> None:

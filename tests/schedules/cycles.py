@@ -6,6 +6,7 @@ closing cycle ──> claimed under a fence ──> partial sums + reports read 
 
 from __future__ import annotations
 
+import contextlib
 import datetime as dt
 from dataclasses import replace
 from functools import partial
@@ -81,6 +82,8 @@ class CycleReplica(Replica):
         """Folded reports of each cycle: content by id."""
         self.num_segments = 0
         self.num_flushes = 0
+        self.mixed: set[int] = set()
+        """Cycles whose sum also has reports of other processes."""
         self.closers: set[int] = set()
 
 
@@ -105,7 +108,7 @@ class Cycles:
         self.keys: dict[str, int] = {}
         self.reports: dict[int, tuple[str, int, str, str]] = {}
         """(segment, index in it, instance, request key) by the id of the assignment."""
-        self.partials: dict[tuple[int, str, int], closing.PartialSum] = {}
+        self.partials: dict[tuple[int, str], closing.PartialSum] = {}
         self.objects: dict[str, Any] = {}
         self.checkpoints: dict[int, dict[Any, float]] = {}
         self.events: dict[int, str] = {}
@@ -117,7 +120,7 @@ class Cycles:
         """Request keys that were answered with 410."""
         self.seen: list[list[int]] = []
         self._num_replicas = self._num_keys = self._num_assignments = self._sequence = 0
-        self.event_topic, self.partial_topic = Topic("event"), Topic("partial")
+        self.event_topic = Topic("event")
         self.cycle_topic = Topic("cycle")
         self._put_cycle(1, CycleState.OPEN)
         self.newest = {"id": 1}
@@ -415,35 +418,36 @@ class Cycles:
     def _fold(self, replica: CycleReplica, added: list[tuple[int, int, Any]]) -> None:
         for cycle_id, number, content in added:
             replica.sums.setdefault(cycle_id, {})[number] = content
-            if self.kernel.chance(0.5):  # enough was folded since the last flush
+            if self.kernel.chance(0.8):  # enough was folded since the last flush
                 self.kernel.spawn(f"{replica.instance} flush", self.flush(replica, cycle_id), replica)
 
     def flush(self, replica: CycleReplica, cycle_id: int) -> Steps:
-        """Store the sum of a cycle as a partial sum, and start from zero."""
+        """Store the whole sum of a cycle as a partial sum, in place of the earlier one."""
         folded = replica.sums.get(cycle_id)
-        if not folded:
+        if not folded or (cycle_id in replica.mixed and self.mutant is not Mutant.PARTIAL_OF_A_LOST_LEASE):
             return
         replica.num_flushes += 1
-        number = replica.num_flushes
-        if self.mutant is Mutant.ONE_NAME_PER_FLUSH:
-            number = 1
-        else:
-            replica.sums[cycle_id] = {}
-        key = f"partials/{cycle_id}/{replica.instance}/{number}"
-        content, covered = dict.fromkeys(folded.values(), 1.0), dict.fromkeys(folded, 1.0)
+        number = 1 if self.mutant is Mutant.ONE_NAME_PER_FLUSH else replica.num_flushes
+        key = f"diffs/{cycle_id}/{replica.instance}-{number}.sum"
+        content, covered = dict.fromkeys(folded.values(), 1.0), frozenset(folded)
         yield
         self.objects[key] = content
         if self.kernel.trace is not None:
             self.kernel.log(f"PUT {key}: {list(content)}")
         yield self.kernel.stall(20.0)
+        if self.mutant is Mutant.PARTIAL_COVERS_MORE:
+            covered = frozenset(replica.sums[cycle_id])
         transaction = Transaction(self.kernel, replica)
-        row = closing.PartialSum(cycle_id, replica.instance, number, key, covered)
-        transaction.put(self.partials, (cycle_id, replica.instance, number), row)
-        try:
+        while (waiting := transaction.lock((1, cycle_id))) is not None:
+            yield waiting
+        if self.cycles[cycle_id].state is CycleState.COMPLETED and self.mutant is not Mutant.LATE_PARTIAL:
+            transaction.roll_back()
+            return
+        row = closing.PartialSum(cycle_id, replica.instance, key, covered)
+        transaction.put(self.partials, (cycle_id, replica.instance), row)
+        yield self.kernel.stall(4.0)
+        with contextlib.suppress(CommitRefused, CommitUnknown):  # the reports are read back
             transaction.commit()
-        except (CommitRefused, CommitUnknown):
-            return  # the reports are read back
-        self.kernel.notify(self.partial_topic)
 
     # -- the end of a cycle --------------------------------------------------------------------------------------------
 
@@ -535,8 +539,6 @@ class Cycles:
         kernel = self.kernel
         if self.cycles[cycle_id].state is CycleState.COMPLETED:
             return
-        if replica.sums.get(cycle_id):
-            yield from self.flush(replica, cycle_id)
         sent_s = kernel.now
         lease = yield from self._change_lease(replica, cycle_id, partial(leases.claim, holder=replica.instance))
         if lease is None:
@@ -544,10 +546,7 @@ class Cycles:
             return
         if kernel.trace is not None:
             kernel.log(f"claims cycle {cycle_id}, fence {lease.fence}")
-        until = kernel.now + closing.AWAIT_S
-        while kernel.now < until and self._awaits(cycle_id):
-            yield self.partial_topic, until
-        total = yield from self._add_up(cycle_id)
+        total = yield from self._add_up(replica, cycle_id)
         for _ in range(int(kernel.draw() * 4)):  # the work takes a while
             yield kernel.now + leases.RENEW_S
             again_s = kernel.now
@@ -561,6 +560,8 @@ class Cycles:
         if leases.may_continue(sent_s, kernel.now):
             yield kernel.stall(30.0)
             yield from self._store_checkpoint(replica, cycle_id, lease.fence, total)
+        if kernel.chance(0.8):  # a report is folded whose acceptance was answered late
+            yield from self.flush(replica, cycle_id)
         replica.closers.discard(cycle_id)
 
     def _change_lease(self, replica: Replica, cycle_id: int, decide: Any) -> Any:
@@ -584,13 +585,6 @@ class Cycles:
         yield
         return lease
 
-    def _awaits(self, cycle_id: int) -> bool:
-        accepted_by = {
-            number: row[2] for number, row in self.reports.items() if self.assignments[number].cycle_id == cycle_id
-        }
-        live = {replica.instance for replica in self.kernel.replicas if replica.seen_until > self.kernel.now}
-        return bool(closing.awaited_instances(accepted_by, self._partials(cycle_id), live))
-
     def _partials(self, cycle_id: int) -> list[closing.PartialSum]:
         return [row for row in self.partials.values() if row.cycle_id == cycle_id]
 
@@ -606,22 +600,25 @@ class Cycles:
         segment, index, _, _ = self.reports[number]
         return self.objects[segment][index]
 
-    def _add_up(self, cycle_id: int) -> Any:
+    def _add_up(self, replica: CycleReplica, cycle_id: int) -> Any:
         """The total of a cycle: how much of each diff is in it."""
-        scales = self._scales(cycle_id)
-        summands = closing.choose_summands(scales, self._partials(cycle_id))
+        scales, own = self._scales(cycle_id), dict(replica.sums.get(cycle_id, {}))
+        replica.mixed.add(cycle_id)
+        folded = () if self.mutant is Mutant.PARTIAL_TWICE else own
+        summands = closing.choose_summands(scales, folded, self._partials(cycle_id))
         if summands.unusable:
             raise Broken("partial sums are disjoint", f"{summands.unusable}")
-        yield
-        total: dict[Any, float] = {}
+        yield self.kernel.stall(4.0)
+        total: dict[Any, float] = dict.fromkeys(own.values(), 1.0)
         for one in summands.partials:
             for content, scale in self.objects[one.key].items():
                 total[content] = total.get(content, 0.0) + scale
-        for number, by in summands.corrections.items():
-            total[self._content(number)] += by
         for number in summands.read:
-            content = self._content(number)
-            total[content] = total.get(content, 0.0) + scales[number]
+            total[self._content(number)] = total.get(self._content(number), 0.0) + 1.0
+        for number, scale in scales.items():
+            if scale != 1.0:
+                total[self._content(number)] -= 1.0 - scale
+        replica.sums[cycle_id] = {number: self._content(number) for number in scales}
         return total
 
     def _store_checkpoint(self, replica: Replica, cycle_id: int, fence: int, total: dict[Any, float]) -> Steps:
@@ -639,6 +636,8 @@ class Cycles:
             return
         transaction.put(self.checkpoints, cycle_id, partial(self._checked, cycle_id, total))
         self._expire(transaction, cycle_id)
+        for row in [row for row in self.partials if row[0] == cycle_id]:
+            transaction.put(self.partials, row, None)
         done = replace(cycle, state=CycleState.COMPLETED, completed_at=kernel.time())
         transaction.put(self.cycles, cycle_id, done)
         kinds = ["cycle_completed"]
@@ -762,6 +761,8 @@ class Cycles:
         """Check what holds at the end."""
         if any(cycle.state is not CycleState.COMPLETED for cycle in self.cycles.values()):
             raise Broken("everything ends", f"{self.cycles}")
+        if self.partials:
+            raise Broken("partial sums end with their cycle", f"{self.partials}")
         counted: dict[str, int] = {}
         for number, (_, _, _, key) in self.reports.items():
             content = self._content(number)

@@ -29,7 +29,7 @@ from pygrid import codes
 from pygrid.configuration import read_server_config
 from pygrid.core.cycles import AssignmentState, CycleState
 from pygrid.errors import PygridError, Unavailable
-from pygrid.features.cycles.accumulator import CycleSums
+from pygrid.features.cycles.accumulator import CycleSums, find_expected
 from pygrid.features.cycles.admission import Admissions
 from pygrid.features.cycles.completion import Completion
 from pygrid.features.cycles.cycle_metrics import CycleCounts
@@ -242,7 +242,7 @@ class Server:
         place.database.begin(act)
         self.store = Store.open(place.database, place.folder, PublicContent())
         executor = InlineExecutor(loop)
-        sums = CycleSums(self.store.diffs, lambda _process_id: None)
+        sums = CycleSums(self.store.diffs, partial(find_expected, self.store.database))
         quotas = DeviceQuotas(DeviceLimits(), loop, "secret")
         completion = Completion(self.store, sums, loop, loop.time)
         self.scheduler = CycleScheduler(self.store, completion, loop, executor, METRICS, COUNTS)

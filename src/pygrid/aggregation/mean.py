@@ -1,7 +1,13 @@
-"""The weighted sum of diffs. Its memory does not grow with the number of diffs.
+"""Sums of diffs that are exact, so they do not depend on the order of the diffs, nor on who adds which of them.
 
-Source: McMahan et al., "Communication-Efficient Learning of Deep Networks from Decentralized Data", AISTATS 2017,
-algorithm 1.
+    term = round(factor * value / 2**exponent)     sum = (term + term + ...) modulo 2**64
+
+Each product is rounded once, to a multiple of ``2**exponent``; the multiples are added as integers. Integers modulo
+2**64 add up to the same in any order, and a term can be taken out again. The memory does not grow with the number of
+diffs.
+
+Source of the mean: McMahan et al., "Communication-Efficient Learning of Deep Networks from Decentralized Data",
+AISTATS 2017, algorithm 1.
 """
 
 from __future__ import annotations
@@ -9,31 +15,56 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 
+Int64 = npt.NDArray[np.int64]
+
 BLOCK = 65_536
 """Values per step, so that they fit the processor's cache: 512 kB in float64."""
+TERM_BITS = 50
+"""A term is below ``2**TERM_BITS`` in absolute value."""
+SUM_BITS = 62
+"""A sum is below ``2**SUM_BITS`` in absolute value, or it is meaningless. Sums on the way to it may be larger."""
 
 
-class WeightedSum:
-    """The sum of ``factor * diff`` in float64.
+class ExactSum:
+    """The sum of ``factor * diff``, in multiples of ``2**exponent``.
 
     Args:
         num_values: length of the flat vector.
+        multiples: the sum so far; it is changed in place. None: zero.
     """
 
-    def __init__(self, num_values: int) -> None:
-        self.sum: npt.NDArray[np.float64] = np.zeros(num_values, dtype=np.float64)
+    def __init__(self, num_values: int, exponent: int, multiples: Int64 | None = None) -> None:
+        self.multiples: Int64 = np.zeros(num_values, dtype=np.int64) if multiples is None else multiples
+        self._exponent = exponent
+        # A float64 between 2**52 and 2**53 quanta has a last bit of one quantum. So adding `_rounding` rounds to a
+        # multiple, and the difference of the bits is that multiple. It is twice as fast as rint and a conversion.
+        self._rounding = np.float64(1.5 * 2.0 ** (52 + exponent))
+        self._bits = self._rounding.view(np.int64)
+        self._products = np.empty(min(BLOCK, num_values), dtype=np.float64)
 
-    def add_block(self, start: int, block: npt.NDArray[np.float32], factor: float) -> None:
+    def add_block(self, start: int, block: npt.NDArray[np.float32], factor: float, *, sign: int = 1) -> None:
         """Add ``factor * block`` to values ``start : start + len(block)`` of the sum.
 
         Args:
-            block: part of a diff; float32.
-            factor: weight of the diff, times its scale if it is clipped.
+            block: part of a diff; float32. Each product is below ``2**(TERM_BITS + exponent)``.
+            sign: -1 takes out what was added with the same factor.
         """
         for begin in range(0, len(block), BLOCK):
             piece = block[begin : begin + BLOCK]
-            target = self.sum[start + begin : start + begin + len(piece)]
+            products = self._products[: len(piece)]
             if factor == 1.0:
-                target += piece
+                np.add(piece, self._rounding, out=products)
             else:
-                target += np.multiply(piece, factor, dtype=np.float64)
+                np.multiply(piece, factor, out=products, dtype=np.float64)
+                products += self._rounding
+            terms = products.view(np.int64)
+            terms -= self._bits
+            target = self.multiples[start + begin : start + begin + len(piece)]
+            if sign > 0:
+                target += terms
+            else:
+                target -= terms
+
+    def values(self, start: int, count: int) -> npt.NDArray[np.float64]:
+        """Values ``start : start + count`` of the sum, each rounded to float64."""
+        return self.multiples[start : start + count].astype(np.float64) * 2.0**self._exponent

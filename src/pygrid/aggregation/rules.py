@@ -112,6 +112,8 @@ class Weighed:
     """The largest distance (or norm) that is not shortened."""
     num_clipped: int
     """Number of reports far outside: those that were shortened; under centred clipping, to less than half of it."""
+    is_by_distance: bool = False
+    """Whether the limit is one of distances from ``v``, else of norms."""
     is_robust: bool = True
     """False if there were too few diffs for centred clipping; the mean of equal votes with a norm bound replaces it."""
 
@@ -143,6 +145,7 @@ def weigh(rule: Aggregation, votes: Sequence[Vote], history: History, model_norm
         centre_weight=len(scales) - sum(scales.values()),
         limit=limit,
         num_clipped=sum(scale < 0.5 for scale in scales.values()),
+        is_by_distance=True,
     )
 
 

@@ -221,21 +221,6 @@ def complete_cycle(connection: sa.Connection, cycle: Cycle, totals: CycleTotals,
     connection.execute(cycles.update().where(cycles.c.id == cycle.id).values(totals=asdict(totals), radius=radius))
 
 
-def find_radius(connection: sa.Connection, process_id: int) -> float | None:
-    """The radius of a process's newest completed cycle with reports; None: no such cycle, or it had no limit."""
-    statement = (
-        sa.select(cycles.c.radius)
-        .where(
-            cycles.c.process_id == process_id,
-            cycles.c.state == CycleState.COMPLETED.value,
-            cycles.c.num_reports > 0,
-        )
-        .order_by(cycles.c.sequence.desc())
-        .limit(1)
-    )
-    return connection.execute(statement).scalar()
-
-
 def _lock_lease(connection: sa.Connection, cycle_id: int) -> FencedLease | None:
     """Lock a cycle; returns its lease, or None if it is not closing."""
     row = connection.execute(

@@ -20,6 +20,7 @@ from pygrid.storage import (  # noqa: F401 - each adds its tables to the metadat
     jobs,
     models,
     one_time_codes,
+    partials,
     processes,
     provided_identities,
     reports,

@@ -1,7 +1,7 @@
-"""The weighted sum of diffs, and the mean made of it.
+"""The exact sum of diffs, and the mean made of it.
 
-Should happen: it is numpy's mean in float64, in whatever order and blocks the diffs come.
-Should not happen: the error grows with the number of diffs; float32 sums overflow.
+Should happen: it is numpy's mean in float64; its bits do not depend on the order and the blocks of the diffs.
+Should not happen: the error grows with the number of diffs; sums on the way overflow.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from pygrid.aggregation.mean import BLOCK, WeightedSum
+from pygrid.aggregation.mean import BLOCK, TERM_BITS, ExactSum
 
 diffs = st.integers(1, 30).flatmap(
     lambda size: st.lists(
@@ -30,16 +30,23 @@ diffs = st.integers(1, 30).flatmap(
 )
 
 
+EXPONENT = -24
+"""Terms below 2**24, with 2**-25 as the largest error."""
+
+
 def _mean(given_diffs: list[Any], block: int = BLOCK) -> npt.NDArray[np.float64]:
-    total = WeightedSum(len(given_diffs[0][0]))
+    size = len(given_diffs[0][0])
+    total = ExactSum(size, EXPONENT)
     for values, weight, scale in given_diffs:
         for start in range(0, len(values), block):
             total.add_block(start, values[start : start + block], weight * scale)
-    return total.sum / sum(weight for _, weight, _ in given_diffs)
+    return total.values(0, size) / sum(weight for _, weight, _ in given_diffs)
 
 
 @given(diffs, st.randoms(), st.integers(1, 30))
-def test_it_is_the_mean_of_numpy_in_any_order_and_blocks(given_diffs: list[Any], random: Any, block: int) -> None:
+def test_it_is_the_mean_of_numpy_with_the_same_bits_in_any_order_and_blocks(
+    given_diffs: list[Any], random: Any, block: int
+) -> None:
     shuffled = list(given_diffs)
     random.shuffle(shuffled)
     expected = np.average(
@@ -47,53 +54,54 @@ def test_it_is_the_mean_of_numpy_in_any_order_and_blocks(given_diffs: list[Any],
         axis=0,
         weights=[weight for _, weight, _ in given_diffs],
     )
-    # Sums of a few float64: some units in the last place of the largest term.
-    np.testing.assert_allclose(_mean(shuffled, block), expected, rtol=1e-12, atol=1e-9)
+    mean = _mean(shuffled, block)
+    # Each of 8 terms is off by at most 2**-25, and the weights are 1 or more.
+    np.testing.assert_allclose(mean, expected, rtol=1e-12, atol=8 * 2.0**-25)
+    assert mean.tobytes() == _mean(given_diffs).tobytes()
 
 
-@given(
-    st.lists(
-        st.tuples(hnp.arrays(np.float32, 5, elements=st.integers(-1000, 1000)), st.integers(1, 1000)),
-        min_size=1,
-        max_size=8,
-    ),
-    st.randoms(),
-)
-def test_sums_of_whole_numbers_do_not_depend_on_the_order_at_all(given_diffs: list[Any], random: Any) -> None:
-    shuffled = list(given_diffs)
-    random.shuffle(shuffled)
-    with_scale = [(values, weight, 1.0) for values, weight in given_diffs]
-    np.testing.assert_array_equal(_mean(with_scale), _mean([(values, weight, 1.0) for values, weight in shuffled]))
+@given(st.integers(-150, 150), st.floats(1.0, 2.0, exclude_max=True, width=32), st.booleans())
+def test_a_term_is_the_nearest_multiple(power: int, mantissa: float, is_negative: bool) -> None:
+    """Up to the largest term, and for values of any size."""
+    value = np.float32(np.ldexp(-mantissa if is_negative else mantissa, max(-120, min(120, power))))
+    for bits in (0, 10, 23, TERM_BITS - 1):
+        exponent = int(np.frexp(np.float64(value))[1]) - bits
+        total = ExactSum(1, exponent)
+        total.add_block(0, np.array([value]), 1.0)
+        assert total.multiples[0] == round(float(value) * 2.0**-exponent)
 
 
 def test_a_hundred_thousand_diffs_lose_no_digits() -> None:
-    """0.1 as float32, summed as float32 so often, would be off by 1 percent; as float64 by less than 1e-12."""
-    total = WeightedSum(1)
+    """0.1 as float32, summed as float32 so often, would be off by 1 percent."""
+    total = ExactSum(1, -46)
     value = np.full(1, 0.1, np.float32)
     for _ in range(100_000):
         total.add_block(0, value, 1.0)
-    assert total.sum[0] / 100_000 == pytest.approx(float(value[0]), rel=1e-12)
+    assert total.values(0, 1)[0] / 100_000 == pytest.approx(float(value[0]), rel=1e-12)
 
 
-def test_the_largest_values_do_not_overflow() -> None:
-    largest = np.full(3, np.finfo(np.float32).max)
-    total = WeightedSum(3)
-    for _ in range(100):
-        total.add_block(0, largest, 10_000.0)
-    np.testing.assert_allclose(total.sum / 1e6, largest, rtol=1e-12)
+def test_a_sum_on_the_way_may_overflow() -> None:
+    """Integers modulo 2**64: what counts is the size of the final sum."""
+    total = ExactSum(1, 0)
+    huge = np.full(1, 2.0**49, np.float32)
+    for sign in (1, -1):
+        for _ in range(2**16):
+            total.add_block(0, huge, 1.0, sign=sign)
+    total.add_block(0, np.full(1, 5.0, np.float32), 1.0)
+    assert total.values(0, 1)[0] == 5.0
 
 
 def test_pieces_longer_than_a_block_land_where_they_belong() -> None:
     values = np.arange(2 * BLOCK + 17, dtype=np.float32)
-    total = WeightedSum(len(values) + 5)
+    total = ExactSum(len(values) + 5, -8)
     total.add_block(5, values, 2.0)
-    np.testing.assert_array_equal(total.sum[5:], 2 * values)
-    np.testing.assert_array_equal(total.sum[:5], 0.0)
+    np.testing.assert_array_equal(total.values(5, len(values)), 2 * values)
+    np.testing.assert_array_equal(total.values(0, 5), 0.0)
 
 
-def test_a_diff_can_be_taken_out_and_corrected() -> None:
+def test_a_diff_can_be_taken_out() -> None:
     """What a completion does when a diff that was folded whole turns out to be an outlier."""
-    total = WeightedSum(2)
-    total.add_block(0, np.array([8.0, -8.0], np.float32), 3.0)
-    total.add_block(0, np.array([8.0, -8.0], np.float32), (0.25 - 1.0) * 3.0)
-    np.testing.assert_array_equal(total.sum / 3, [2.0, -2.0])
+    total = ExactSum(2, -30)
+    for sign in (1, -1):
+        total.add_block(0, np.array([0.1, -8.0], np.float32), 1 / 3, sign=sign)
+    assert not total.multiples.any()

@@ -8,6 +8,7 @@ rule off.
 from __future__ import annotations
 
 import math
+from functools import partial
 
 import numpy as np
 import numpy.typing as npt
@@ -15,6 +16,7 @@ import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
+from pygrid.aggregation.precisions import Expected
 from pygrid.aggregation.rules import FEW_BOUND, MIN_ROBUST, Aggregation, History, Vote, Weighed, weigh
 from pygrid.aggregation.running import RunningSum
 from support.thorough import examples
@@ -58,9 +60,9 @@ def total(
         values = diffs[number].astype(np.float32)
         return [(0, values[:3]), (3, values[3:])]
 
-    sums = RunningSum(SIZE)
+    sums = RunningSum(SIZE, Expected(limit))
     for number in folded:
-        sums.fold(votes[number], limit, lambda number=number: blocks(number))  # type: ignore[misc]
+        sums.fold(votes[number], lambda number=number: blocks(number))  # type: ignore[misc]
     mean = sums.result(votes, weighed, blocks)
     v = None if centre is None else centre.astype(np.float32)
     return np.concatenate([mean(0, 2, None if v is None else v[:2]), mean(2, 5, None if v is None else v[2:])])
@@ -93,6 +95,44 @@ def test_the_running_sum_is_the_definition(
     # In units of the radius, which is the size of what is averaged.
     scale = weighed.limit + (0.0 if centre is None else float(np.linalg.norm(centre)))
     np.testing.assert_allclose(got / scale, wanted / scale, rtol=0, atol=1e-12)
+
+
+@settings(max_examples=examples(300), deadline=None)
+@given(cycles(), st.sampled_from([0.01, 1.0, 50.0, math.inf]), st.sampled_from([1e-3, 1.0, 1e3]), st.data())
+def test_the_result_has_the_same_bits_whoever_added_the_diffs(
+    cycle: tuple[list[Float64], Float64 | None], limit: float, size: float, data: st.DataObject
+) -> None:
+    """In any order, in one sum or in those of several processes, with partial sums or without."""
+    diffs, centre = cycle
+    votes = votes_of(diffs, centre, data.draw(st.sampled_from([None, [1, 7, 10_000] * 4])))
+    rule = data.draw(st.sampled_from([Aggregation(), Aggregation(name="mean"), Aggregation(name="mean", bound=None)]))
+    weighed = weigh(rule, list(votes.values()), History(), lambda: 1.0)
+
+    def blocks(number: int) -> list[tuple[int, npt.NDArray[np.float32]]]:
+        return [(0, diffs[number].astype(np.float32))]
+
+    def mean(order: list[int], owners: list[int]) -> Float64:
+        """Folded in an order by three processes, the first of which adds up; one with another number folds nothing."""
+        replicas = [RunningSum(SIZE, Expected(limit, size)) for _ in range(3)]
+        for number in order:
+            if owners[number] < 3:
+                replicas[owners[number]].fold(votes[number], partial(blocks, number))
+        for other in replicas[1:]:
+            assert replicas[0].absorb(other.snapshot(), votes)
+        return replicas[0].result(votes, weighed, blocks)(0, SIZE, None)
+
+    order = data.draw(st.permutations(range(len(diffs))))
+    owners = data.draw(st.lists(st.integers(0, 3), min_size=len(diffs), max_size=len(diffs)))
+    expected = mean([], [0] * len(diffs))
+    assert mean(order, owners).tobytes() == expected.tobytes()
+    # Another process that takes it over, or the same one after a crash, reads what it needs from the reports.
+    assert mean(list(reversed(order)), [0] * len(diffs)).tobytes() == expected.tobytes()
+
+
+def test_sums_of_another_precision_or_size_are_not_added() -> None:
+    sums = RunningSum(SIZE, Expected(1.0, 1.0))
+    for other in (RunningSum(SIZE, Expected(1.0, 1e9)), RunningSum(SIZE, Expected(9.0, 1.0)), RunningSum(SIZE + 1)):
+        assert not sums.absorb(other.snapshot(), {})
 
 
 @settings(deadline=None)
@@ -196,9 +236,9 @@ def test_what_is_on_the_expected_side_is_not_read_again() -> None:
 
     expected = sorted(vote.reach for vote in votes.values())[5]
     assert expected > weighed.limit
-    sums = RunningSum(SIZE)
+    sums = RunningSum(SIZE, Expected(expected, expected))
     for number, vote in votes.items():
-        sums.fold(vote, expected, lambda number=number: blocks(number))  # type: ignore[misc]
+        sums.fold(vote, lambda number=number: blocks(number))  # type: ignore[misc]
     read.clear()
     sums.result(votes, weighed, blocks)
     assert read == [n for n, vote in votes.items() if weighed.limit < vote.reach <= expected]

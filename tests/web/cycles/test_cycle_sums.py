@@ -16,6 +16,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from pygrid.aggregation.precisions import Expected
 from pygrid.aggregation.rules import Weighed
 from pygrid.configuration import ServerConfig
 from pygrid.core.processes import HostedProcess
@@ -33,8 +34,9 @@ PROCESS = HostedProcess(1, "digits", "1.0", ServerConfig(cycle_length=None), {},
 CYCLE = 5
 
 
-def nothing_known(_process_id: int) -> None:
+def nothing_known(_process_id: int) -> Expected:
     """No cycle of the process is completed."""
+    return Expected()
 
 
 class Reports:
@@ -84,14 +86,13 @@ def reports(tmp_path_factory: pytest.TempPathFactory) -> Reports:
 @given(st.data())
 def test_the_total_is_that_of_the_reports(reports: Reports, data: st.DataObject) -> None:
     """Some are folded before, some twice, some with their bytes at hand; an earlier limit guessed other scales."""
-    sums = CycleSums(reports.diffs, nothing_known)
-    guess = data.draw(st.sampled_from([math.inf, 1.0, 0.1]))
-    sums.complete(PROCESS.id, CYCLE - 1, guess)
+    guess = data.draw(st.sampled_from([Expected(), Expected(1.0, 2.0, 3), Expected(0.1, 1e-6)]))
+    sums = CycleSums(reports.diffs, lambda _process_id: guess)
     numbers = list(range(len(reports.rows)))
     for number in data.draw(st.lists(st.sampled_from(numbers), max_size=8)):
         sums.fold(PROCESS, reports.rows[number], reports.bytes[number] if data.draw(st.booleans()) else None)
-    scales = {row.id: data.draw(st.sampled_from([1.0, 0.5, 0.01])) for row in reports.rows}
     limit = data.draw(st.sampled_from([math.inf, 2.0, 0.01]))
+    scales = {row.id: min(1.0, limit / row.norm) for row in reports.rows}
     mean = sums.reconcile(PROCESS, CYCLE, reports.rows, reports.weighed(scales, limit))
     np.testing.assert_allclose(mean(0, 8, None), reports.expected(numbers, scales), rtol=1e-12, atol=1e-12)
 
@@ -100,11 +101,11 @@ def test_after_a_start_the_limit_is_that_of_the_last_cycle(reports: Reports) -> 
     """It only decides what is read again: of the six, those that are folded on the right side are not."""
     asked: list[int] = []
 
-    def find_limit(process_id: int) -> float:
+    def find_expected(process_id: int) -> Expected:
         asked.append(process_id)
-        return 2.0
+        return Expected(2.0, 12.0, 6)
 
-    sums = CycleSums(reports.diffs, find_limit)
+    sums = CycleSums(reports.diffs, find_expected)
     for row, data in zip(reports.rows, reports.bytes, strict=True):
         sums.fold(PROCESS, row, data)
     assert asked == [PROCESS.id]
@@ -122,7 +123,7 @@ def test_after_a_start_the_limit_is_that_of_the_last_cycle(reports: Reports) -> 
 
 def test_nothing_is_folded_for_a_cycle_that_is_over(reports: Reports) -> None:
     sums = CycleSums(reports.diffs, nothing_known)
-    sums.complete(PROCESS.id, CYCLE, math.inf)
+    sums.complete(PROCESS.id, CYCLE)
     sums.fold(PROCESS, reports.rows[0], None)
     assert sums._sums == {}
 

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 
-from pygrid.features.cycles.accumulator import CycleSums
+from pygrid.features.cycles.accumulator import CycleSums, find_expected
 from pygrid.features.cycles.admission import Admissions
 from pygrid.features.cycles.clients import ClientRegistry
 from pygrid.features.cycles.completion import Completion
 from pygrid.features.cycles.cycle_metrics import CycleCounts
 from pygrid.features.cycles.devices import Endpoints
+from pygrid.features.cycles.partials import PartialSums
 from pygrid.features.cycles.progress import ProgressService
 from pygrid.features.cycles.published import PublishedDevices
 from pygrid.features.cycles.quotas import DeviceLimits, DeviceQuotas
@@ -20,7 +22,6 @@ from pygrid.features.cycles.scheduler import CycleScheduler
 from pygrid.features.cycles.service import CyclesService
 from pygrid.lifecycle import AppContext, BackgroundTask, Feature
 from pygrid.settings import DomainSettings
-from pygrid.storage.cycles import find_radius
 from pygrid.storage.store import Store
 
 CLIENT_SWEEP_S = 3600.0
@@ -42,9 +43,8 @@ def build(app: AppContext, store: Store, settings: DomainSettings) -> CyclesFeat
     """Build the feature. One thread folds reports and completes cycles, so the sums have one user."""
     clock = app.clock
     executor = ThreadPoolExecutor(1, thread_name_prefix="aggregate")
-    sums = CycleSums(
-        store.diffs, lambda process_id: store.database.read_now(lambda connection: find_radius(connection, process_id))
-    )
+    partials = None if store.remote is None else PartialSums(store.database, store.remote.objects)
+    sums = CycleSums(store.diffs, partial(find_expected, store.database), partials)
     counts = CycleCounts(app.metrics)
     quotas = DeviceQuotas(_device_limits(settings), clock, settings.secret_key)
     scheduler = CycleScheduler(store, Completion(store, sums, clock), clock, executor, app.metrics, counts)
@@ -56,6 +56,8 @@ def build(app: AppContext, store: Store, settings: DomainSettings) -> CyclesFeat
 
     async def close() -> None:
         executor.shutdown()
+        if partials is not None:
+            partials.close()
         cycles.close()
 
     return CyclesFeature(

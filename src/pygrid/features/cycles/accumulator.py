@@ -10,14 +10,18 @@ from math import inf
 import numpy as np
 
 from pygrid import codes
-from pygrid.aggregation.aggregator import Aggregator, MeanBlock
+from pygrid.aggregation.aggregator import MeanBlock
 from pygrid.aggregation.mean import BLOCK
+from pygrid.aggregation.precisions import Expected
 from pygrid.aggregation.rules import Vote, Weighed
 from pygrid.aggregation.running import RunningSum
 from pygrid.core.processes import HostedProcess
 from pygrid.errors import Unavailable
+from pygrid.features.cycles.partials import PartialSums
 from pygrid.storage.blobs.protocol import Diffs
+from pygrid.storage.last_cycles import find_last_cycle
 from pygrid.storage.reports import Report
+from pygrid.storage.sql.database import Database
 from pygrid.tensors.flat import VALUE_BYTES, Float32, match, num_values
 from pygrid.tensors.safetensors import header_length, parse_header
 
@@ -27,38 +31,51 @@ _Read = Callable[[int, int], bytes | memoryview]
 """`(offset, count) -> bytes` of a report."""
 
 
-def make_running_sum(process: HostedProcess) -> Aggregator:
-    """Return the aggregator of a new cycle of a process."""
-    return RunningSum(num_values(process.model))
-
-
 class CycleSum:
-    """The reports of one cycle in an aggregator. Used by one thread at a time."""
+    """The sum of the reports of one cycle. Used by one thread at a time."""
 
-    def __init__(self, process: HostedProcess, diffs: Diffs, aggregator: Aggregator) -> None:
+    def __init__(self, process: HostedProcess, diffs: Diffs, expected: Expected) -> None:
         self._process = process
         self._diffs = diffs
-        self._aggregator = aggregator
+        self._sum = RunningSum(num_values(process.model), expected)
+        self._may_store = True
+        self._num_unstored = self._unstored_bytes = 0
 
     @property
     def process_id(self) -> int:
         """The process of the cycle."""
         return self._process.id
 
-    def fold(self, report: Report, limit: float, data: bytes | None = None) -> None:
+    def fold(self, report: Report, data: bytes | None = None) -> None:
         """Add a report unless it is in the sum.
 
         Args:
-            limit: the distance, or norm, to which the report will probably be clipped.
             data: the bytes of the report; None reads them from the store.
         """
-        self._aggregator.fold(vote_of(report), limit, lambda: self._blocks(report, data))
+        self._sum.fold(vote_of(report), lambda: self._blocks(report, data))
+        self._num_unstored += 1
+        self._unstored_bytes += report.length
+
+    def store_if_due(self, cycle_id: int, partials: PartialSums) -> None:
+        """Store the sum as a partial sum, if enough was folded since the last time."""
+        if not (self._may_store and partials.is_due(self._num_unstored, self._unstored_bytes, self._sum.num_values)):
+            return
+        self._num_unstored = self._unstored_bytes = 0
+        partials.put_soon(cycle_id, self._sum.snapshot())
+
+    def add_partials(self, cycle_id: int, reports: Sequence[Report], partials: PartialSums) -> None:
+        """Add the partial sums of other replicas. After this it is not stored: it has what others cover."""
+        self._may_store = False
+        votes = {report.id: vote_of(report) for report in reports}
+        for values in partials.load(cycle_id, votes.keys(), self._sum.covered.keys()):
+            if not self._sum.absorb(values, votes):
+                logger.info("partial sum has another precision; its reports are read", extra={"cycle_id": cycle_id})
 
     def reconcile(self, reports: Sequence[Report], weighed: Weighed) -> MeanBlock:
         """Return the mean of exactly these reports, whatever was folded before."""
         by_id = {report.id: report for report in reports}
         votes = {number: vote_of(report) for number, report in by_id.items()}
-        return self._aggregator.result(votes, weighed, lambda number: self._blocks(by_id[number], None))
+        return self._sum.result(votes, weighed, lambda number: self._blocks(by_id[number], None))
 
     def _blocks(self, report: Report, data: bytes | None) -> Iterator[tuple[int, Float32]]:
         """Yield the report's values in blocks, each with its start in the model."""
@@ -85,33 +102,40 @@ def vote_of(report: Report) -> Vote:
     return Vote(report.id, report.norm, report.distance, report.weight)
 
 
+def find_expected(database: Database, process_id: int) -> Expected:
+    """Return what the last completed cycle of a process lets expect of the next one."""
+    last = database.read_now(lambda connection: find_last_cycle(connection, process_id))
+    if last is None or last.largest == 0.0:
+        return Expected()
+    return Expected(inf if last.radius is None else last.radius, last.largest, last.num_reports)
+
+
 class CycleSums:
     """The sums of all open cycles of a Domain. Used by the one thread that folds and completes.
 
     Args:
-        find_limit: returns the limit of the last completed cycle of a process, or None; called once for each process.
-        make_aggregator: returns the aggregator of a new cycle.
+        find_expected: what the last completed cycle of a process lets expect of the next one; called once a cycle.
+        partials: of replicas; None: there is one process.
     """
 
     def __init__(
-        self,
-        diffs: Diffs,
-        find_limit: Callable[[int], float | None],
-        make_aggregator: Callable[[HostedProcess], Aggregator] = make_running_sum,
+        self, diffs: Diffs, find_expected: Callable[[int], Expected], partials: PartialSums | None = None
     ) -> None:
         self._diffs = diffs
-        self._find_limit = find_limit
-        self._make_aggregator = make_aggregator
+        self._find_expected = find_expected
+        self._partials = partials
         self._sums: dict[int, CycleSum] = {}
-        self._limits: dict[int, float] = {}
         self._completed: dict[int, int] = {}
 
     def fold(self, process: HostedProcess, report: Report, data: bytes | None) -> None:
-        """Fold an accepted report, clipped by the limit that will probably hold."""
+        """Fold an accepted report, as it will probably count."""
         if report.cycle_id <= self._completed.get(process.id, 0):
             return
         try:
-            self._get(process, report.cycle_id).fold(report, self._limit(process.id), data)
+            kept = self._get(process, report.cycle_id)
+            kept.fold(report, data)
+            if self._partials is not None:
+                kept.store_if_due(report.cycle_id, self._partials)
         except Exception:
             logger.exception("fold failed; the sum will be rebuilt", extra={"cycle_id": report.cycle_id})
             self._sums.pop(report.cycle_id, None)
@@ -121,15 +145,17 @@ class CycleSums:
     ) -> MeanBlock:
         """Return the mean of exactly these reports, whatever was folded before."""
         try:
-            return self._get(process, cycle_id).reconcile(reports, weighed)
+            kept = self._get(process, cycle_id)
+            if self._partials is not None:
+                kept.add_partials(cycle_id, reports, self._partials)
+            return kept.reconcile(reports, weighed)
         except Exception:
             self._sums.pop(cycle_id, None)
             raise
 
-    def complete(self, process_id: int, cycle_id: int, limit: float) -> None:
-        """Drop the sum of a completed cycle; its limit is the expected limit of the next one."""
+    def complete(self, process_id: int, cycle_id: int) -> None:
+        """Drop the sum of a completed cycle."""
         self._completed[process_id] = cycle_id
-        self._limits[process_id] = limit
         self._sums.pop(cycle_id, None)
 
     def drop_before(self, process_id: int, cycle_id: int) -> None:
@@ -139,15 +165,8 @@ class CycleSums:
             if number < cycle_id:
                 del self._sums[number]
 
-    def _limit(self, process_id: int) -> float:
-        limit = self._limits.get(process_id)
-        if limit is None:
-            found = self._find_limit(process_id)
-            limit = self._limits[process_id] = inf if found is None else found
-        return limit
-
     def _get(self, process: HostedProcess, cycle_id: int) -> CycleSum:
         found = self._sums.get(cycle_id)
         if found is None:
-            found = self._sums[cycle_id] = CycleSum(process, self._diffs, self._make_aggregator(process))
+            found = self._sums[cycle_id] = CycleSum(process, self._diffs, self._find_expected(process.id))
         return found

@@ -39,6 +39,7 @@ from pygrid.storage.blobs.checked import DamagedReportError
 from pygrid.storage.blobs.protocol import Blobs, BlobWriter
 from pygrid.storage.cycle_transitions import begin_cycle
 from pygrid.storage.cycles import CycleTotals
+from pygrid.storage.partials import delete_partials
 from pygrid.storage.reports import Report
 from pygrid.storage.sql.lanes import Lane
 from pygrid.storage.store import Store
@@ -170,7 +171,7 @@ class Completion:
         ]
         outcome = _Outcome(new_checkpoint, weighed, reports, counted, damaged)
         completed = database.write_now(lambda connection: self._store_result(connection, process, cycle, outcome))
-        self.sums.complete(process.id, cycle.id, weighed.limit)
+        self.sums.complete(process.id, cycle.id)
         # Queued before the next cycle is announced, so before any report for it: the lane keeps the order.
         database.write_later(
             lambda _connection: self._store.diffs.drop(process.id, cycle.id), Lane.REPORTS, is_alone=True
@@ -271,6 +272,7 @@ class Completion:
         if new_checkpoint is not None:
             processes.put_checkpoint(connection, new_checkpoint)
         report_rows.expire_assignments(connection, cycle.id)
+        delete_partials(connection, cycle.id)
         totals = report_rows.add_up(outcome.counted, weighed.num_clipped)
         num_late = report_rows.count_late(connection, cycle.id)
         self._store.diffs.doom(connection, cycle.id, now)

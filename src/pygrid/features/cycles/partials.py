@@ -1,0 +1,121 @@
+"""The partial sums of replicas: this one stores its sums of reports, and reads those of others when it closes a cycle.
+
+They save work and are needed for nothing: a partial sum that is missing or damaged is made up for by the reports.
+"""
+
+from __future__ import annotations
+
+import logging
+import secrets
+import zlib
+from collections.abc import Callable, Collection, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+
+import sqlalchemy as sa
+
+from pygrid.aggregation import stored
+from pygrid.aggregation.running import SumValues
+from pygrid.core.closing import PartialSum, choose_summands
+from pygrid.core.cycles import CycleState
+from pygrid.errors import Unavailable
+from pygrid.storage import cycles as rows
+from pygrid.storage.blobs.objects import ObjectMissing, Objects
+from pygrid.storage.partials import PartialRow, list_partials, put_partial
+from pygrid.storage.sql.database import Database, instance_of
+from pygrid.storage.sql.lanes import Lane
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class PartialLimits:
+    """When a sum is stored."""
+
+    min_reports: int = 16
+    """Reports that were folded since it was stored last. A sum has up to four times the bytes of a report."""
+    min_bytes: int = 64 * 1024 * 1024
+    """Their bytes."""
+    max_values: int = 8 * 1024 * 1024
+    """Sums of larger models are not stored: they would need more than 256 MiB of memory."""
+
+
+class PartialSums:
+    """The partial sums of this replica and of others."""
+
+    def __init__(self, database: Database, objects: Objects, limits: PartialLimits | None = None) -> None:
+        self._database, self._objects = database, objects
+        self._limits = limits or PartialLimits()
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix="partial-sums")
+        self._storing: Future[None] | None = None
+
+    def is_due(self, num_reports: int, num_bytes: int, num_values: int) -> bool:
+        """Whether a sum is worth storing now, and nothing is being stored.
+
+        Args:
+            num_reports: those that were folded since it was stored last.
+            num_bytes: the same.
+        """
+        limits = self._limits
+        is_worth_it = num_reports >= limits.min_reports and num_bytes >= limits.min_bytes
+        is_free = self._storing is None or self._storing.done()
+        return is_worth_it and is_free and num_values <= limits.max_values
+
+    def put_soon(self, cycle_id: int, values: SumValues) -> None:
+        """Store the sum of all reports that this replica has folded, in a thread."""
+        self._storing = self._thread.submit(self._put, cycle_id, values)
+
+    def load(self, cycle_id: int, accepted: Collection[int], folded: Collection[int]) -> Iterator[SumValues]:
+        """Yield sums of others that go together with the own one; see `choose_summands`."""
+        found = {
+            row.key: row for row in self._database.read_now(lambda connection: list_partials(connection, cycle_id))
+        }
+        partials = [
+            PartialSum(row.cycle_id, row.instance, row.key, frozenset(stored.unpack(row.covered)))
+            for row in found.values()
+        ]
+        summands = choose_summands(accepted, folded, partials)
+        for unusable in summands.unusable:
+            logger.warning("partial sum does not fit; not used", extra={"key": unusable.key})
+        for partial in summands.partials:
+            values = self._read(found[partial.key])
+            if values is not None:
+                yield values
+
+    def close(self) -> None:
+        """End the thread. Nobody waits for a sum that is being stored."""
+        self._thread.shutdown(wait=False, cancel_futures=True)
+
+    def _read(self, row: PartialRow) -> SumValues | None:
+        try:
+            data = self._objects.read(row.key)
+            if _fingerprint(data) != row.fingerprint:
+                raise stored.StoredSumError("its bytes have changed")
+            return stored.decode(data, row.covered)
+        except (ObjectMissing, stored.StoredSumError, Unavailable) as error:
+            logger.warning("partial sum not read; its reports are", extra={"key": row.key, "reason": str(error)})
+            return None
+
+    def _put(self, cycle_id: int, values: SumValues) -> None:
+        covered = stored.pack(values.covered)
+        data = stored.encode(values, covered)
+        # Below the reports of the cycle, and deleted with them. A name is used once: a row never names other bytes.
+        key = f"diffs/{cycle_id}/{secrets.token_hex(16)}.sum"
+        try:
+            self._objects.put(key, data)
+        except Unavailable:
+            logger.warning("partial sum not stored", extra={"cycle_id": cycle_id}, exc_info=True)
+            return
+        self._database.write_later(_put_row(cycle_id, key, _fingerprint(data), covered), Lane.REPORTS, is_alone=True)
+
+
+def _put_row(cycle_id: int, key: str, fingerprint: str, covered: bytes) -> Callable[[sa.Connection], None]:
+    def transaction(connection: sa.Connection) -> None:
+        if rows.lock_cycle(connection, cycle_id).state is not CycleState.COMPLETED:
+            put_partial(connection, PartialRow(cycle_id, instance_of(connection), key, fingerprint, covered))
+
+    return transaction
+
+
+def _fingerprint(data: bytes) -> str:
+    return f"{len(data):x}-{zlib.crc32(data):08x}"
