@@ -79,6 +79,8 @@ class InferenceWorkers:
         self._limits = limits or InferenceLimits()
         self._allow_weak_sandbox = allow_weak_sandbox
         self._warm: OrderedDict[ServableModel, _WarmModel] = OrderedDict()
+        self._tasks: set[asyncio.Task[None]] = set()
+        """The tasks of all models, also while their processes end."""
         self._closed = False
 
     async def predict(self, model: ServableModel, arrays: Arrays, num_examples: int) -> Arrays:
@@ -106,6 +108,8 @@ class InferenceWorkers:
         """End every process; waiting requests fail."""
         self._closed = True
         await self._end(list(self._warm))
+        if self._tasks:
+            await asyncio.wait(self._tasks)
 
     def _find(self, model: ServableModel) -> _WarmModel:
         if self._closed:
@@ -119,6 +123,8 @@ class InferenceWorkers:
                 self._retire_one()
             warm = _WarmModel(model, self._limits, self._settings(model))
             self._warm[model] = warm
+            self._tasks.add(warm.task)
+            warm.task.add_done_callback(self._tasks.discard)
         self._warm.move_to_end(model)
         return warm
 
@@ -126,7 +132,7 @@ class InferenceWorkers:
         """End the process that has been unused for the longest time."""
         for model, warm in self._warm.items():
             if warm.has_ended or not (warm.is_busy or warm.waiting):
-                warm.task.cancel()
+                warm.stop()
                 del self._warm[model]
                 return
         raise _busy(f"{len(self._warm)} other models are in use")
@@ -135,7 +141,7 @@ class InferenceWorkers:
         tasks = []
         for model in models:
             warm = self._warm.pop(model)
-            warm.task.cancel()
+            warm.stop()
             tasks.append(warm.task)
         if tasks:
             await asyncio.wait(tasks)
@@ -164,12 +170,17 @@ class _WarmModel:
     wake: asyncio.Event = field(default_factory=asyncio.Event)
     is_busy: bool = True
     has_ended: bool = False
-    """Whether the task has ended, so that no request is answered."""
+    """Whether the task has ended, or ends the process, so that no request is answered."""
     task: asyncio.Task[None] = field(init=False)
 
     def __post_init__(self) -> None:
         self.task = asyncio.create_task(self._serve())
         self.task.add_done_callback(lambda _: self._end())  # also if it was cancelled before its first step
+
+    def stop(self) -> None:
+        """End the task, which ends the process first."""
+        if not self.has_ended:
+            self.task.cancel()
 
     def _end(self, batch: Sequence[_Request] = ()) -> None:
         self.has_ended = True

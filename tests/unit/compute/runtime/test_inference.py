@@ -16,6 +16,7 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 
 import numpy as np
+import psutil
 import pytest
 
 from pygrid.compute.inference import InferenceLimits, InferenceWorkers, _ModelProcess
@@ -179,6 +180,18 @@ async def test_closing_tells_who_waits(model: ServableModel, tmp_path: Path) -> 
     with pytest.raises(Unavailable):
         await workers.predict(model, {"x": X}, 5)
     assert children() == []
+
+
+async def test_closing_waits_for_a_process_that_is_ending(model: ServableModel) -> None:
+    idle, forgetful = InferenceWorkers(InferenceLimits(idle_s=0)), InferenceWorkers()
+    for workers in (idle, forgetful):
+        await workers.predict(model, {"x": X}, 5)
+        (pid,) = children()
+        forgetting = asyncio.create_task(workers.forget(model.path.name if workers is forgetful else "another"))
+        await turns(5)
+        await workers.close()
+        assert not psutil.pid_exists(pid)
+        await forgetting
 
 
 async def test_a_file_that_is_gone_is_told(workers: InferenceWorkers, model: ServableModel) -> None:
