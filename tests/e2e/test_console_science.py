@@ -1,7 +1,7 @@
-"""Walks of a scientist (W3) and of the administrator of a Network (W4) in a real browser, and each of their pages.
+"""Walks of a scientist (W3) and of the administrator of a Network (W4) in a real browser.
 
-Should happen: the walks take as many seconds of hands and eyes as they may; axe finds nothing on any page, in both
-themes and on a phone; the price appears while the form is filled in; hostile texts stay texts.
+Should happen: the walks take as many seconds of hands and eyes as they may; axe finds nothing on pages with hostile
+texts, in both themes and on a phone; the price appears while the form is filled in; hostile texts stay texts.
 Should not happen: a request to another host, a violation of the policy, a message in the browser's console.
 """
 
@@ -91,32 +91,23 @@ def test_a_scientist_asks_within_45_seconds(bob: Person) -> None:
 
 
 PAGES = (
-    "/admin/processes",
-    "/admin/processes/1",
-    "/admin/processes/1?tab=checkpoints",
-    "/admin/processes/1?tab=plans",
-    "/admin/processes/1?tab=configuration",
-    "/admin/processes/1/compare",
-    "/admin/processes/compare?run=1&run=1",
-    "/admin/processes/new",
+    "/admin/datasets",
+    "/admin/datasets/1",
     "/admin/ask/1?kind0=mean&column0=age&epsilon=1",
     "/admin/ask/1?tab=model",
     "/admin/models",
     "/admin/models/scores",
-    "/admin/workers",
-    "/admin/networks",
     "/admin/search?q=patients",
 )
+"""Pages with texts of other people. `test_console_access` opens all pages."""
 
 
-@pytest.mark.parametrize("options", [{}, {"color_scheme": "dark"}, {"viewport": {"width": 360, "height": 740}}])
-def test_every_page_can_be_used_by_everybody(chromium: Browser, app: App, options: dict[str, object]) -> None:
-    ann = Person(chromium, app.url, **options)
+def test_pages_with_hostile_texts_can_be_used_by_everybody(chromium: Browser, app: App) -> None:
+    ann = Person(chromium, app.url)
     sign_in(ann, ANN)
     for path in PAGES:
         ann.page.goto(path)
-        ann.check_access(path)
-        assert ann.page.evaluate("document.documentElement.scrollWidth <= innerWidth"), path
+        ann.check_everywhere(path)
     ann.close()
 
 

@@ -9,10 +9,13 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from playwright.sync_api import Browser, BrowserContext, Locator, Page, sync_playwright
+from playwright.sync_api import Browser, BrowserContext, Locator, Page, ViewportSize, sync_playwright
 
 AXE = Path(__file__).parents[1] / "vendor" / "axe.js"
 TIMEOUT_MS = 30_000
+PHONE: ViewportSize = {"width": 360, "height": 740}
+COLORS = {"runOnly": ["cat.color"]}
+"""Options of axe: the rules that concern colors."""
 FLAGS = ["--disable-quic", "--no-first-run", "--disable-background-networking", "--disable-component-update"]
 
 
@@ -55,9 +58,30 @@ class Person:
     def check_access(self, where: str) -> None:
         """axe finds nothing on the page."""
         self.page.evaluate(AXE.read_text())
-        for violation in self.page.evaluate("axe.run()")["violations"]:
+        self._run_axe(where)
+
+    def check_everywhere(self, where: str) -> None:
+        """axe finds nothing on the page, in both themes and on a phone, and nothing scrolls sideways."""
+        size = self.page.viewport_size
+        assert size is not None
+        self.check_access(where)
+        self._check_width(where)
+        # The theme changes colors alone.
+        self.page.emulate_media(color_scheme="dark")
+        self._run_axe(f"{where}, dark", COLORS)
+        self.page.set_viewport_size(PHONE)
+        self._run_axe(f"{where}, on a phone")
+        self._check_width(f"{where}, on a phone")
+        self.page.set_viewport_size(size)
+        self.page.emulate_media(color_scheme="null")
+
+    def _run_axe(self, where: str, options: dict[str, Any] | None = None) -> None:
+        for violation in self.page.evaluate("options => axe.run(options)", options or {})["violations"]:
             parts = [node["html"][:150] for node in violation["nodes"][:3]]
             self._note("axe", f"{where}: {violation['id']}: {violation['help']} {parts}")
+
+    def _check_width(self, where: str) -> None:
+        assert self.page.evaluate("document.documentElement.scrollWidth <= innerWidth"), f"{where} scrolls sideways"
 
     def close(self) -> None:
         self.context.close()
