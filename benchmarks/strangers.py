@@ -32,8 +32,9 @@ from pathlib import Path
 
 from pygrid.errors import PygridError
 from pygrid.transport import Request, Transport, open_transport
+from relay_door import DOMAIN_ID
 from server_process import ServerProcess, leave_nothing_behind, start_domain
-from stranger_attacks import ATTACKS, DATASETS, DOMAIN_ID, GET
+from stranger_attacks import ATTACKS, DATASETS, GET
 
 MAX_GROWTH_BYTES = 64 * 1024 * 1024
 MAX_DELAY_MS = 20.0

@@ -8,13 +8,14 @@ client's connection is closed.
 from __future__ import annotations
 
 import contextlib
+import subprocess
 from collections.abc import Iterator
 
 import pytest
 
 from server_process import ServerProcess, start_domain
 from stranger_attacks import ATTACKS
-from strangers import MAX_GROWTH_BYTES, OtherClient, attacking, rss_bytes
+from strangers import MAX_GROWTH_BYTES, PAUSE_S, OtherClient, attacking, rss_bytes
 from support.eventually import eventually_blocking
 
 pytestmark = pytest.mark.fresh_processes
@@ -46,5 +47,7 @@ def test_an_attack_fills_no_memory_and_stops_nobody(name: str, server: tuple[Ser
             while attacker.poll() is None:
                 other.ask()  # raises if there is no good answer
                 most = max(most, rss_bytes(domain.pid))
+                with contextlib.suppress(subprocess.TimeoutExpired):
+                    attacker.wait(PAUSE_S)  # the pace of the other client
         assert attacker.returncode == 0
     assert most - before < MAX_GROWTH_BYTES
