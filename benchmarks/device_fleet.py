@@ -18,6 +18,8 @@ logger = logging.getLogger(__name__)
 PATIENCE_S = 60.0
 """Longest time of one step, for a connection that nobody answers."""
 REPEAT_S = 0.3
+TRAIN_S = 0.15
+"""Between the download of the model and the report. Without it, devices take the processor from the replicas."""
 
 
 class PatientReporter(crash.Reporter):
@@ -52,6 +54,7 @@ class PatientReporter(crash.Reporter):
         except RequestFailed as failure:
             if failure.status != crash.GONE:  # the cycle is over; the report is refused, too
                 raise
+        await asyncio.sleep(TRAIN_S)  # what a device computes
 
     @asynccontextmanager
     async def _patience(self) -> AsyncIterator[None]:

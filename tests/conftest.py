@@ -37,7 +37,6 @@ warm_starts.install()
 
 WAITING = (
     "tests/unit/compute/runtime/test_attack_plans.py",
-    "tests/e2e/test_federated_crash.py",
     "tests/e2e/test_demo.py",
     "tests/e2e/test_relay_processes.py",
     "tests/e2e/test_remote_worker.py",
@@ -45,6 +44,7 @@ WAITING = (
     "tests/e2e/test_up.py",
     "tests/e2e/test_sdk_docs.py",
     "tests/e2e/test_network_start.py",
+    "tests/e2e/test_replicas.py",
     "tests/web/jobs/test_federated_enemies.py",
     "tests/web/relay/test_lying_relay.py",
     "tests/schedules/test_schedules.py",
@@ -52,6 +52,11 @@ WAITING = (
 """Files that take long and whose tests share nothing: each test may run in another process."""
 
 ORDER = (
+    "tests/e2e/test_strangers_processes.py",
+    "tests/e2e/test_replicas.py",
+    "tests/e2e/test_federated_crash.py",
+    "tests/e2e/test_published_browsers.py",
+    "tests/e2e/test_console_",
     "tests/e2e/test_example_projects.py",
     "tests/docs/test_tutorials.py",
     "tests/web/test_openapi.py",
