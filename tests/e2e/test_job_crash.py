@@ -74,7 +74,7 @@ class Site:
             job: dict[str, Any] = self.call("GET", f"{JOBS}/{job_id}", self.owner)
             return job if is_there(job) else None
 
-        job: dict[str, Any] = eventually_blocking(found, within_s=60)
+        job: dict[str, Any] = eventually_blocking(found, within_s=180)
         return job
 
     def approve(self, job_id: str, state: str) -> None:

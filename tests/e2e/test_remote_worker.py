@@ -92,7 +92,7 @@ class Running:
             process.kill()
             process.wait()
 
-    def until(self, is_there: Callable[[], object], seconds: float = 60) -> None:
+    def until(self, is_there: Callable[[], object], seconds: float = 180) -> None:
         eventually_blocking(is_there, seconds)
 
     def finished(self, job_id: str) -> dict[str, Any]:
@@ -186,16 +186,17 @@ def test_nothing_is_lost_or_run_twice_when_a_worker_is_killed(running: Running) 
     site = running.site
     token = running.let_in("gpu-1")["token"]
     with running.worker(token, "--jobs", "2") as process:
-        private = site.submit(running.open, **LONG_PRIVATE)
         exact = site.submit(running.open, **LONG)
         site.approve(exact, "waiting")
-        running.until(lambda: running.known()[0]["num_running"] == 2)
         site.wait(exact, lambda job: job["progress"] > 0)
+        # Last, as it must not end before the Worker does.
+        private = site.submit(running.open, **LONG_PRIVATE)
+        running.until(lambda: running.known()[0]["num_running"] == 2)
         children = psutil.Process(process.pid).children(recursive=True)
-        spent = running.spent()
-        assert spent > 0
         process.kill()
         process.wait()
+        spent = running.spent()
+        assert spent > 0
         _, alive = psutil.wait_procs(children, timeout=180)
         assert not alive, "a job goes on without its Worker"
         job = running.finished(private)
