@@ -10,6 +10,7 @@ import contextlib
 import functools
 import os
 import sqlite3
+import ssl
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from copy import copy
@@ -17,6 +18,7 @@ from typing import Any
 
 import jinja2
 import sqlalchemy as sa
+from httpx._transports import default as httpx_transports
 from litestar import Litestar, Router
 from litestar._openapi.plugin import OpenAPIPlugin
 from litestar.datastructures import State
@@ -41,6 +43,7 @@ _upgrade = migrations._upgrade
 _present_revision = migrations._present_revision
 _new_app = app.MsgspecApp
 _make_engine = database._make_engine
+_make_ssl_context = httpx_transports.create_ssl_context
 
 
 def share() -> None:
@@ -50,6 +53,7 @@ def share() -> None:
     jinja2.Environment.compile = _compiled  # type: ignore[method-assign, assignment]
     render._read_all = functools.cache(render._read_all)
     database._make_engine = _engine
+    httpx_transports.create_ssl_context = _ssl_context
     migrations._upgrade = _upgraded
     migrations._present_revision = _copied_revision
     # No test cuts the power, which is all that these protect from. The disk is slow.
@@ -123,6 +127,23 @@ def _compiled(self: jinja2.Environment, source: Any, *args: Any, **more: Any) ->
     if key not in _codes:
         _codes[key] = _compile_template(self, source, *args)
     return _codes[key]
+
+
+# Clients of the tests
+
+
+_SSL_VARIABLES = ("SSL_CERT_FILE", "SSL_CERT_DIR")
+_ssl_contexts: dict[Any, ssl.SSLContext] = {}
+
+
+def _ssl_context(verify: Any, cert: Any, trust_env: bool) -> ssl.SSLContext:
+    """The context of a client of httpx, shared by all that trust the usual authorities: reading them takes 18 ms."""
+    if verify is not True or cert is not None:
+        return _make_ssl_context(verify=verify, cert=cert, trust_env=trust_env)
+    key = (trust_env, *map(os.environ.get, _SSL_VARIABLES))
+    if key not in _ssl_contexts:
+        _ssl_contexts[key] = _make_ssl_context(trust_env=trust_env)
+    return _ssl_contexts[key]
 
 
 # Databases

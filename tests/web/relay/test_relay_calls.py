@@ -86,8 +86,9 @@ def test_a_thousand_calls_at_once_each_get_their_own_answer(transport: Transport
             try:
                 answer = read(transport, Request("GET", f"/small/{number}"))
             except Unavailable as error:
-                # Slow machine: a thread got none of the connections for ten seconds, and it has sent nothing.
-                assert "connections are busy" in str(error)
+                # On a busy machine a thread can wait for ten seconds without a connection; it has sent nothing.
+                if "connections are busy" not in str(error):
+                    raise
             else:
                 return bool(json.loads(answer) == {"path": f"/small/{number}"})
 
