@@ -20,7 +20,7 @@ from test_federated_faults import until_doing
 from test_federated_jobs import parts_of
 from test_job_faults import charge_states, columns_of
 from test_job_restart import again, never
-from test_remote_leases import machine, someone_asks
+from test_remote_leases import machine
 
 from pygrid.core.datasets import column_file
 from pygrid.edge import EdgeClient
@@ -148,7 +148,7 @@ async def test_a_damaged_column_does_not_go_to_another_machine(tmp_path: Path) -
         await site.owner.wait(job["id"], "failed")
         flip(sorted((await columns_of(site, settings)).glob("*.bin"))[0])
         asking = asyncio.create_task(worker.ask(wait_s=60))
-        await someone_asks(site)
+        await worker.until_asking()
         job = await site.scientist.submit(dataset, **PRIVATE)
         failed = await site.owner.wait(job["id"], "failed")
         assert "damaged" in failed["detail"]

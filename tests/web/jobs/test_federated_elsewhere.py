@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 import pytest
 from test_federated_jobs import charges_of, parts_of
-from test_remote_leases import GOOD, Machine, ended, machine, someone_asks
+from test_remote_leases import GOOD, Machine, ended, machine
 
 from pygrid.tensors import encode
 from support.eventually import eventually
@@ -48,7 +48,7 @@ async def alice(folder: Path, *, prefer: bool = True, allow: bool = True) -> Asy
 async def taken(town: Town, worker: Machine, then: Callable[[], Any]) -> dict[str, Any]:
     """What the machine is given once it asks and ``then`` was done."""
     asking = asyncio.create_task(worker.ask(wait_s=60))
-    await someone_asks(town.sites["alice"])
+    await worker.until_asking()
     await then()
     lease = await asking
     assert lease is not None
@@ -98,7 +98,7 @@ async def test_records_stay_here_unless_the_policy_says_otherwise(tmp_path: Path
     async with alice(tmp_path, allow=False) as (town, worker):
         process = await town.hub.host(**ALONE, num_cycles=2)
         asking = asyncio.create_task(worker.ask(wait_s=60))
-        await someone_asks(town.sites["alice"])
+        await worker.until_asking()
         job = await town.submit("alice", 2, **PRIVATE)
         await town.hub.until(process, completed=2)
         assert not asking.done()
@@ -177,7 +177,7 @@ async def test_a_revocation_takes_the_records_from_the_other_machine(tmp_path: P
         assert await town.hub.contributions(process) == []
         # Its place is free again.
         again = asyncio.create_task(worker.ask(wait_s=60))
-        await someone_asks(site)
+        await worker.until_asking()
         count = {"statistics": [{"kind": "count"}], "privacy": {"epsilon": 0.5, "delta": 1e-6}}
         await site.scientist.submit(town.datasets["alice"], "statistics", **count)
         assert await again is not None

@@ -59,10 +59,14 @@ class Machine:
         lease: dict[str, Any] | None = answer.json()["lease"]
         return lease
 
+    async def until_asking(self) -> None:
+        """Until a question of this Worker waits for a job."""
+        await eventually(lambda: driver(self.site).count(self.id)[0] > 0)
+
     async def take(self, submit: Any) -> tuple[dict[str, Any], dict[str, Any]]:
         """Wait for a job, and have one submitted: its lease, and itself."""
         asking = asyncio.create_task(self.ask())
-        await someone_asks(self.site)
+        await self.until_asking()
         job = await submit
         lease = await asking
         assert lease is not None
@@ -81,11 +85,6 @@ class Machine:
 def driver(site: Site) -> LeasedDriver:
     remote: LeasedDriver = service(site.app.state, WorkersService).driver
     return remote
-
-
-async def someone_asks(site: Site, *, num_places: int = 1) -> None:
-    """Until as many jobs are run or asked for by Workers of other machines."""
-    await eventually(lambda: driver(site).capacity >= num_places)
 
 
 def ended(outcome: Outcome, result: bytes = b"") -> bytes:
@@ -265,7 +264,7 @@ async def test_a_token_that_was_revoked_is_good_for_nothing(site: Site) -> None:
     lease, job = await worker.take(site.scientist.submit(dataset, **PRIVATE))
     await worker.renew(lease)
     waiting = asyncio.create_task(worker.ask(wait_s=20))
-    await someone_asks(site, num_places=2)  # or the token is refused before the question is heard
+    await worker.until_asking()  # or the token is refused before the question is heard
     assert (await site.owner.call("DELETE", f"{WORKERS}/{worker.id}")).status_code == 200
     assert await waiting is None
     for answer in (
@@ -310,7 +309,7 @@ async def test_a_machine_that_cannot_lock_plans_in_gets_no_job(site: Site) -> No
 async def test_a_worker_that_waits_does_not_keep_the_domain_from_stopping(site: Site) -> None:
     worker = await machine(site)
     asking = asyncio.create_task(worker.ask(wait_s=60))
-    await someone_asks(site)
+    await worker.until_asking()
     site.app.state.stopping.set()
     async with asyncio.timeout(5):
         assert await asking is None
