@@ -83,39 +83,42 @@ class StatisticRows:
         """The vectors of these units, in their order."""
         for begin in range(0, len(units), self._chunk):
             part = units[begin : begin + self._chunk]
-            rows = (
+            columns = (
                 self._records(part) if self._groups is None else self._subjects([self._groups[unit] for unit in part])
             )
-            yield ContributionBlock(rows, np.zeros(len(part), np.bool_))
+            yield ContributionBlock(columns.T, np.zeros(len(part), np.bool_))
 
     def _subjects(self, groups: Sequence[Array]) -> Float64:
-        """The sums over the records of each subject, added one record after the other."""
+        """The sums over the records of each subject, added one record after the other. One column for each subject."""
         lengths = np.array([len(group) for group in groups])
-        sums = np.zeros((len(groups), self.size))
+        sums = np.zeros((self.size, len(groups)))
         for position in range(int(lengths.max(initial=0))):
             longer = np.flatnonzero(lengths > position)
-            sums[longer] += self._records(np.array([groups[index][position] for index in longer.tolist()]))
+            sums[:, longer] += self._records(np.array([groups[index][position] for index in longer.tolist()]))
         return sums
 
     def _records(self, rows: Array) -> Float64:
+        """The vectors of some records, one column for each: operations on whole columns take less time."""
         pieces = [self._piece(statistic, rows) for statistic in self._statistics]
-        return np.concatenate(pieces, axis=1) / math.sqrt(len(pieces))
+        if len(pieces) == 1:
+            return pieces[0]
+        return np.concatenate(pieces) / math.sqrt(len(pieces))
 
     def _piece(self, statistic: Statistic, rows: Array) -> Float64:
         column = self._columns[statistic.column] if statistic.column else None
         values = np.zeros(len(rows)) if column is None else column[rows].astype(np.float64)
         encoded = _encode(statistic, values)
         if column is not None and column.dtype.kind == "f":
-            np.copyto(encoded, 0.0, where=np.isnan(values)[:, np.newaxis])
+            np.copyto(encoded, 0.0, where=np.isnan(values))
         elif column is not None and statistic.has_missing:  # of whole numbers, only the codes of categories
-            np.copyto(encoded, 0.0, where=(values == MISSING_CODE)[:, np.newaxis])
+            np.copyto(encoded, 0.0, where=values == MISSING_CODE)
         if not statistic.by:
             return encoded
         found = self._columns[statistic.by][rows]
         members = [(low <= found) & (found < high) for low, high in statistic.spans] or [
             found == key for key in statistic.keys
         ]
-        return np.concatenate([np.where(member[:, np.newaxis], encoded, 0.0) for member in members], axis=1)
+        return np.concatenate([np.where(member, encoded, 0.0) for member in members])
 
 
 def _width(statistic: Statistic) -> int:
@@ -124,23 +127,25 @@ def _width(statistic: Statistic) -> int:
 
 
 def _encode(statistic: Statistic, values: Float64) -> Float64:
-    """The pieces of values that are present; of a missing one, anything."""
+    """The pieces of values that are present, one column for each; of a missing one, anything."""
     kind, lower, upper = statistic.kind, statistic.lower, statistic.upper
     if kind == "count":
-        return np.ones((len(values), 1))
+        return np.ones((1, len(values)))
     if kind in ("histogram", "quantile"):
         bins = np.searchsorted(statistic.edges, values, side="left" if kind == "quantile" else "right")
         if kind == "histogram":
             bins = np.clip(bins - 1, 0, len(statistic.edges) - 2)
-        return np.eye(_width(statistic))[bins]
+        found = np.zeros((_width(statistic), len(values)))
+        found[bins, np.arange(len(values))] = 1.0
+        return found
     clamped = np.clip(values, lower, upper)
     ones = np.ones(len(values))
     if kind == "sum":
         share = clamped / max(abs(lower), abs(upper))
-        return np.stack((ones, share), axis=1) / math.sqrt(2) if statistic.has_missing else share[:, np.newaxis]
+        return np.stack((ones, share)) / math.sqrt(2) if statistic.has_missing else share[np.newaxis]
     t = (clamped - (lower + upper) / 2) / ((upper - lower) / 2)
     parts = (ones, t) if kind == "mean" else (ones, t, t * t)
-    return np.stack(parts, axis=1) / math.sqrt(len(parts))
+    return np.stack(parts) / math.sqrt(len(parts))
 
 
 def read_answers(statistics: Sequence[Statistic], sums: Float64, noise_std: float) -> list[dict[str, Any]]:
