@@ -236,7 +236,6 @@ def least_epsilon(first: Any, second: Any, delta: float) -> float:
 @pytest.mark.parametrize("unit", ["record", "subject"])
 @pytest.mark.parametrize("name", ["fallback", "position", "slow"])
 def test_answers_do_not_tell_a_marked_record_beyond_epsilon(name: str, unit: str, kind: str, rate: float) -> None:
-    """A federated job runs the same trainings, one for each cycle."""
     epsilon, delta, size = 1.0, 1e-6, 40
     terms = PrivacyTerms(
         clip=1.0,
