@@ -56,7 +56,7 @@ LONG_S = (2.0, 14.0)
 """Bounds of how long a fault lasts that ends by itself."""
 SHORT_S = (1.0, 3.0)
 """The same for planned faults."""
-_PROBE_S = 0.05
+_PROBE_S = 0.1
 _LONG_PAUSE_S = 0.2
 
 
@@ -344,7 +344,7 @@ class _Run:
 
     async def _has_spare(self) -> bool:
         """Whether a replica is ready besides one that is about to fail."""
-        return await self._cluster.num_ready() >= 2
+        return await self._cluster.has_ready(2)
 
     async def _check(self, process: Process, jobs: JobFleet) -> Result:
         address = self._cluster.address

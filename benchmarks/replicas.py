@@ -145,7 +145,11 @@ class Cluster:
 
     async def is_complete(self) -> bool:
         """Whether all replicas are ready."""
-        return await self.num_ready() == NUM_REPLICAS
+        return await self.has_ready(NUM_REPLICAS)
+
+    async def has_ready(self, num: int) -> bool:
+        """Whether at least ``num`` replicas are ready; none is asked while fewer have started."""
+        return sum(replica.is_up for replica in self.replicas) >= num and await self.num_ready() >= num
 
     async def wait_ready(self) -> None:
         """Wait until all replicas are ready, and the balancer knows which one leads."""

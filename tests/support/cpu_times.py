@@ -6,7 +6,9 @@ the tests are collected is not part of it.
 
 from __future__ import annotations
 
+import os
 import resource
+import time
 from collections import Counter
 from collections.abc import Generator, Iterator
 from typing import Any
@@ -28,6 +30,8 @@ class CpuTimes:
     def __init__(self) -> None:
         self._last = cpu_s()
         self.by_file: Counter[str] = Counter()
+        self._began: float | None = None
+        """When the first test began."""
 
     def pytest_collection_finish(self) -> None:
         self._last = cpu_s()
@@ -41,6 +45,8 @@ class CpuTimes:
         return report
 
     def pytest_runtest_logreport(self, report: Any) -> None:
+        if self._began is None:
+            self._began = time.monotonic() - report.duration
         # The report of a test whose process crashed has none.
         self.by_file[report.nodeid.partition("::")[0]] += getattr(report, "cpu_s", 0.0)
 
@@ -50,9 +56,12 @@ class CpuTimes:
             terminalreporter.write_line(line)
 
     def lines(self) -> Iterator[str]:
-        """Yield a line for each folder, and for the files that took longest."""
+        """Yield a line for all tests, for each folder, and for the files that took longest."""
         by_folder: Counter[str] = Counter()
         for path, seconds in self.by_file.items():
             by_folder["/".join(path.split("/")[:2])] += seconds
+        wall_s = time.monotonic() - (self._began or 0.0)
+        total_s, num_cores = self.by_file.total(), os.cpu_count() or 1
+        yield f"{total_s:9.1f}  in all: {total_s / wall_s / num_cores:.0%} of {num_cores} cores in {wall_s:.0f} s"
         for times, most in ((by_folder, None), (self.by_file, NUM_FILES)):
             yield from (f"{seconds:9.1f}  {path}" for path, seconds in times.most_common(most))

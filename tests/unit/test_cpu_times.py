@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import time
 
 import pytest
@@ -35,6 +36,9 @@ def test_time_is_added_up_by_file_and_by_folder() -> None:
         _measured(times, nodeid, busy_s)
     assert times.by_file["tests/web/test_c.py"] >= 0.2
     assert times.by_file["tests/unit/test_a.py"] >= 0.04
-    shown = [line.split() for line in times.lines()]
+    in_all, *others = times.lines()
+    assert float(in_all.split()[0]) >= 0.2
+    assert re.search(r"in all: \d+% of \d+ cores in \d+ s", in_all)
+    shown = [line.split() for line in others]
     assert [path for _, path in shown[:2]] == ["tests/web", "tests/unit"]
     assert len(shown) == 2 + 3
