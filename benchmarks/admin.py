@@ -30,6 +30,7 @@ from loadgen import Address, Connection, Device, host, sign_up
 from pygrid.client import connect
 from pygrid.plans.picture import draw
 from pygrid.tensors import encode
+from pygrid.ui.session_limits import MAX_STREAMS
 from pygrid.ui.svg import draw_plan
 from server_process import ServerProcess
 from vector_model import diff_bytes, model_bytes, plan_bytes
@@ -131,14 +132,14 @@ async def measure_pages(folder: Path, num_rows: int = 10_000) -> list[Figure]:
         await host(domain.address, token, "first", model_bytes(100), plan_bytes(100), {"cycle_length": None})
     fill(folder, num_rows)
     with start(folder) as domain:
-        visitor = await sign_in(domain.address)
         token = (await _log_in(domain.address)).strip()
+        visitor, rest = await sign_in(domain.address), await sign_in(domain.address)
         before = domain.cpu_s
         first = await _time(lambda: visitor.get("/admin/processes"))
         cpu_ms = (domain.cpu_s - before) * 1000 / NUM_REQUESTS
         rows = await _time(lambda: visitor.get("/admin/processes?format=json"))
         later = len(gzip.compress((await visitor.get("/admin/processes"))[1], 5))
-        last = await _time(lambda: visitor.get("/admin/processes?before=101"))
+        last = await _time(lambda: rest.get("/admin/processes?before=101"))
         connection = await Connection.open(domain.address)
 
         async def one() -> tuple[int, bytes, float]:
@@ -149,7 +150,7 @@ async def measure_pages(folder: Path, num_rows: int = 10_000) -> list[Figure]:
             return answer.status, answer.body, (time.perf_counter() - began) * 1000
 
         single = await _time(one)
-        page = await _time(lambda: visitor.get("/admin/processes/1"))
+        page = await _time(lambda: rest.get("/admin/processes/1"))
         connection.close()
     return [
         Figure(
@@ -230,8 +231,8 @@ async def _reports_per_s(domain: ServerProcess, token: str, name: str, num_conso
         plan_bytes(1000),
         {"cycle_length": None, "max_diffs": num_reports},
     )
-    visitor = await sign_in(domain.address)
-    streams = [await visitor.follow(f"process:{process.id}") for _ in range(num_consoles)]
+    visitors = [await sign_in(domain.address) for _ in range(math.ceil(num_consoles / MAX_STREAMS))]
+    streams = [await visitors[n // MAX_STREAMS].follow(f"process:{process.id}") for n in range(num_consoles)]
     received = 0
 
     async def read(reader: asyncio.StreamReader) -> None:
@@ -279,14 +280,14 @@ async def measure_watched(folder: Path, num_reports: int = 1500) -> list[Figure]
 
 
 async def measure_streams(folder: Path, num_streams: int = 1000) -> list[Figure]:
-    """Memory and CPU of open streams in which nothing happens."""
+    """Memory and CPU of open streams in which nothing happens, of as many sessions as they need."""
     with start(folder) as domain:
         await sign_up(domain.address, EMAIL, PASSWORD)
-        visitor = await sign_in(domain.address)
-        await visitor.follow("queue")
+        visitors = [await sign_in(domain.address) for _ in range(math.ceil(num_streams / MAX_STREAMS))]
+        streams = [await visitors[0].follow("queue")]
         before = _memory(domain.pid)
-        streams = [await visitor.follow("queue") for _ in range(num_streams)]
-        each_kb = (_memory(domain.pid) - before) / num_streams / 1000
+        streams += [await visitors[n // MAX_STREAMS].follow("queue") for n in range(1, num_streams)]
+        each_kb = (_memory(domain.pid) - before) / (num_streams - 1) / 1000
         cpu_before, began = domain.cpu_s, time.perf_counter()
         await asyncio.sleep(20)
         share = (domain.cpu_s - cpu_before) / (time.perf_counter() - began)

@@ -457,6 +457,7 @@ TOO_MANY_NETWORKS = Code("too_many_networks", 409, "The Domain has joined as man
 TOO_MANY_PIPES = Code("too_many_pipes", 429, "Too many relayed connections are open; try again in a moment.")
 TOO_MANY_REQUESTS = Code("too_many_requests", 429, "The caller sends too many requests; try again later.")
 TOO_MANY_STAGED = Code("too_many_staged", 429, "The caller has three staged uploads: store or discard one first.")
+TOO_MANY_STREAMS = Code("too_many_streams", 429, "Too many pages of the web console are open that update themselves.")
 TOO_MANY_TOKENS = Code("too_many_tokens", 429, "The caller has too many API tokens.")
 TOO_SLOW = Code("too_slow", 408, "The peer sends too slowly, or a device is below the speed floor of the process.")
 TORCH_MISSING = Code("torch_missing", 500, "Writing plans needs PyTorch, which is not installed.")

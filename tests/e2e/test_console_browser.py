@@ -1,16 +1,18 @@
 """The web console in a real browser, against a Domain in a process of its own.
 
 Should happen: from nothing to an approved answer by mouse; a training is seen live, also over a restart of the Domain;
-more tabs than connections all load; pages work without scripts.
+more tabs than connections all load; a page that finds no place for its stream says so; pages work without scripts.
 Should not happen: a request to another host, a violation of the policy, a message in the browser's console.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
+import httpx
 import numpy as np
 import pytest
 from playwright.sync_api import Browser, expect
@@ -140,10 +142,36 @@ def test_more_tabs_than_connections_all_load(app: App, visit: Callable[..., Pers
     )
     ann = visit()
     sign_in(ann, ANN)
-    tabs = [ann.open("/admin/processes/1") for _ in range(8)]
+    tabs = [ann.open("/admin/processes/1") for _ in range(9)]
     for tab in tabs:
         expect(tab.get_by_role("status")).to_contain_text("Live")
     assert sum(tab.get_by_role("status").inner_text() == "Live" for tab in tabs) <= 3
+
+
+def test_a_page_without_a_stream_says_so_until_another_one_closes(app: App, visit: Callable[..., Person]) -> None:
+    owner(app)
+    ann = visit()
+    sign_in(ann, ANN)
+    ann.page.goto("/admin/settings")  # follows nothing
+    (cookie,) = ann.context.cookies()
+    headers = {"Cookie": f"{cookie['name']}={cookie['value']}"}
+    with httpx.Client(base_url=app.url, timeout=30) as web, ExitStack() as others:
+
+        def follows() -> bool:
+            answer = others.enter_context(web.stream("GET", "/admin/live?topics=queue", headers=headers))
+            return answer.status_code == 200
+
+        for _ in range(8):
+            eventually_blocking(follows)  # the stream of the first page can still be open
+        ann.page.goto("/admin/requests")
+        status = ann.page.get_by_role("status")
+        expect(status).to_contain_text("This page does not update itself: too many others of your session do.")
+        expect(ann.page.get_by_text("Nothing waits.")).to_be_visible()
+        ann.check_access("without a stream")
+    expect(status).to_have_text("Live")
+    ann.open("/admin/me").get_by_role("button", name="Sign out").click()
+    expect(status).to_have_text("Signed out: sign in again.")
+    ann.faults = [fault for fault in ann.faults if "status of 429" not in fault and "status of 401" not in fault]
 
 
 def test_without_scripts_pages_work(app: App, visit: Callable[..., Person]) -> None:

@@ -58,6 +58,11 @@ class Stream:
         self._beaten.clear()
         await asyncio.wait_for(self._beaten.wait(), 60)
 
+    async def close(self) -> None:
+        """Close it as a browser does, and wait until the server has noticed."""
+        self._over.set()
+        await self.end()
+
     async def end(self) -> None:
         """Wait until the server has ended it."""
         await asyncio.wait_for(asyncio.shield(self._task), 60)

@@ -20,6 +20,7 @@ from pygrid.ui.errors import PAGE_EXCEPTION_HANDLERS, unknown_page
 from pygrid.ui.feed import SharedReads, Topics
 from pygrid.ui.pages import account, entry, people, sign_in, single_sign_on, supervision, terminal
 from pygrid.ui.sampling import Sampler
+from pygrid.ui.session_limits import SessionLimits
 
 PREFIX = "/admin"
 _Pages = tuple[Router, Topics, tuple[type, ...]]
@@ -39,7 +40,7 @@ def build(app: AppContext, kind: Literal["domain", "network"], name: str, identi
     router, topics, services = _domain_pages() if kind == "domain" else _network_pages()
     sampler = Sampler(app.metrics.registry, app.clock)
     return Feature(
-        services=(console, console.files, topics, sampler, *(make() for make in services)),
+        services=(console, console.files, topics, sampler, SessionLimits(app.clock), *(make() for make in services)),
         routes=(router,),
         tasks=(BackgroundTask("sample-metrics", sampler.run),),
     )

@@ -14,10 +14,11 @@ from litestar.datastructures import Cookie
 from litestar.handlers import BaseRouteHandler
 
 from pygrid import codes
-from pygrid.core.access import API_TOKEN_PREFIX, Permission, require
+from pygrid.core.access import API_TOKEN_PREFIX, Permission, Principal, require
 from pygrid.errors import Forbidden, InvalidCredentials, Unauthenticated
 from pygrid.settings import AppSettings, is_loopback_host
 from pygrid.ui.console import Console
+from pygrid.ui.session_limits import SessionLimits
 from pygrid.web.auth import Connection, Guard, find_authenticator
 from pygrid.web.services import service
 
@@ -31,6 +32,7 @@ def signed_in(*permissions: Permission) -> Guard:
     The guard raises:
         Unauthenticated: ``unauthenticated``, ``invalid_credentials``; the page of the error leads to the sign-in.
         Forbidden: ``not_permitted``; ``cross_origin_refused`` as `check_origin`.
+        TooManyRequests: ``too_many_requests``: the session opens too many pages.
     """
 
     async def guard(connection: Connection, _handler: BaseRouteHandler) -> None:
@@ -38,8 +40,7 @@ def signed_in(*permissions: Permission) -> Guard:
         token = find_cookie(connection)
         if token is None:
             raise Unauthenticated("sign in first")
-        principal = await find_authenticator(connection).authenticate(token)
-        connection.scope["user"] = principal
+        principal = await _authenticate(connection, token)
         if permissions and not any(map(principal.may, permissions)):
             require(principal, permissions[0])
 
@@ -52,9 +53,16 @@ async def maybe_signed_in(connection: Connection, _handler: BaseRouteHandler) ->
     connection.scope["user"] = None
     if (token := find_cookie(connection)) is not None:
         try:
-            connection.scope["user"] = await find_authenticator(connection).authenticate(token)
+            await _authenticate(connection, token)
         except InvalidCredentials:
             return
+
+
+async def _authenticate(connection: Connection, token: str) -> Principal:
+    principal = await find_authenticator(connection).authenticate(token)
+    service(connection.app.state, SessionLimits).take_page(token)
+    connection.scope["user"] = principal
+    return principal
 
 
 def check_origin(connection: Connection) -> None:
@@ -106,6 +114,14 @@ def is_confidential(connection: Connection) -> bool:
     return connection.scope["scheme"] == "https" or (own.scheme, own.netloc) == ("https", given)
 
 
+def own_origin(connection: Connection) -> str:
+    """Return the scheme and host by which the browser reaches the app; a proxy with TLS may be in front of it."""
+    given = connection.headers.get("host", "")
+    own = urlsplit(service(connection.app.state, AppSettings).address)
+    scheme = own.scheme if own.netloc == given else connection.scope["scheme"]
+    return f"{scheme}://{given}"
+
+
 def find_cookie(connection: Connection) -> str | None:
     """Return the session token of a browser. API tokens do not count, because pages do not check their scope."""
     token = connection.cookies.get(service(connection.app.state, Console).cookie) or None
@@ -133,6 +149,8 @@ def sign_in_path(connection: Connection) -> str:
 
 def next_path(given: Any) -> str:
     """Return the address to go to after the sign-in: a path of the console, whatever a link says."""
-    path = unquote(given) if isinstance(given, str) else ""
-    is_own = path.startswith("/admin/") and "\\" not in path and ".." not in path and path.isprintable()
-    return path if is_own else START
+    path = given if isinstance(given, str) else ""
+    is_plain = path.isascii() and path.isprintable() and "\\" not in path
+    # A browser takes %2e for a dot.
+    is_own = path.startswith("/admin/") and ".." not in unquote(path.partition("?")[0])
+    return path if is_plain and is_own else START

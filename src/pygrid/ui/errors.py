@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import http
+import math
 from typing import Any
 
 from litestar import Request, Response, get
@@ -20,10 +21,11 @@ from pygrid.web.services import service
 
 
 def answer_error(request: Request[Any, Any, Any], error: PygridError) -> Response[bytes]:
-    """Answer an error of pygrid with a page; without a session the browser is led to the sign-in."""
+    """Answer an error of pygrid with a page; a page without a session leads to the sign-in, a script gets 401."""
     if error.status == 500:
         return answer_unexpected_page(request, error)
-    if isinstance(error, Unauthenticated) and request.method == "GET" and not request.headers.get("hx-request"):
+    is_script = request.headers.get("hx-request") or request.headers.get("accept") == "text/event-stream"
+    if isinstance(error, Unauthenticated) and request.method == "GET" and not is_script:
         return see_other(sign_in_path(request))
     return _page(request, error.to_problem())
 
@@ -48,7 +50,9 @@ def _page(request: Request[Any, Any, Any], problem: dict[str, Any]) -> Response[
     title = http.HTTPStatus(status).phrase
     frame = Frame(console.name, console.kind, console.identity, title, request.url.path, (), "", "")
     view = {"detail": str(problem["detail"]), "code": str(problem["code"]), "status": status}
-    headers = {"Retry-After": str(int(problem["retry_after_s"]) or 1)} if problem.get("retry_after_s") else None
+    headers = (
+        {"Retry-After": str(max(1, math.ceil(problem["retry_after_s"])))} if problem.get("retry_after_s") else None
+    )
     part = "problem" if request.headers.get("hx-request") else ""
     return console.answer(
         request,  # type: ignore[arg-type]

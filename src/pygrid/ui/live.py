@@ -8,7 +8,8 @@ fetches nothing for that. Nothing is sent again: after each connect, the page fe
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator
+from contextlib import aclosing
 
 import msgspec
 from litestar import get
@@ -17,10 +18,11 @@ from litestar.params import FromQuery
 from litestar.response import Stream
 
 from pygrid import codes
-from pygrid.errors import InvalidInput, NotFound
+from pygrid.errors import InvalidInput, NotFound, TooManyRequests
 from pygrid.storage.signals import Signals
 from pygrid.ui.access import find_cookie, signed_in
 from pygrid.ui.feed import Topic, Topics
+from pygrid.ui.session_limits import SessionLimits
 from pygrid.web.auth import find_authenticator
 from pygrid.web.requests import AppRequest
 from pygrid.web.services import service
@@ -35,7 +37,11 @@ PAUSE_S = 0.1
 
 @get("/live", guards=[signed_in()])
 async def live(request: AppRequest, state: State, topics: FromQuery[str] = "") -> Stream:
-    """Answer with the stream of changes. Topics that the caller may not see are left out."""
+    """Answer with the stream of changes. Topics that the caller may not see are left out.
+
+    Raises:
+        TooManyRequests: ``too_many_streams``: the session or the app has too many streams.
+    """
     names = [name for name in topics.split(",") if name]
     if len(names) > MAX_TOPICS:
         raise InvalidInput(f"a page follows at most {MAX_TOPICS} topics", code=codes.INVALID_INPUT)
@@ -43,15 +49,34 @@ async def live(request: AppRequest, state: State, topics: FromQuery[str] = "") -
     watched = {name: topic for name in names if (topic := await found.find_topic(state, request.user, name))}
     token = find_cookie(request)
     assert token is not None, "a guard has checked it"
+    limits = service(state, SessionLimits)
+    limits.check_streams(token)
     request.stop_counting()
     return event_stream(
-        _changes(found.signals_of(state), watched),
+        _counted(_changes(found.signals_of(state), watched), limits, token),
         state.stopping,
         SessionWatch(find_authenticator(request), token, request.user),
     )
 
 
-async def _changes(signals: Signals, watched: dict[str, Topic]) -> AsyncIterator[ServerEvent]:
+async def _counted(
+    events: AsyncGenerator[ServerEvent, None], limits: SessionLimits, token: str
+) -> AsyncGenerator[ServerEvent, None]:
+    """Yield the events of a stream, which counts from its first byte until it is closed.
+
+    One of several streams that begin together can find no place: it ends, and the browser reads why when it asks again.
+    """
+    async with aclosing(events):
+        try:
+            limits.check_streams(token)
+        except TooManyRequests:
+            return
+        with limits.stream(token):
+            async for event in events:
+                yield event
+
+
+async def _changes(signals: Signals, watched: dict[str, Topic]) -> AsyncGenerator[ServerEvent, None]:
     """Yield changes and data of each topic that was notified; many notifications between two events are one."""
     number = 0
     waiting = {

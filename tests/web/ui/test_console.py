@@ -190,7 +190,10 @@ async def test_a_wrong_password_is_told_and_the_email_stays(site: Site) -> None:
     ("given", "path"),
     [
         ("/admin/jobs", "/admin/jobs"),
-        ("%2Fadmin%2Fprocesses%2F1", "/admin/processes/1"),
+        ("/admin/people?text=a%2Bb%2525", "/admin/people?text=a%2Bb%2525"),
+        ("%2Fadmin%2Fprocesses%2F1", "/admin/"),
+        ("/admin/%2e%2E/users", "/admin/"),
+        ("/admin/search?q=\u65e5", "/admin/"),
         ("", "/admin/"),
         ("https://evil.example/admin/", "/admin/"),
         ("//evil.example/admin/", "/admin/"),
@@ -203,6 +206,32 @@ async def test_a_wrong_password_is_told_and_the_email_stays(site: Site) -> None:
 )
 def test_the_way_back_after_signing_in_stays_in_the_console(given: object, path: str) -> None:
     assert next_path(given) == path
+
+
+async def test_a_person_who_signs_in_comes_back_to_the_same_search(site: Site) -> None:
+    path = "/admin/people?text=a%2Bb%2525%E6%97%A5"
+    somebody = Browser(site.web)
+    led = (await somebody.get(path)).headers["location"]
+    (sent,) = (await somebody.page(led)).find("input", name="next")
+    fields = {"email": "owner@example.org", "password": PASSWORD, "next": sent["value"]}
+    assert (await somebody.post("/admin/login", fields)).headers["location"] == path
+    assert (await somebody.page(path)).find("input", name="text", value="a+b%25\u65e5")
+
+
+async def test_a_stream_without_a_session_is_not_led_to_a_page(site: Site) -> None:
+    answer = await Browser(site.web).get("/admin/live?topics=queue", headers={"Accept": "text/event-stream"})
+    assert (answer.status_code, "unauthenticated" in answer.text) == (401, True)
+
+
+async def test_links_have_the_address_by_which_the_browser_came(tmp_path: Path) -> None:
+    settings = load_settings({}, data_dir=tmp_path / "d", hosts="domain.example")
+    app = build_domain(dataclasses.replace(settings, address="https://domain.example"))
+    async with running(app) as web:
+        await People(web).owner(setup_code=(settings.data_dir / "setup-code").read_text().strip())
+        ann = await Browser(web).sign_in("owner@example.org")
+        for host, start in (("domain.example", "https://domain.example"), ("localhost", "http://localhost")):
+            made = await ann.post("/admin/people/invite", {"email": f"bob@{host}.org", "role": "1"}, Host=host)
+            assert f"{start}/admin/join/" in made.text, made.text
 
 
 async def test_a_password_is_not_taken_over_a_connection_that_others_read(tmp_path: Path) -> None:

@@ -14,7 +14,7 @@ from pygrid.core.access import Permission
 from pygrid.errors import InvalidInput, PygridError
 from pygrid.features.associations.network.service import NetworkAssociations
 from pygrid.messages.associations import InvitationRequest
-from pygrid.ui.access import signed_in
+from pygrid.ui.access import own_origin, signed_in
 from pygrid.ui.console import console_of, see_other
 from pygrid.ui.forms import MAX_FORM_BYTES, PathId, read_fields
 from pygrid.web.requests import AppRequest
@@ -68,7 +68,7 @@ async def invite_domain(request: AppRequest, state: State) -> Response[bytes]:
         )
     except PygridError as error:
         return await _page(request, state, error, fields=fields)
-    new = NewToken(token, made.domain or "", made.expires_at, f"{request.url.scheme}://{request.url.netloc}")
+    new = NewToken(token, made.domain or "", made.expires_at, own_origin(request))
     return await _page(request, state, new=new)
 
 

@@ -14,7 +14,7 @@ from pygrid.features.workers.service import WorkersService
 from pygrid.messages.workers import NewWorker, WorkerInfo
 from pygrid.sandbox.probes import Examination, examine
 from pygrid.settings import DomainSettings
-from pygrid.ui.access import signed_in
+from pygrid.ui.access import own_origin, signed_in
 from pygrid.ui.console import console_of, see_other
 from pygrid.ui.forms import MAX_FORM_BYTES, PathId, read_fields
 from pygrid.web.requests import AppRequest
@@ -92,7 +92,7 @@ async def _page(
         await service(state, WorkersService).list_workers(request.user),
         new,
         [] if examined is None else _outcomes(examined),
-        str(request.base_url).rstrip("/"),
+        own_origin(request),
         'worker = domain.workers.let_in("worker-1")\nprint(worker.token)',
     )
     return await console_of(request).page(request, "workers.html", "Workers", view, error=error)
