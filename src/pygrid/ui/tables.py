@@ -18,8 +18,8 @@ from pygrid.ui.downloads import download_headers
 from pygrid.web.requests import AppRequest
 
 FORMATS = {"csv": "text/csv; charset=utf-8", "json": "application/json"}
-_STARTS = ("=", "+", "-", "@", "\t", "\r")
-"""A spreadsheet takes a cell that begins like this for a formula."""
+_STARTS = tuple("=+-@\uff1d\uff0b\uff0d\uff20\t\r\n")
+"""A spreadsheet takes a cell that begins like this for a formula, in some languages also with signs of full width."""
 
 
 def find_format(request: AppRequest) -> str:
@@ -62,4 +62,4 @@ def _cell(value: object) -> object:
     if isinstance(value, dt.datetime):
         return value.astimezone(dt.UTC).isoformat()
     text = printable(str(value))
-    return f"'{text}" if text.startswith(_STARTS) else text
+    return f"'{text}" if text.lstrip(" ").startswith(_STARTS) else text

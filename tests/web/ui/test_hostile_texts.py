@@ -6,7 +6,10 @@ Should not happen: an element or an attribute that a hostile text brought; a pag
 
 from __future__ import annotations
 
+import ast
+import html
 import json
+import re
 from collections.abc import AsyncIterator
 from pathlib import Path
 
@@ -19,7 +22,7 @@ from support.console import Browser, Page, fill, routes_of
 from support.jobs import DATASETS, MODEL, PLAN, Site, npz, records, running_site
 from support.plans.models import linear
 from support.training import config, form
-from support.web import People, running
+from support.web import PASSWORD, People, running
 
 NO_HTML = {
     "/admin/static/{name}": "files of the console itself",
@@ -149,6 +152,49 @@ async def test_every_page_of_a_domain_shows_texts_as_texts(site: Site) -> None:
     assert [one for one in texts if f"a={one}>" not in shown] == []
     bob = await Browser(site.web).sign_in("scientist@example.org")
     await check_pages(site.app, bob, known)
+
+
+async def test_long_texts_and_turned_directions_do_no_harm(site: Site) -> None:
+    turned = "\u202e" + evil("turned") + "\u2066" + "y" * 10_000
+    ann = await Browser(site.web).sign_in("owner@example.org")
+    file = f"{turned},b\n1,2\n3,4\n\n5,{turned}\n".encode()
+    staged = await ann.send_file("/admin/datasets/staged", file, f"a\u202e{evil('file')}.csv")
+    assert staged.status_code == 303, staged.text
+    away = {"User-Agent": evil("browser") + "y" * 1000}
+    fields = {"email": "owner@example.org", "password": PASSWORD}
+    assert (await Browser(site.web).post("/admin/login", fields, **away)).status_code == 303
+    long = turned
+    turned = turned[:200]
+    query = {"q": turned, "text": turned, "state": turned, "action": "x", "before": turned, "kind0": "mean"}
+    query |= {"column0": turned, "epsilon": turned, "reason": turned, "period": turned, "code": turned}
+    for path in (staged.headers["location"], "/admin/datasets/new", "/admin/me", "/admin/search", "/admin/people"):
+        for sent in ({}, query):
+            answer = await ann.get(path, params=sent)
+            page = Page.read(answer)
+            assert answer.status_code < 500, path
+            assert not page.find("x-evil"), path
+            assert "\u202e" not in page.html, path
+            assert "\u2066" not in page.html, path
+    for path in ("/admin/login", "/admin/setup", "/admin/join/x"):
+        answer = await Browser(site.web).post(path, {"email": long, "password": long, "next": long})
+        assert answer.status_code < 500, path
+        assert not Page.read(answer).find("x-evil"), path
+
+
+async def test_code_to_copy_has_names_as_literals_only(site: Site) -> None:
+    name = 'x"]; import os; os.system("calc"); y["'
+    dataset = await site.owner.upload(name)
+    hosted = await site.owner.call("POST", "/model-centric/host-training", files=form(config(name, name), MODEL))
+    assert hosted.status_code in (200, 201), hosted.text
+    ann = await Browser(site.web).sign_in("owner@example.org")
+    paths = [f"/admin/datasets/{dataset}", "/admin/processes/1", "/admin/processes/compare?run=1&run=1"]
+    paths += [f"/admin/ask/{dataset}?epsilon=1);import+os;os.system('calc')#&kind0=count", '/admin/search?q=x"]']
+    for path in paths:
+        page = await ann.page(path)
+        (code,) = re.findall(r"<pre[^>]*><code>(.*?)</code></pre>", page.html, re.DOTALL)
+        for node in ast.walk(ast.parse(html.unescape(code))):
+            assert not (isinstance(node, ast.Attribute) and node.attr == "system"), code
+            assert not isinstance(node, ast.Import), code
 
 
 async def test_every_page_of_a_network_shows_texts_as_texts(tmp_path: Path) -> None:

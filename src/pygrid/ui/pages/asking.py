@@ -316,8 +316,12 @@ def _price_view(wanted: JobRequest, quote: Quote) -> PriceView:
 
 def _snippet(tab: Tab, fields: Mapping[str, str], info: DatasetInfo, budget: BudgetInfo | None) -> str:
     reason = fields.get("reason") or "..."
-    epsilon = fields.get("epsilon", "").strip()
-    privacy = f", epsilon={epsilon}, delta={budget.policy.delta if budget else 1e-6:g}" if epsilon else ""
+    privacy = ""
+    if epsilon := fields.get("epsilon", "").strip():
+        try:
+            privacy = f", epsilon={_number(epsilon, 'epsilon')!r}, delta={budget.policy.delta if budget else 1e-6:g}"
+        except InvalidInput:
+            privacy = ", epsilon=..., delta=..."
     if tab == "model":
         return f"job = domain.submit(plan, dataset={info.name!r}, model=params{privacy}, reason={reason!r})\njob.wait()"
     try:

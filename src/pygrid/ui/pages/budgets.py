@@ -28,6 +28,7 @@ from pygrid.ui.forms import MAX_FORM_BYTES, PathId, read_fields
 from pygrid.ui.pages.paging import PAGE_ROWS, Paging, find_cursor, make_paging
 from pygrid.ui.pages.people import SEE_PEOPLE
 from pygrid.ui.render import show_number
+from pygrid.ui.snippets import literal
 from pygrid.web.requests import AppRequest
 from pygrid.web.services import service
 
@@ -187,7 +188,7 @@ async def _page(
         may_change=info.mine,
         sees_people=any(map(principal.may, SEE_PEOPLE)),
         paging=make_paging(request, jobs[-1].id if len(history.jobs) > PAGE_ROWS else None),
-        python=f'dataset = domain.datasets["{info.name}"]\ndataset.budget()',
+        python=f"dataset = domain.datasets[{literal(info.name)}]\ndataset.budget()",
     )
     return await console_of(request).page(request, "budget.html", f"Budget of {info.name}", view, error=error)
 

@@ -28,6 +28,7 @@ from pygrid.ui.console import console_of
 from pygrid.ui.forms import PathId
 from pygrid.ui.pages.paging import PAGE_ROWS, Paging, find_cursor, make_paging
 from pygrid.ui.request_words import ask_in_words
+from pygrid.ui.snippets import literal
 from pygrid.ui.tables import answer_rows, find_format
 from pygrid.ui.words import JOB_STATES, VISIBILITIES
 from pygrid.web.requests import AppRequest
@@ -227,7 +228,7 @@ async def show_dataset(
         profiles=await service(state, PreviewsService).profile(principal, dataset_id) if tab == "data" else [],
         budget=await _policy(state, principal, info, fields or {}) if tab in ("about", "budget") else None,
         jobs=await _jobs(state, principal, dataset_id) if tab == "requests" else [],
-        python=f'dataset = domain.datasets["{info.name}"]\ndataset.schema\ndataset.mock()',
+        python=f"dataset = domain.datasets[{literal(info.name)}]\ndataset.schema\ndataset.mock()",
         fields=fields or {},
     )
     return await console_of(request).page(request, "dataset.html", info.name, view, error=error)

@@ -25,6 +25,7 @@ from pygrid.ui.access import signed_in
 from pygrid.ui.console import console_of, see_other
 from pygrid.ui.forms import MAX_FORM_BYTES as MAX_FIELDS_BYTES
 from pygrid.ui.forms import PathId, read_fields
+from pygrid.ui.snippets import literal
 from pygrid.web.forms import PartTarget, read_form, unknown_part
 from pygrid.web.requests import AppRequest, stream_body
 from pygrid.web.services import service
@@ -222,6 +223,7 @@ async def _draft_page(
     }
     values.update({name: text for name, text in fields.items() if name in values})
     faults = {fault.field: fault.text for fault in faults_of(error)} if isinstance(error, InvalidConfig) else {}
+    name, version = literal(draft.name), literal(draft.version)
     view = DraftView(
         problem=None if error is None else error.to_problem(),
         faults=faults,
@@ -231,7 +233,7 @@ async def _draft_page(
         plans=[(name, describe_plan(plan, report).splitlines()) for name, plan, report in plans],
         groups=groups,
         values=values,
-        python=f'domain.host("{draft.name}", "{draft.version}", model=..., plans=..., server_config={_FIRST_CONFIG})',
+        python=f"domain.host({name}, {version}, model=..., plans=..., server_config={_FIRST_CONFIG})",
     )
     title, status = f"Host {draft.name} {draft.version}", 200 if error is None else error.status
     return await console_of(request).page(request, "draft.html", title, view, status=status)

@@ -21,6 +21,7 @@ from pygrid.ui.console import console_of, see_other
 from pygrid.ui.downloads import BYTES, download_headers
 from pygrid.ui.forms import MAX_FORM_BYTES as MAX_FIELDS_BYTES
 from pygrid.ui.forms import PathText, read_fields
+from pygrid.ui.snippets import literal
 from pygrid.web.blobs import ServedModelBlobs
 from pygrid.web.requests import AppRequest, stream_body
 from pygrid.web.services import service
@@ -160,7 +161,7 @@ async def _page(
         facts,
         [_port(port, fields.get(f"input-{port.name}", "")) for port in info.inputs],
         [_output(name, array) for name, array in (outputs or {}).items()],
-        f'domain.model("{info.id}").predict({{{", ".join(f"{port.name!r}: ..." for port in info.inputs)}}})',
+        f"domain.model({literal(info.id)}).predict({{{', '.join(f'{port.name!r}: ...' for port in info.inputs)}}})",
     )
     return await console_of(request).page(request, "model.html", info.id, view, error=error)
 

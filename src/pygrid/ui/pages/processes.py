@@ -19,6 +19,7 @@ from pygrid.ui.charts import Chart, run_charts
 from pygrid.ui.console import console_of
 from pygrid.ui.pages.paging import PAGE_ROWS, Paging, find_cursor, make_paging
 from pygrid.ui.render import show_number
+from pygrid.ui.snippets import literal
 from pygrid.ui.tables import answer_rows, find_format
 from pygrid.ui.words import PROCESS_STATES
 from pygrid.web.requests import AppRequest
@@ -163,7 +164,7 @@ async def runs_page(request: AppRequest, state: State) -> Response[bytes]:
         held_out = await service(state, EvaluationsService).list(principal, key, 0, MAX_CYCLES)
         infos.append(info)
         curves[f"{info.name} {info.version}"] = cycles, held_out
-    names = ", ".join(f'domain.process("{info.name}", "{info.version}")' for info in infos)
+    names = ", ".join(f"domain.process({literal(info.name)}, {literal(info.version)})" for info in infos)
     view = RunsView(
         [row_of(info) for info in infos],
         run_charts(curves),

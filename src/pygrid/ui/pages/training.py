@@ -22,13 +22,14 @@ from pygrid.features.processes.service import ProcessesService
 from pygrid.messages.processes import CheckpointInfo, CycleInfo, EvaluationInfo, ProcessInfo
 from pygrid.plans.picture import Picture
 from pygrid.tensors.comparison import ArrayChange
-from pygrid.ui.access import signed_in
+from pygrid.ui.access import own_origin, signed_in
 from pygrid.ui.charts import Chart, metric_charts, norm_chart, schedule_charts
 from pygrid.ui.console import console_of, see_other
 from pygrid.ui.downloads import BYTES, download_headers
 from pygrid.ui.forms import PathId
 from pygrid.ui.pages.paging import find_cursor
 from pygrid.ui.pages.processes import row_of
+from pygrid.ui.snippets import literal
 from pygrid.ui.svg import PlanDrawing, draw_plan
 from pygrid.ui.training import DEVICE_COLUMNS, LiveCycle, early_stop_in_words, live_cycle
 from pygrid.ui.words import CYCLE_STATES
@@ -182,8 +183,7 @@ async def compare_page(
         changes,
         metrics.get(first, {}),
         metrics.get(second, {}),
-        f'process = domain.process("{process.name}", "{process.version}")\n'
-        f"before, after = process.download({first}), process.download({second})",
+        f"{_python_of(process)}\nbefore, after = process.download({first}), process.download({second})",
     )
     title, status = f"{process.name} {process.version}: checkpoints", 200 if problem is None else problem.status
     return await console_of(request).page(request, "compare.html", title, view, status=status)
@@ -247,7 +247,7 @@ def _view(
         min_diffs=config.get("min_diffs"),
         may_manage=progress.is_managed and request.user.may(Permission.HOST_MODELS),
         state=process.state,
-        url=str(request.base_url).rstrip("/"),
+        url=own_origin(request),
         live=live_cycle(progress, config) if is_live and not _is_over(process) else None,
         device_columns=DEVICE_COLUMNS,
         is_managed=progress.is_managed,
@@ -264,12 +264,16 @@ def _view(
             *((name, json.dumps(value)) for name, value in sorted(config.items()) if value is not None),
             *((f"client: {name}", json.dumps(value)) for name, value in sorted(process.client_config.items())),
         ],
-        python=f'process = domain.process("{process.name}", "{process.version}")\nprocess.watch()\nprocess.cycles()',
+        python=f"{_python_of(process)}\nprocess.watch()\nprocess.cycles()",
     )
 
 
 def _is_over(process: ProcessInfo) -> bool:
     return process.state == "finished" and process.cycle is not None and process.cycle.state == "completed"
+
+
+def _python_of(process: ProcessInfo) -> str:
+    return f"process = domain.process({literal(process.name)}, {literal(process.version)})"
 
 
 def _charts(cycles: list[CycleInfo], evaluations: list[EvaluationInfo], progress: CycleProgress) -> list[Chart]:
