@@ -6,6 +6,7 @@ Should not happen: somebody else sees a staged file or the exact figures of the 
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import AsyncIterator
 from typing import Any
 
@@ -13,7 +14,9 @@ import httpx
 import pytest
 
 from pygrid.domain import build_domain
+from pygrid.features.datasets.uploads import UploadsService
 from pygrid.settings import DomainSettings
+from pygrid.web.services import service
 from support.console import Browser, Page
 from support.jobs import Site, running_site
 from support.web import PASSWORD, running
@@ -118,6 +121,63 @@ async def test_prepared_columns_say_how_they_are_computed(site: Site) -> None:
     page = await (await browser(site)).page(f"/admin/datasets/{dataset}?tab=columns")
     assert "age,clip=20..70,standardize" in page.text
     assert page.text.count("the file") == 4
+
+
+async def test_columns_that_cannot_be_stored_are_left_out_by_themselves(site: Site) -> None:
+    ann = await browser(site)
+    rows = b"".join(b"p%05d,%d,%s\n" % (n, n % 90, b"z" * (5000 if n == 7 else 1)) for n in range(10_001))
+    path = (await stage(ann, b"mrn,age,note\n" + rows)).headers["location"]
+    page = await ann.page(path)
+    assert "10,001 records, 3 columns" in page.text
+    assert "left out: a column of texts is for categories, and this one has too many" in page.text
+    assert "left out: it has a text that is too long for a category" in page.text
+    fields = {**fields_of(page), "name": "patients", "visibility": "listed", "act": "store"}
+    assert [name for name in fields if name.startswith("use_")] == ["use_0", "use_1", "use_2"]
+    for one in page.find("input", type="checkbox"):
+        if one["name"].startswith("use_") and "checked" not in one:
+            del fields[one["name"]]
+    stored = await ann.post(path, fields)
+    assert stored.status_code == 303, stored.text
+    columns = await ann.page(f"{stored.headers['location']}?tab=columns")
+    assert "age" in columns.text
+    assert "mrn" not in columns.text
+
+
+async def test_a_page_of_a_file_is_read_once(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+    ann, num_reads = await browser(site), 0
+    path = (await stage(ann)).headers["location"]
+    uploads = service(site.app.state, UploadsService)
+    try_upload = uploads.try_upload
+
+    async def counted(*args: Any) -> Any:
+        nonlocal num_reads
+        num_reads += 1
+        return await try_upload(*args)
+
+    monkeypatch.setattr(uploads, "try_upload", counted)
+    first = await ann.page(path)
+    assert (await ann.page(path)).html == first.html
+    assert num_reads == 1
+    assert (await ann.post(path, {**fields_of(first), "min_0": "0", "act": "check"})).status_code == 200
+    assert num_reads == 2
+
+
+async def test_a_script_asks_whether_there_is_room(site: Site) -> None:
+    ann, path = await browser(site), "/admin/datasets/new?part=room&bytes="
+    assert (await ann.get(f"{path}1000")).text.strip() == ""
+    assert "the file has more than" in (await ann.get(f"{path}{10**15}")).text
+    assert (await ann.get(f"{path}x")).text.strip() == ""
+    for _ in range(3):
+        assert (await stage(ann)).status_code == 303
+    assert "you have 3 uploads that are not stored" in (await ann.get(f"{path}1000")).text
+
+
+async def test_a_full_disk_is_told_before_a_byte_is_sent(settings: DomainSettings) -> None:
+    async with running_site(dataclasses.replace(settings, min_free_mb=10**9)) as site:
+        ann = await browser(site)
+        told = (await ann.get("/admin/datasets/new?part=room&bytes=1000")).text
+        assert "this upload needs about 1,000" in told, told
+        assert (await stage(ann)).status_code == 507
 
 
 async def test_a_staged_file_is_for_who_sent_it(site: Site) -> None:

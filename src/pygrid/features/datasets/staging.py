@@ -13,14 +13,16 @@ import contextlib
 import datetime as dt
 import shutil
 from collections.abc import AsyncIterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
+
+import msgspec
 
 from pygrid import codes
 from pygrid.clock import Clock
 from pygrid.core.access import Permission, Principal, require
 from pygrid.core.column_hints import find_hints
-from pygrid.errors import PayloadTooLarge, StorageFull, TooManyRequests
+from pygrid.errors import InvalidDataset, PayloadTooLarge, StorageFull, TooManyRequests
 from pygrid.features.datasets.intake import UploadedFiles
 from pygrid.features.datasets.records import first_records
 from pygrid.features.datasets.uploads import UploadsService
@@ -30,6 +32,11 @@ from pygrid.storage.staged_files import StagedFiles, StagedUpload
 KEPT = dt.timedelta(hours=24)
 MAX_STAGED = 3
 NUM_RECORDS = 10
+MAX_LOOKS = 8
+MAX_LEFT_OUT = 20
+"""Columns that are left out by themselves; the file is read again after each."""
+UNFIT = frozenset({codes.DATASET_TOO_MANY_CATEGORIES, codes.DATASET_TEXT_TOO_LONG})
+"""Why a column of texts cannot be stored. Most files have such a column: an identifier, or notes."""
 SWEEP_S = 600.0
 
 
@@ -42,6 +49,8 @@ class StagedTrial:
     mock: Preview | None
     hints: dict[str, tuple[str, ...]]
     """By column: what the data owner should look at."""
+    left_out: dict[str, str]
+    """By column that cannot be stored as it is: the code of the reason."""
 
 
 class StagingService:
@@ -51,6 +60,7 @@ class StagingService:
         self._files = files
         self._uploads = uploads
         self._clock = clock
+        self._looks: dict[tuple[str, bytes], StagedTrial] = {}
 
     async def recover(self) -> None:
         """Remove what a crash or the time has left; called before the first request."""
@@ -60,9 +70,8 @@ class StagingService:
         """Remove uploads that nobody stored within a day."""
         await asyncio.to_thread(self._files.drop_old, self._clock.now() - KEPT)
 
-    @contextlib.asynccontextmanager
-    async def receive(self, principal: Principal, announced_bytes: int | None) -> AsyncIterator[Path]:
-        """Yield the folder for the file ``data``; it is removed if the block fails.
+    async def check_room(self, principal: Principal, announced_bytes: int | None) -> None:
+        """Check that the principal can send a file of this size now.
 
         Raises:
             TooManyRequests: ``too_many_staged``: the caller has three staged uploads.
@@ -88,6 +97,11 @@ class StagingService:
                 f"{limits.min_free_bytes:,} must stay free",
                 free_bytes=free,
             )
+
+    @contextlib.asynccontextmanager
+    async def receive(self, principal: Principal, announced_bytes: int | None) -> AsyncIterator[Path]:
+        """Yield the folder for the file ``data``; it is removed if the block fails. Raises as `check_room`."""
+        await self.check_room(principal, announced_bytes)
         with self._files.receive() as path:
             yield path
 
@@ -107,17 +121,44 @@ class StagingService:
     async def look_at(self, principal: Principal, staged_id: str, request: VersionRequest) -> StagedTrial:
         """Return what an upload would be stored as by this request; nothing is stored.
 
+        Columns of texts that cannot be stored are left out. The last answers are kept: a file is read once for a page
+        that is loaded again.
+
         Raises:
             NotFound: as `get`. PygridError: the file or the request is not valid, as `UploadsService.try_upload`.
         """
         staged = await self.get(principal, staged_id)
+        key = (staged.id, msgspec.json.encode(request))
+        found = self._looks.pop(key, None) or await self._read_fitting(principal, staged, request)
+        self._looks[key] = found
+        while len(self._looks) > MAX_LOOKS:
+            del self._looks[next(iter(self._looks))]
+        return found
+
+    async def _read_fitting(self, principal: Principal, staged: StagedUpload, request: VersionRequest) -> StagedTrial:
+        left_out: dict[str, str] = {}
+        while True:
+            try:
+                found = await self._read(principal, staged, request)
+            except InvalidDataset as error:
+                name = str(error.fields.get("column", ""))
+                is_new = name not in ("", request.subject, *left_out) and len(left_out) < MAX_LEFT_OUT
+                if error.code not in UNFIT or not is_new:
+                    raise
+                left_out[name] = error.code
+                kept = tuple(column for column in request.columns if column.name != name)
+                request = msgspec.structs.replace(request, columns=kept, skip=(*request.skip, name))
+            else:
+                return replace(found, left_out=left_out)
+
+    async def _read(self, principal: Principal, staged: StagedUpload, request: VersionRequest) -> StagedTrial:
         async with self._uploads.receive_trial(principal, request, None) as draft:
             trial = await self._uploads.try_upload(draft, UploadedFiles(self._files.path(staged), None))
             records = await asyncio.to_thread(first_records, draft.data.path, NUM_RECORDS)
             mock = None
             if any(draft.mock.path.iterdir()):
                 mock = await asyncio.to_thread(first_records, draft.mock.path, NUM_RECORDS)
-        return StagedTrial(trial, records, mock, find_hints(trial.schema, records.columns))
+        return StagedTrial(trial, records, mock, find_hints(trial.schema, records.columns), {})
 
     async def store(self, principal: Principal, staged_id: str, request: UploadRequest) -> DatasetInfo:
         """Store a staged upload as a new dataset. Raises as `look_at` and `UploadsService.upload`."""

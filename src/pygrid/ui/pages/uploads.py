@@ -8,6 +8,7 @@ from typing import Any
 import msgspec
 from litestar import Response, get, post
 from litestar.datastructures import State
+from litestar.params import FromQuery
 
 from pygrid import codes
 from pygrid.core.access import Permission
@@ -37,12 +38,19 @@ from pygrid.web.requests import AppRequest, stream_body
 from pygrid.web.services import service
 
 _GUARD = signed_in(Permission.UPLOAD_DATA)
+_LEFT_OUT: dict[str, str] = {
+    codes.DATASET_TOO_MANY_CATEGORIES: "left out: a column of texts is for categories, and this one has too many",
+    codes.DATASET_TEXT_TOO_LONG: "left out: it has a text that is too long for a category",
+}
+"""Words for a column that the Domain has left out by itself."""
 
 
 class NewUploadView(msgspec.Struct, frozen=True):
     staged: list[tuple[str, str, int]]
     """Id, name of the file, and bytes of the uploads that wait."""
     max_bytes: int
+    refusal: str
+    """Why a file of the size that a script has asked about cannot be sent now; empty: it can."""
     command: str
 
 
@@ -74,7 +82,6 @@ class StagedView(msgspec.Struct, frozen=True):
     columns: list[ColumnRow]
     num_more: int
     series: list[tuple[str, int]]
-    skipped: list[str]
     tables: list[RecordTable]
     fields: Mapping[str, str]
     targets: list[tuple[str, str]]
@@ -86,16 +93,19 @@ class StagedView(msgspec.Struct, frozen=True):
 
 
 @get("/datasets/new", guards=[_GUARD])
-async def new_dataset_page(request: AppRequest, state: State) -> Response[bytes]:
-    """Show the form of an upload."""
-    return await _new_page(request, state)
-
-
-async def _new_page(request: AppRequest, state: State) -> Response[bytes]:
-    staged = await service(state, StagingService).list_staged(request.user)
+async def new_dataset_page(request: AppRequest, state: State, bytes: FromQuery[str] = "") -> Response[bytes]:
+    """Show the form of an upload. A script asks here whether a file of this size can be sent."""
+    staging, refusal = service(state, StagingService), ""
+    try:
+        if (num_bytes := _read_size(bytes)) is not None:
+            await staging.check_room(request.user, num_bytes)
+    except PygridError as error:
+        refusal = error.detail
+    staged = await staging.list_staged(request.user)
     view = NewUploadView(
         [(one.id, one.filename or "file", one.num_bytes) for one in staged],
         service(state, UploadsService).limits.max_upload_bytes,
+        refusal,
         "pygrid dataset add patients.csv --name patients --visibility listed",
     )
     return await console_of(request).page(request, "new_dataset.html", "New dataset", view)
@@ -105,15 +115,17 @@ async def _new_page(request: AppRequest, state: State) -> Response[bytes]:
 async def stage_upload(request: AppRequest, state: State) -> Response[bytes]:
     """Receive a file; the next page describes its columns."""
     staging, limits = service(state, StagingService), service(state, UploadsService).limits
-    announced = request.headers.get("content-length", "")
-    num_bytes = int(announced) if announced.isascii() and announced.isdigit() and len(announced) <= 20 else None
-    async with staging.receive(request.user, num_bytes) as folder:
+    async with staging.receive(request.user, _read_size(request.headers.get("content-length", ""))) as folder:
         body = stream_body(request, limits.max_upload_bytes + 1024 * 1024)
         upload = Upload(request.headers.get("content-type", ""), body, limits.max_upload_bytes)
         await upload.config(VersionRequest)
         files = await upload.files_into(folder)
         staged = await staging.stage(request.user, folder, files.filename)
     return see_other(f"/admin/datasets/staged/{staged.id}")
+
+
+def _read_size(text: str) -> int | None:
+    return int(text) if text.isascii() and text.isdigit() and len(text) <= 20 else None
 
 
 @post("/datasets/sample", guards=[_GUARD])
@@ -200,14 +212,15 @@ def _view(
     problem = None if error is None else error.to_problem()
     given = {"name": filename.rpartition(".")[0] or filename, "visibility": "private", "draw_mock": "1", **fields}
     if trial is None:
-        return StagedView(problem, staged_id, filename, num_bytes, 0, 0, (), [], 0, [], [], [], given, [], True)
+        return StagedView(problem, staged_id, filename, num_bytes, 0, 0, (), [], 0, [], [], given, [], True)
     schema = trial.trial.schema
     rows = [_row(index, column, trial, fields) for index, column in enumerate(schema.columns[:MAX_COLUMNS])]
-    skipped = [
+    chosen = [
         name
         for index in range(MAX_COLUMNS)
         if (name := fields.get(f"col_{index}")) and fields.get(f"use_{index}") != "1"
     ]
+    skipped = [*trial.left_out, *(name for name in chosen if name not in trial.left_out)]
     tables = [show_records("The first records, for you alone", trial.records)]
     if trial.mock is not None:
         tables.append(show_records("The mock dataset: made-up records that others see", trial.mock))
@@ -219,10 +232,9 @@ def _view(
         num_records=schema.num_records,
         stored_bytes=trial.trial.size_bytes,
         notes=trial.trial.notes,
-        columns=[*rows, *(_skipped_row(len(rows) + number, name) for number, name in enumerate(skipped))],
+        columns=[*rows, *(_skipped_row(len(rows) + number, name, trial) for number, name in enumerate(skipped))],
         num_more=max(0, len(schema.columns) - MAX_COLUMNS),
         series=find_series([column.name for column in schema.columns]),
-        skipped=skipped,
         tables=tables,
         fields=given,
         targets=[],
@@ -247,8 +259,9 @@ def _row(index: int, column: Column, trial: StagedTrial, fields: Mapping[str, st
     )
 
 
-def _skipped_row(index: int, name: str) -> ColumnRow:
-    return ColumnRow(index, name, "", False, "", "", "", {}, "", ())
+def _skipped_row(index: int, name: str, trial: StagedTrial) -> ColumnRow:
+    reason = _LEFT_OUT.get(trial.left_out.get(name, ""), "")
+    return ColumnRow(index, name, "", False, "", "", "", {}, "", (reason,) if reason else ())
 
 
 def _typed(name: str, fields: Mapping[str, str]) -> dict[str, str]:
