@@ -283,10 +283,15 @@ def find_user_id(connection: sa.Connection, email: str) -> int | None:
     return None if found is None else int(found)
 
 
+def find_emails(connection: sa.Connection, user_ids: Collection[int]) -> dict[int, str]:
+    """The e-mail of each of these users that has an account, by id."""
+    statement = sa.select(users.c.id, users.c.email).where(users.c.id.in_(user_ids))
+    return {row.id: row.email for row in connection.execute(statement)}
+
+
 def list_emails(connection: sa.Connection, user_ids: Collection[int]) -> dict[int, str]:
     """The e-mail of each of these users, by id; of a removed account, words in its place."""
-    statement = sa.select(users.c.id, users.c.email).where(users.c.id.in_(user_ids))
-    found = {row.id: row.email for row in connection.execute(statement)}
+    found = find_emails(connection, user_ids)
     return {user_id: found.get(user_id, f"removed account {user_id}") for user_id in user_ids}
 
 
@@ -414,9 +419,12 @@ def release_session(connection: sa.Connection, token_hash: str) -> bool:
     return connection.execute(sa.delete(sessions).where(sessions.c.token_hash == token_hash)).rowcount > 0
 
 
-def release_sessions(connection: sa.Connection, user_id: int) -> None:
-    """End all sessions of a user."""
-    connection.execute(sa.delete(sessions).where(sessions.c.user_id == user_id))
+def release_sessions(connection: sa.Connection, user_id: int, kept_hash: str | None = None) -> int:
+    """End all sessions of a user but the one whose token has this hash; returns their number."""
+    statement = sa.delete(sessions).where(sessions.c.user_id == user_id)
+    if kept_hash is not None:
+        statement = statement.where(sessions.c.token_hash != kept_hash)
+    return connection.execute(statement).rowcount
 
 
 def delete_expired_sessions(connection: sa.Connection, now: dt.datetime) -> int:

@@ -391,6 +391,14 @@ def list_datasets(
     return [(DatasetRow(*row[:split]), DatasetVersion(*row[split:])) for row in connection.execute(statement)]
 
 
+def list_names(connection: sa.Connection, principal: Principal | None, dataset_ids: Collection[int]) -> dict[int, str]:
+    """The present name of each of these datasets that the caller may see, by id."""
+    statement = sa.select(datasets.c.id, datasets.c.name).where(
+        _LIVE, _visible(principal), datasets.c.id.in_(dataset_ids)
+    )
+    return {row.id: row.name for row in connection.execute(statement)}
+
+
 def list_all_tags(connection: sa.Connection, principal: Principal | None) -> list[str]:
     """Every tag of the datasets that the caller may see, sorted."""
     statement = (

@@ -7,9 +7,9 @@ from typing import Any
 
 ACTIONS = {
     "app_started": "The app started",
-    "budget_changed": "changed the budget of dataset {dataset_id}",
-    "budget_granted": "gave account {user_id} a share of the budget of dataset {dataset_id}",
-    "budget_opened": "opened a budget of dataset {dataset_id}",
+    "budget_changed": "changed the budget of {dataset}",
+    "budget_granted": "gave {account} a share of the budget of {dataset}",
+    "budget_opened": "opened a budget of {dataset}",
     "budget_reserved": "reserved the privacy cost of a job",
     "budgets_repriced": "An update of pygrid computed all privacy costs again",
     "charge_failed": "The privacy cost of a failed job stays spent",
@@ -18,18 +18,18 @@ ACTIONS = {
     "charge_running": "The privacy cost of a running job is spent",
     "checkpoint_evaluated": "A checkpoint was evaluated",
     "checkpoint_restored": "restored a checkpoint",
-    "dataset_deleted": "deleted dataset {dataset_id}",
-    "dataset_renamed": "renamed dataset {dataset_id}",
-    "dataset_uploaded": "stored dataset {dataset_id}",
-    "dataset_version_added": "added a version to dataset {dataset_id}",
-    "email_changed": "changed the e-mail of account {user_id}",
+    "dataset_deleted": "deleted {dataset}",
+    "dataset_renamed": "renamed {dataset}",
+    "dataset_uploaded": "stored {dataset}",
+    "dataset_version_added": "added a version to {dataset}",
+    "email_changed": "changed the e-mail of {account}",
     "federated_diff_kept": "A cycle of a federated job was stored",
     "federated_training_begun": "A federated job began to train",
     "federated_training_moved": "A federated job went on with the next cycle",
     "invitation_withdrawn": "withdrew an invitation",
-    "job_approved": "approved a job on dataset {dataset_id}",
+    "job_approved": "approved a job on {dataset}",
     "job_cancelled": "cancelled a job",
-    "job_denied": "denied a job on dataset {dataset_id}",
+    "job_denied": "denied a job on {dataset}",
     "job_failed": "A job failed",
     "job_held": "A result waits for its release",
     "job_presented": "A job waits for a decision",
@@ -38,27 +38,28 @@ ACTIONS = {
     "job_released": "released a result",
     "job_revoked": "revoked an approval",
     "job_started": "A job started",
-    "job_submitted": "asked for a job on dataset {dataset_id}",
+    "job_submitted": "asked for a job on {dataset}",
     "logins_failed": "Sign-ins failed",
     "network_joined": "joined a Network",
-    "password_changed": "changed the password of account {user_id}",
+    "password_changed": "changed the password of {account}",
     "password_reset": "chose a new password by a reset",
-    "password_reset_made": "made a password reset for account {user_id}",
-    "policy_changed": "set the policy of dataset {dataset_id}",
+    "password_reset_made": "made a password reset for {account}",
+    "policy_changed": "set the policy of {dataset}",
     "private_key_revoked": "revoked a private key",
     "private_key_rotated": "made a new private key",
-    "process_deleted": "deleted a process",
-    "process_finished": "finished a process",
+    "process_deleted": "deleted the process {name} {version}",
+    "process_finished": "finished the process {name} {version}",
     "result_deleted": "A result was deleted after its time",
-    "role_changed": "changed the role of account {user_id} from {before} to {role}",
+    "role_changed": "changed the role of {account} from {before} to {role}",
     "role_created": "made the role {name}",
     "role_deleted": "deleted the role {name}",
     "role_edited": "changed the role {name}",
+    "sessions_ended": "ended sessions of {account}: {count}",
     "token_made": "made an API token",
     "token_revoked": "revoked an API token",
-    "user_connected": "connected account {user_id} with a sign-in provider",
-    "user_disconnected": "disconnected account {user_id} from its sign-in provider",
-    "user_deleted": "deleted account {user_id}",
+    "user_connected": "connected {account} with a sign-in provider",
+    "user_disconnected": "disconnected {account} from its sign-in provider",
+    "user_deleted": "deleted {account}",
     "user_invited": "invited a person with the role {role}",
     "user_logged_in": "signed in",
     "user_logged_out": "signed out",
@@ -66,11 +67,13 @@ ACTIONS = {
     "worker_let_in": "authorized a Worker",
     "worker_revoked": "revoked a Worker",
 }
-"""Words of each action: a sentence, or what follows its actor."""
+"""Words of each action: a sentence, or what follows its actor. ``{dataset}`` and ``{account}`` have the number that the
+entry records, and the present name, which can change."""
 BOOKKEEPING = frozenset(
     action for action in ACTIONS if action.startswith(("charge_", "budget_reserved", "federated_", "user_logged_"))
 ) | {"checkpoint_evaluated", "job_presented", "job_put_back", "job_started"}
 """Actions that follow from others, which the start page leaves out."""
+NO_NAMES: Mapping[str, str] = {}
 _PATHS = {"dataset_id": "/admin/datasets/", "job_id": "/admin/jobs/", "process_id": "/admin/processes/"}
 
 
@@ -79,13 +82,18 @@ class _Known(dict[str, Any]):
         return "?"
 
 
-def say_entry(actor: str, action: str, data: Mapping[str, Any]) -> str:
+def say_entry(actor: str, action: str, data: Mapping[str, Any], names: Mapping[str, str] = NO_NAMES) -> str:
     """Return an entry as a sentence; an action without words is named.
 
     Args:
         actor: e-mail of the actor; empty: the app itself.
+        names: present name of what ``dataset_id`` and ``user_id`` of the data refer to, if the reader may see it.
     """
-    words = ACTIONS.get(action, action.replace("_", " ")).format_map(_Known(data))
+    known = _Known(data)
+    for kind, key in (("dataset", "dataset_id"), ("account", "user_id")):
+        name = f" ({names[key]})" if key in names else ""
+        known[kind] = f"{kind} {known[key]}{name}"
+    words = ACTIONS.get(action, action.replace("_", " ")).format_map(known)
     if words[:1].isupper():
         return words + (f" ({actor})" if actor else "")
     return f"{actor or 'The app'} {words}"

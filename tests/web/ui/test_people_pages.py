@@ -195,3 +195,50 @@ async def test_the_log_the_settings_and_the_health_of_an_app_are_shown(site: Sit
     for path in ("/admin/audit", "/admin/settings", "/admin/health", "/admin/people", "/admin/roles"):
         page = await bob.page(path, 403)
         assert "lacks can_" in page.text or "needs a role" in page.text
+
+
+async def test_an_operator_ends_the_sessions_of_a_person(site: Site) -> None:
+    ann, bob, other = await browser(site), await browser(site, "scientist"), await browser(site, "scientist")
+    officer = await browser(site, "officer")
+    path = "/admin/people/2"
+    assert "scientist@example.org" in (await ann.page(path)).text
+    assert (await officer.post(f"{path}/sessions", {"act": "end"})).status_code == 403
+    assert (await ann.post(f"{path}/sessions", {"act": "none"})).status_code == 400
+    assert (await bob.get("/admin/")).status_code == 200
+    ended = Page.read(await ann.post(f"{path}/sessions", {"act": "end"}))
+    assert re.search(r"\d+ sessions ended\.", ended.text), ended.text
+    for who in (bob, other):
+        assert (await who.get("/admin/")).status_code == 303
+    assert "ended sessions of account 2 (scientist@example.org)" in (await ann.page("/admin/audit")).text
+    again = Page.read(await ann.post(f"{path}/sessions", {"act": "end"}))
+    assert "0 sessions ended." in again.text
+    administrator = await site.people.with_role(3, site.owner.headers, "admin@example.org")
+    assert administrator
+    eve = await Browser(site.web).sign_in("admin@example.org")
+    assert (await eve.post("/admin/people/1/sessions", {"act": "end"})).status_code == 403
+    assert (await ann.get("/admin/")).status_code == 200
+
+
+async def test_a_person_ends_all_other_sessions(site: Site) -> None:
+    bob, other = await browser(site, "scientist"), await browser(site, "scientist")
+    assert (await bob.page("/admin/me")).find("form", action="/admin/me/sessions/end")
+    assert (await bob.post("/admin/me/sessions/end")).status_code == 303
+    assert (await other.get("/admin/")).status_code == 303
+    mine = await bob.page("/admin/me")
+    assert not mine.find("form", action="/admin/me/sessions/end"), "this one is the last"
+
+
+async def test_the_log_names_what_its_reader_may_see(site: Site) -> None:
+    ann, officer = await browser(site), await browser(site, "officer")
+    await site.owner.upload("patients")
+    await site.owner.upload("secret plan", visibility="private")
+    told = {name: (await who.page("/admin/audit")).text for name, who in (("ann", ann), ("officer", officer))}
+    assert "stored dataset 1 (patients)" in told["ann"]
+    assert "stored dataset 2 (secret plan)" in told["ann"]
+    assert "stored dataset 1 (patients)" in told["officer"]
+    assert "stored dataset 2" in told["officer"]
+    assert "secret" not in told["officer"]
+    assert "secret" not in (await officer.get("/admin/audit?format=json")).text
+    renamed = {"name": "patients of 2026", "description": "", "visibility": "listed"}
+    assert (await ann.post("/admin/datasets/1/edit", renamed)).status_code == 303
+    assert "stored dataset 1 (patients of 2026)" in (await ann.page("/admin/audit")).text

@@ -146,6 +146,27 @@ class AccountService(Invitations):
         logger.info("role changed", extra={"user_id": user_id, "role": user.role.name, "by_user_id": principal.user_id})
         return user
 
+    async def end_sessions(self, principal: Principal, user_id: int, kept_token: str | None = None) -> int:
+        """End the sessions of a user; API tokens and the password stay. Returns the number of ended sessions.
+
+        Args:
+            kept_token: of a session that stays.
+
+        Raises:
+            Forbidden: ``not_permitted``: as for a change of the user's password.
+        """
+
+        def end(connection: sa.Connection) -> int:
+            self._manage(connection, principal, user_id)
+            kept = None if kept_token is None else hash_secret(kept_token)
+            if num_ended := store.release_sessions(connection, user_id, kept):
+                self._append(connection, "sessions_ended", {"user_id": user_id, "count": num_ended}, principal)
+            return num_ended
+
+        num_ended = await self._writes.write(end)
+        self.session_changes.notify()
+        return num_ended
+
     async def change_groups(
         self, principal: Principal, user_id: int, group_ids: Sequence[int], expect: Callable[[User], None] = anything
     ) -> User:

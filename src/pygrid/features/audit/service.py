@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,7 +13,7 @@ from pygrid import codes
 from pygrid.core.access import Permission, Principal, require
 from pygrid.errors import InvalidInput, TooManyRequests
 from pygrid.storage import audit
-from pygrid.storage.accounts import list_emails
+from pygrid.storage.accounts import find_emails, list_emails
 from pygrid.storage.audit import AuditEntry, Head
 from pygrid.storage.sql.database import Database
 
@@ -21,10 +22,13 @@ MAX_LIMIT = 1000
 
 @dataclass(frozen=True, slots=True)
 class AuditLine:
-    """An entry with the e-mail of the actor; empty: the app itself."""
+    """An entry, and the names of whom and what it is about."""
 
     entry: AuditEntry
     actor: str
+    """E-mail; empty: the app itself."""
+    names: dict[str, str]
+    """Present names by the key of the data: of ``dataset_id`` if the reader may see the dataset, and of ``user_id``."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,7 +72,19 @@ class AuditService:
         def load(connection: sa.Connection) -> list[AuditLine]:
             found = audit.list_newest(connection, before=before, limit=min(limit, MAX_LIMIT), action=action)
             emails = list_emails(connection, {one.actor for one in found if one.actor is not None})
-            return [AuditLine(one, "" if one.actor is None else emails[one.actor]) for one in found]
+            named = {"user_id": find_emails(connection, _ids(found, "user_id"))}
+            if of_datasets := _ids(found, "dataset_id"):  # a Network has none
+                from pygrid.storage.datasets import list_names
+
+                named["dataset_id"] = list_names(connection, principal, of_datasets)
+            return [
+                AuditLine(
+                    one,
+                    "" if one.actor is None else emails[one.actor],
+                    {key: names[one.data[key]] for key, names in named.items() if one.data.get(key) in names},
+                )
+                for one in found
+            ]
 
         return await self._database.read(load)
 
@@ -93,3 +109,7 @@ class AuditService:
 
     def _known(self) -> Head | None:
         return audit.read_head(self._head_file) if self._head_file.exists() else None
+
+
+def _ids(entries: Sequence[AuditEntry], key: str) -> set[int]:
+    return {value for one in entries if isinstance(value := one.data.get(key), int)}

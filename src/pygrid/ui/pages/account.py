@@ -21,6 +21,7 @@ from pygrid.ui.access import (
     check_confidential,
     find_cookie,
     maybe_signed_in,
+    own_origin,
     session_cookie,
     signed_in,
 )
@@ -102,7 +103,7 @@ async def _account(
         ],
         service(state, AppSettings).oidc_shown_name,
         new_token,
-        f'domain = pygrid.client.connect("{request.url.scheme}://{request.url.netloc}", token="pgt_...")',
+        f'domain = pygrid.client.connect("{own_origin(request)}", token="pgt_...")',
     )
     return await console_of(request).page(request, "me.html", "Your account", view, error=error)
 
@@ -142,6 +143,15 @@ async def disconnect_account(request: AppRequest, state: State) -> Response[byte
 async def end_session(request: AppRequest, state: State, session_id: PathText) -> Response[bytes]:
     """End a session of the caller."""
     await service(state, SessionsService).end_session(request.user, session_id)
+    return see_other("/admin/me")
+
+
+@post("/me/sessions/end", guards=[signed_in()], request_max_body_size=MAX_FORM_BYTES)
+async def end_other_sessions(request: AppRequest, state: State) -> Response[bytes]:
+    """End all sessions of the caller but this one."""
+    token = find_cookie(request)
+    assert token is not None, "a guard has checked it"
+    await service(state, AccountService).end_sessions(request.user, request.user.user_id, token)
     return see_other("/admin/me")
 
 

@@ -17,7 +17,7 @@ from pygrid.features.accounts.people import PeopleService
 from pygrid.features.accounts.service import AccountService
 from pygrid.messages.accounts import PERMISSIONS
 from pygrid.storage.accounts import User
-from pygrid.ui.access import signed_in
+from pygrid.ui.access import own_origin, signed_in
 from pygrid.ui.confirmation import confirm_password
 from pygrid.ui.console import console_of, see_other
 from pygrid.ui.forms import MAX_FORM_BYTES, PathId, read_fields
@@ -79,6 +79,8 @@ class PersonView(msgspec.Struct, frozen=True):
     permissions: list[tuple[str, str]]
     roles: list[tuple[int, str]]
     new: NewCode | None
+    num_ended: int | None
+    """Sessions that were just ended; None: nobody has asked for that."""
     providers: list[tuple[str, dt.datetime]]
     """Issuers of the connected providers, and since when; empty for a caller who may not change the account."""
     may_change: bool
@@ -179,7 +181,13 @@ async def person_page(request: AppRequest, state: State, user_id: PathId) -> Res
 
 
 async def _person(
-    request: AppRequest, state: State, user_id: int, error: PygridError | None = None, new: NewCode | None = None
+    request: AppRequest,
+    state: State,
+    user_id: int,
+    error: PygridError | None = None,
+    *,
+    new: NewCode | None = None,
+    num_ended: int | None = None,
 ) -> Response[bytes]:
     user = await service(state, AccountService).get_user(request.user, user_id)
     is_above = not user.role.permissions <= request.user.role.permissions
@@ -196,6 +204,7 @@ async def _person(
         _permissions(user),
         await _given_roles(request, state),
         new,
+        num_ended,
         [(one.issuer, one.created_at) for one in providers],
         may_change,
         user.id == request.user.user_id,
@@ -232,6 +241,19 @@ async def make_reset(request: AppRequest, state: State, user_id: PathId) -> Resp
         return await _person(request, state, user_id, error)
     new = NewCode("New password", _link(request, "recover", code), user.email, expires_at)
     return await _person(request, state, user_id, new=new)
+
+
+@post("/people/{user_id:int}/sessions", guards=[_CHANGES], request_max_body_size=MAX_FORM_BYTES)
+async def end_sessions(request: AppRequest, state: State, user_id: PathId) -> Response[bytes]:
+    """End all sessions of a person."""
+    fields = await read_fields(request)
+    try:
+        if fields.get("act") != "end":
+            raise InvalidInput("choose End all sessions", code=codes.INVALID_FORM, field="act")
+        num_ended = await service(state, AccountService).end_sessions(request.user, user_id)
+    except PygridError as error:
+        return await _person(request, state, user_id, error)
+    return await _person(request, state, user_id, num_ended=num_ended)
 
 
 @post("/people/{user_id:int}/disconnect", guards=[_CHANGES], request_max_body_size=MAX_FORM_BYTES)
@@ -311,7 +333,7 @@ async def change_roles(request: AppRequest, state: State) -> Response[bytes]:
 
 def _link(request: AppRequest, page: str, code: str) -> str:
     """Return the address of a one-time page, as this browser reaches the app."""
-    return f"{request.url.scheme}://{request.url.netloc}/admin/{page}/{code}"
+    return f"{own_origin(request)}/admin/{page}/{code}"
 
 
 def _number(text: str, field: str) -> int:

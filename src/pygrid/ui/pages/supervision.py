@@ -131,7 +131,7 @@ def entry_rows(lines: Sequence[AuditLine]) -> list[AuditEntryRow]:
             one.entry.number,
             one.entry.at,
             one.actor,
-            say_entry(one.actor, one.entry.action, one.entry.data),
+            say_entry(one.actor, one.entry.action, one.entry.data, one.names),
             path_of(one.entry.data),
             one.entry.action,
         )
