@@ -11,11 +11,12 @@ import msgspec
 
 from pygrid.configuration.evaluation import mode_of
 from pygrid.messages.processes import CycleInfo, EvaluationInfo
+from pygrid.plans.text import printable
 from pygrid.storage.progress import ReportNorm
 from pygrid.summaries.units import counted
 from pygrid.ui.render import show_number
 
-Kind = Literal["line", "dashed", "band", "dots", "rings", "steps"]
+Kind = Literal["line", "dashed", "band", "dots", "rings", "steps", "limit"]
 
 
 class Series(msgspec.Struct, frozen=True):
@@ -41,7 +42,7 @@ class Chart(msgspec.Struct, frozen=True):
     @property
     def data(self) -> str:
         """The chart as JSON, for the script."""
-        series = [{"label": one.label, "kind": one.kind, "values": one.values} for one in self.series]
+        series = [{"label": printable(one.label), "kind": one.kind, "values": one.values} for one in self.series]
         chart = {"x": self.x, "series": series, **({"time": True} if self.is_time else {})}
         return json.dumps(chart, separators=(",", ":"))
 
@@ -96,7 +97,7 @@ def norm_chart(norms: Sequence[ReportNorm], radii: Mapping[int, float]) -> Chart
         Series("clipped report", "rings", [one.norm if one.is_clipped else None for one in norms]),
     ]
     if radii:
-        series.append(Series("bound", "dashed", [radii.get(one.cycle) for one in norms]))
+        series.append(Series("bound", "limit", [radii.get(one.cycle) for one in norms]))
     num_clipped = sum(one.is_clipped for one in norms)
     largest = max(one.norm for one in norms)
     summary = f"{counted(len(norms), 'report')}, {num_clipped} clipped, largest norm {show_number(largest)}"
@@ -124,7 +125,7 @@ def spending_chart(points: Sequence[tuple[dt.datetime, float]], cap: float) -> C
         "Spent over time",
         f"epsilon {show_number(spent[-1])} of {show_number(cap)}",
         [at.timestamp() for at, _ in points],
-        [Series("spent", "steps", spent), Series("limit", "dashed", [cap] * len(points))],
+        [Series("spent", "steps", spent), Series("limit", "limit", [cap] * len(points))],
         x_name="Time",
         is_time=True,
     )

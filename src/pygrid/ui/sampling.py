@@ -190,7 +190,7 @@ def _draw(points: Sequence[Row]) -> Iterator[Chart]:
             values = [None if math.isnan(row.values[at]) else round(row.values[at], 3) for row in points]
             known = [value for value in values if value is not None]
             if known:
-                series.append(Series(figure.label, "dashed" if series else "line", values))
+                series.append(Series(figure.label, "line", values))
                 newest.append(f"{figure.label} {show_number(known[-1])}")
         if series:
             yield Chart(f"health {number}", title, ", ".join(newest), [row.at for row in points], series, "Time", True)

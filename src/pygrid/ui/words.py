@@ -39,9 +39,11 @@ def summary_of_cycle(num_reports: int, min_diffs: int | None, max_diffs: int | N
     """Return what an open cycle waits for, in one sentence."""
     parts = []
     if max_diffs is not None and num_reports < max_diffs:
-        parts.append(f"{_reports(max_diffs - num_reports)} more close the cycle")
+        num_missing = max_diffs - num_reports
+        parts.append(f"{_reports(num_missing)} more {'closes' if num_missing == 1 else 'close'} the cycle")
     if min_diffs is not None and num_reports < min_diffs:
-        parts.append(f"at least {_reports(min_diffs - num_reports)} more are needed")
+        num_missing = min_diffs - num_reports
+        parts.append(f"at least {_reports(num_missing)} more {'is' if num_missing == 1 else 'are'} needed")
     if num_training > 0:
         devices = "1 device is" if num_training == 1 else f"{num_training} devices are"
         parts.append(f"{devices} still training")

@@ -1,9 +1,10 @@
-// Live pages, charts, keyboard, dialogs. Everything here adds to pages that work without it.
+// Live pages, keyboard, dialogs. Everything here adds to pages that work without it.
 "use strict";
 (() => {
   const MAX_STREAMS = 3;
   const POLL_MS = 2000;
   const MAX_ROWS = 2000; // of a list in the page; then its next page is a page of its own
+  const { addPoint, drawSoon, redraw } = window.pygridCharts;
   const status = document.getElementById("live-status");
   const mayFetch = new Map(); // topic -> time of the next fetch
   const pending = new Set();
@@ -41,6 +42,10 @@
         continue; // the connection is lost: the stream says so, and fetches again
       }
       if (answer.status === 401) return signedOut();
+      if (answer.status === 429) {
+        mayFetch.set(topic, Date.now() + pauseOf(answer));
+        return refresh(topic);
+      }
       if (!answer.ok) continue;
       const text = await answer.text();
       if (isInUse(part)) {
@@ -161,18 +166,6 @@
     return row;
   }
 
-  function addPoint(box, [x, value]) {
-    const chart = JSON.parse(box.dataset.series);
-    let at = chart.x.indexOf(x);
-    if (at < 0) {
-      at = chart.x.push(x) - 1;
-      for (const one of chart.series) one.values.push(null);
-    }
-    const running = chart.series.find((one) => one.kind === "dashed");
-    if (running) running.values[at] = value;
-    box.dataset.series = JSON.stringify(chart);
-  }
-
   function signedOut() {
     stop();
     say("Signed out: sign in again.");
@@ -202,8 +195,10 @@
     poll();
   }
 
+  const streamPath = () => `/admin/live?topics=${encodeURIComponent(topics().join(","))}`;
+
   function stream() {
-    source = new EventSource(`/admin/live?topics=${encodeURIComponent(topics().join(","))}`);
+    source = new EventSource(streamPath());
     source.onopen = () => {
       retryMs = 1000;
       say("Live");
@@ -211,17 +206,33 @@
     };
     source.addEventListener("changed", (event) => refresh(JSON.parse(event.data).topic));
     source.addEventListener("data", (event) => show(JSON.parse(event.data)));
-    source.onerror = () => {
+    source.onerror = async () => {
+      const isRefused = source.readyState === EventSource.CLOSED; // else the connection is lost
       source.close();
       source = null;
-      say("Reconnecting");
-      const wait = retryMs * (0.5 + Math.random());
+      let wait = retryMs * (0.5 + Math.random());
       retryMs = Math.min(30000, 2 * retryMs);
+      const refusal = isRefused ? await findRefusal() : null;
+      if (refusal && refusal.status === 401) return signedOut();
+      if (refusal && (await refusal.text()).includes("too_many_streams")) {
+        say("This page does not update itself: too many others of your session do. Close one, or reload to see changes.");
+        wait = pauseOf(refusal);
+      } else say("Reconnecting");
       timer = setTimeout(() => {
         if (release && !document.hidden) stream();
       }, wait);
     };
   }
+
+  // An event stream does not tell why it was refused, so the same address is fetched; null: it is not refused any more.
+  async function findRefusal() {
+    const enough = new AbortController();
+    const answer = await fetch(streamPath(), { headers: { "HX-Request": "true" }, signal: enough.signal }).catch(() => null);
+    if (answer && answer.status >= 400) return answer;
+    enough.abort();
+    return null;
+  }
+  const pauseOf = (answer) => 1000 * (Number(answer.headers.get("Retry-After")) || 1);
 
   function poll() {
     say("Live, every 2 seconds");
@@ -230,70 +241,6 @@
       if (!document.hidden) poll();
     }, POLL_MS);
   }
-
-  const charts = new Map();
-  const KINDS = {
-    line: (color) => ({ stroke: color, width: 2 }),
-    dashed: (color) => ({ stroke: color, width: 2, dash: [6, 4] }),
-    band: (color) => ({ stroke: color, width: 1, dash: [2, 3], points: { show: false } }),
-    dots: (color) => ({ stroke: color, paths: () => null, points: { show: true, size: 6, fill: color } }),
-    steps: (color) => ({ stroke: color, width: 2, paths: window.uPlot.paths.stepped({ align: 1 }) }),
-    rings: (color) => ({ stroke: color, paths: () => null, points: { show: true, size: 9 } }),
-  };
-  // A time of a chart in UTC, as in its table: with the day if the chart is longer than one.
-  function moment(seconds, length) {
-    const text = new Date(seconds * 1000).toISOString();
-    return length >= 86400 ? text.slice(5, 10) : length > 120 ? text.slice(11, 16) : text.slice(11, 19);
-  }
-  // The texts of a change come first: its charts are drawn with the next picture of the screen.
-  function drawSoon() {
-    cancelAnimationFrame(drawSoon.frame);
-    drawSoon.frame = requestAnimationFrame(draw);
-  }
-  function draw() {
-    const token = (name) => getComputedStyle(document.documentElement).getPropertyValue(name).trim();
-    for (const box of document.querySelectorAll("[data-chart]")) {
-      const known = charts.get(box.dataset.chart);
-      const isShown = known && known.shown === box.dataset.series;
-      if (isShown && known.root.parentNode === box) continue;
-      const chart = JSON.parse(box.dataset.series);
-      const data = [chart.x, ...chart.series.map((one) => one.values)];
-      if (known && known.series.length === data.length) {
-        if (known.root.parentNode !== box) box.replaceChildren(known.root);
-        if (!isShown) known.setData(data);
-        known.shown = box.dataset.series;
-        continue;
-      }
-      box.replaceChildren();
-      const colors = [token("--accent"), token("--accent"), token("--quiet"), token("--quiet"), token("--good")];
-      const axis = { stroke: token("--text"), grid: { stroke: "rgba(128,128,128,0.25)" } };
-      const times = { ...axis, values: (_, at) => at.map((x) => moment(x, at.at(-1) - at[0])) };
-      const color = (one, at) => (one.label === "held-out data" || one.kind === "rings" ? colors[4] : colors[at % 5]);
-      const made = new window.uPlot(
-        {
-          width: Math.max(240, box.clientWidth),
-          height: 200,
-          scales: { x: { time: Boolean(chart.time) } },
-          legend: { live: false },
-          axes: [chart.time ? times : { ...axis, incrs: [1, 2, 5, 10, 20, 50, 100, 200, 500, 1000] }, { ...axis, size: 70 }],
-          series: [
-            { label: chart.time ? "time" : "cycle" },
-            ...chart.series.map((one, at) => ({ label: one.label, spanGaps: true, ...KINDS[one.kind](color(one, at)) })),
-          ],
-        },
-        data,
-        box,
-      );
-      made.shown = box.dataset.series;
-      charts.set(box.dataset.chart, made);
-    }
-  }
-  addEventListener("resize", () => {
-    for (const made of charts.values()) {
-      const box = made.root.parentNode;
-      if (box) made.setSize({ width: Math.max(240, box.clientWidth), height: 200 });
-    }
-  });
 
   let ahead = 0; // milliseconds that the clock of this browser is ahead of the server's
   function clock() {
@@ -358,8 +305,7 @@
       const dark = root.dataset.theme ? root.dataset.theme === "dark" : matchMedia("(prefers-color-scheme: dark)").matches;
       root.dataset.theme = dark ? "light" : "dark";
       localStorage.setItem("pygrid-theme", root.dataset.theme);
-      charts.clear();
-      draw();
+      redraw();
     }
     if (event.target.closest("[data-keys-switch]")) {
       localStorage.setItem("pygrid-keys", keysAreOff() ? "on" : "off");
@@ -412,7 +358,7 @@
   addEventListener("DOMContentLoaded", () => {
     const focus = document.querySelector("[data-focus]");
     if (focus) focus.focus();
-    draw();
+    redraw();
     countdown();
     watchEnd();
     offerCopies();

@@ -1,4 +1,4 @@
-// Runs before anything else: the theme, and what htmx may not do.
+// Runs before anything else: the theme, the menu, and what htmx may not do.
 "use strict";
 (() => {
   const theme = localStorage.getItem("pygrid-theme");
@@ -11,8 +11,18 @@
   function refuse() {
     throw new Error("code in attributes is not run");
   }
+  // The menu is open where it has a line of its own, and folded on phones.
+  const isWide = matchMedia("(min-width: 641px)");
+  let menu = null;
+  function fold() {
+    menu = document.querySelector("details.menu");
+    if (menu) menu.open = isWide.matches;
+  }
+  isWide.addEventListener("change", fold);
+
   const observer = new MutationObserver(register);
   function register() {
+    if (!menu) fold();
     if (!window.htmx) return;
     observer.disconnect();
     window.htmx.registerExtension("pygrid", {
