@@ -20,9 +20,11 @@ import httpx
 import pytest
 
 from pygrid.domain import build_domain
+from pygrid.features.accounts import sessions
 from pygrid.network import build_network
 from pygrid.settings import DomainSettings, load_network_settings, load_settings
 from pygrid.storage.audit import AuditedWrites
+from pygrid.storage.setup_code import find_setup_code
 from pygrid.ui.access import next_path
 from pygrid.ui.console import CSP, Console
 from pygrid.ui.render import FOLDER, Renderer, show_number, show_size, show_text, show_time
@@ -225,9 +227,11 @@ async def test_a_stream_without_a_session_is_not_led_to_a_page(site: Site) -> No
 
 async def test_links_have_the_address_by_which_the_browser_came(tmp_path: Path) -> None:
     settings = load_settings({}, data_dir=tmp_path / "d", hosts="domain.example")
-    app = build_domain(dataclasses.replace(settings, address="https://domain.example"))
-    async with running(app) as web:
-        await People(web).owner(setup_code=(settings.data_dir / "setup-code").read_text().strip())
+    settings = dataclasses.replace(settings, address="https://domain.example")
+    async with running(build_domain(settings)) as web:
+        code = find_setup_code(settings)
+        assert code is not None
+        await People(web).owner(setup_code=code.read())
         ann = await Browser(web).sign_in("owner@example.org")
         for host, start in (("domain.example", "https://domain.example"), ("localhost", "http://localhost")):
             made = await ann.post("/admin/people/invite", {"email": f"bob@{host}.org", "role": "1"}, Host=host)
@@ -579,7 +583,7 @@ async def test_forms_that_are_none_are_refused(site: Site) -> None:
     assert (await ann.post(path, {"comment": "x" * 70_000})).status_code == 413
 
 
-async def test_a_domain_is_admitted_to_a_network(tmp_path: Path) -> None:
+async def test_a_domain_is_admitted_to_a_network(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from support.network import Impostor, running_network
 
     async with running_network(tmp_path / "net") as net:
@@ -594,6 +598,13 @@ async def test_a_domain_is_admitted_to_a_network(tmp_path: Path) -> None:
         fields["identity"] = str(impostor.identity.key)
         assert (await ann.post("/admin/domains/decide", fields)).status_code == 303
         assert "accepted" in (await ann.page("/admin/domains")).text
+        fields["decision"] = "revoke"
+        with monkeypatch.context() as later:
+            later.setattr(sessions, "CONFIRMED", dt.timedelta(seconds=-1))
+            assert (await ann.post("/admin/domains/decide", fields)).status_code == 401
+            assert "accepted" in (await ann.page("/admin/domains")).text
+        assert (await ann.post("/admin/domains/decide", fields)).status_code == 303
+        assert "revoked" in (await ann.page("/admin/domains")).text
 
 
 async def test_a_network_has_no_pages_of_data(tmp_path: Path) -> None:

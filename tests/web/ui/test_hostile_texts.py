@@ -173,8 +173,9 @@ async def test_long_texts_and_turned_directions_do_no_harm(site: Site) -> None:
             page = Page.read(answer)
             assert answer.status_code < 500, path
             assert not page.find("x-evil"), path
-            assert "\u202e" not in page.html, path
-            assert "\u2066" not in page.html, path
+            shown = re.sub(r'<input[^>]* value="[^"]*"', "", page.html)  # fields keep what was typed
+            assert "\u202e" not in shown, path
+            assert "\u2066" not in shown, path
     for path in ("/admin/login", "/admin/setup", "/admin/join/x"):
         answer = await Browser(site.web).post(path, {"email": long, "password": long, "next": long})
         assert answer.status_code < 500, path

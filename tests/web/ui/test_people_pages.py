@@ -67,7 +67,7 @@ async def test_a_person_gets_another_role_a_new_password_and_is_deleted(site: Si
     path = f"/admin/people/{me}"
     assert "stranger@example.org" in (await ann.page("/admin/people?text=STRANGER")).text
     assert "owner@example.org (" in (await ann.page("/admin/people?text=stranger")).text.replace("( ", "(")
-    reset = link_of(await ann.post(f"{path}/reset"), "recover")
+    reset = link_of(await ann.post(f"{path}/reset", {"act": "make"}), "recover")
     assert (await bob.get("/admin/me")).status_code == 200, "the old password stays until the link is used"
     assert (await bob.post(reset, {"password": "another " + PASSWORD})).status_code == 303
     assert (await ann.post(f"{path}/role", {"role": "2"})).status_code == 303
@@ -140,12 +140,15 @@ async def test_what_is_hard_to_take_back_needs_a_password_that_was_typed_recentl
     clock = ManualClock()
     settings = load_settings({}, data_dir=tmp_path / "d")
     async with running(build_domain(settings, clock=clock)) as web:
-        await People(web).owner()
+        people = People(web)
+        await people.with_role(1, await people.owner(), BOB)
         ann = await Browser(web).sign_in("owner@example.org")
         fields = {"name": "script", "scope": "read"}
         clock.advance(14 * 60)
         assert "pgt_" in (await ann.post("/admin/me/tokens", {**fields, "name": "first"})).text
         clock.advance(2 * 60)
+        taken_over = await ann.post("/admin/people/2/reset", {"act": "make"})
+        assert (taken_over.status_code, "/admin/recover/" in taken_over.text) == (401, False)
         asked = await ann.post("/admin/me/tokens", fields)
         assert (asked.status_code, "pgt_" in asked.text.replace('token="pgt_', "")) == (401, False)
         page = Page.read(asked)

@@ -18,6 +18,7 @@ from pygrid.features.associations.network.service import NetworkAssociations
 from pygrid.features.relay.network.service import Relay
 from pygrid.storage.associations import KnownDomain
 from pygrid.ui.access import signed_in
+from pygrid.ui.confirmation import confirm_password
 from pygrid.ui.console import MAX_SHOWN, Need, console_of, see_other
 from pygrid.ui.forms import MAX_FORM_BYTES, read_fields
 from pygrid.ui.pages.paging import Paging, make_paging
@@ -101,12 +102,18 @@ async def decide(request: AppRequest, state: State) -> Response[bytes]:
         act = _ACTS.get(fields.get("decision", ""))
         if act is None or not fields.get("identity"):
             raise InvalidInput("choose Accept or Deny", code=codes.INVALID_FORM, field="decision")
+        cookies = []
+        if act is Act.REVOKE:
+            step = await confirm_password(request, state, fields, f"revoke the Domain {fields.get('name', '')[:80]}")
+            if step.page is not None:
+                return step.page
+            cookies = step.cookies
         await service(state, NetworkAssociations).decide(
             request.user, fields.get("name", ""), act, fields.get("reason", ""), fields["identity"]
         )
     except PygridError as error:
         return await _page(request, state, error)
-    return see_other("/admin/domains")
+    return see_other("/admin/domains", cookies)
 
 
 @post("/domains/forget", guards=[signed_in(Permission.MANAGE_NODES)], request_max_body_size=MAX_FORM_BYTES)

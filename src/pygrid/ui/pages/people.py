@@ -235,12 +235,19 @@ async def change_role(request: AppRequest, state: State, user_id: PathId) -> Res
 @post("/people/{user_id:int}/reset", guards=[_CHANGES], request_max_body_size=MAX_FORM_BYTES)
 async def make_reset(request: AppRequest, state: State, user_id: PathId) -> Response[bytes]:
     """Make a link with which a person chooses a new password; the page shows it once."""
+    fields = await read_fields(request)
     try:
+        known = await service(state, AccountService).get_user(request.user, user_id)
+        step = await confirm_password(request, state, fields, f"make a link to the account {known.email}")
+        if step.page is not None:
+            return step.page
         user, code, expires_at = await service(state, AccountService).make_reset(request.user, user_id, None)
     except PygridError as error:
         return await _person(request, state, user_id, error)
     new = NewCode("New password", _link(request, "recover", code), user.email, expires_at)
-    return await _person(request, state, user_id, new=new)
+    page = await _person(request, state, user_id, new=new)
+    page.cookies.extend(step.cookies)
+    return page
 
 
 @post("/people/{user_id:int}/sessions", guards=[_CHANGES], request_max_body_size=MAX_FORM_BYTES)

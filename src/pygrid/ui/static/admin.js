@@ -340,6 +340,22 @@
     }
   }
 
+  // What is wrong also stands at its field, which is announced with it.
+  function markField() {
+    const alert = document.querySelector(".alert[data-field]");
+    const field = alert && document.querySelector(`main [name="${CSS.escape(alert.dataset.field)}"]:not([type=hidden])`);
+    if (!field) return;
+    const note = document.createElement("small");
+    note.id = "field-error";
+    note.className = "bad";
+    note.textContent = alert.querySelector("strong").textContent;
+    field.after(note);
+    field.setAttribute("aria-invalid", "true");
+    field.setAttribute("aria-describedby", `${note.id} ${field.getAttribute("aria-describedby") || ""}`.trim());
+    const folded = field.closest("details:not([open])");
+    if (folded) folded.open = true;
+  }
+
   // The price of a form, while it is filled in.
   let pricing = 0;
   document.addEventListener("input", (event) => {
@@ -362,6 +378,7 @@
     countdown();
     watchEnd();
     offerCopies();
+    markField();
     nameKeys();
     setInterval(countdown, 1000);
     start();
