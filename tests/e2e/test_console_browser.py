@@ -89,7 +89,9 @@ def test_from_nothing_to_an_approved_answer(app: App, visit: Callable[..., Perso
     bob.page.goto(f"/admin/jobs/{job.id}")
     expect(bob.page.get_by_role("button", name="Approve")).to_have_count(0)
     ann.page.get_by_label("Comment").fill("fine")
-    ann.page.get_by_role("button", name="Approve").click()
+    approve = ann.page.get_by_role("button", name="Approve")
+    approve.click()
+    expect(approve).to_have_count(0)
     release = ann.page.get_by_role("button", name="Release")
     eventually_blocking(lambda: ann.page.reload() and release.count() == 1)
     for flag in ann.page.locator("input[type=checkbox]").all():
