@@ -347,9 +347,7 @@ PLAN_MODEL = Code("plan_model", 500, "The model of the plan's source cannot be t
 PLAN_NOT_FOUND = Code("plan_not_found", 404, "The process has no such plan, or the caller may not see it.")
 PLAN_NOT_PRIVATE = Code("plan_not_private", 500, "The model of a private plan mixes the records of a batch.")
 PLAN_OPERATOR_FORBIDDEN = Code("plan_operator_forbidden", 400, "The plan uses an operator that plans do not allow.")
-PLAN_OPERATOR_UNSUPPORTED = Code(
-    "plan_operator_unsupported", 500, "The source of the plan uses a PyTorch operator that plans do not support."
-)
+PLAN_OPERATOR_UNSUPPORTED = Code("plan_operator_unsupported", 500, "The source uses an unsupported PyTorch operator.")
 PLAN_OPTIMIZER = Code("plan_optimizer", 500, "The optimizer of the plan or one of its options is not known.")
 PLAN_OPTIONS = Code("plan_options", 500, "An option of the plan is missing, not known, or for another kind of plan.")
 PLAN_PORT = Code("plan_port", 500, "A declared input of the plan has an unsupported type or shape.")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Mapping
 from typing import Any, get_args
 
@@ -59,6 +60,26 @@ def _version_options(fields: Mapping[str, str]) -> dict[str, Any]:
         "mock_seed": _whole(fields, "mock_seed", 0) or 0,
     }
     return {**options, **_csv_options(fields)}
+
+
+_OPTIONS = (
+    (r"pass missing=\[(.+?)\] if", r"write \1 under \"Marks of missing values\" if"),
+    (r"pass decimal=',' if", "choose the comma as decimal mark if"),
+    (r"pass thousands=(\S+) if", r"write \1 under \"Mark between thousands\" if"),
+    (r"pass encoding=", "choose the encoding "),
+    (r"pass delimiter=('.+?'), or delimiter=','", r"choose \1 between fields, or the comma"),
+    (
+        r"pass header=True if it holds the names of the columns, header=False",
+        'choose "names of the columns", or "a record"',
+    ),
+)
+
+
+def in_words_of_the_form(text: str) -> str:
+    """Return what is said about a CSV file with the fields of the form in place of the options of the SDK."""
+    for option, words in _OPTIONS:
+        text = re.sub(option, words, text)
+    return text
 
 
 def _csv_options(fields: Mapping[str, str]) -> dict[str, Any]:

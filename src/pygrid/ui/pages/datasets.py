@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 
 import msgspec
@@ -146,7 +147,9 @@ def show_cell(value: object) -> str:
     """Return a value as a short text."""
     if value is None:
         return "-"
-    return f"{value:.5g}" if isinstance(value, float) else str(value)[:60]
+    if isinstance(value, float):
+        return "missing" if math.isnan(value) else f"{value:.5g}"
+    return str(value)[:60]
 
 
 def budget_bars(budget: BudgetInfo) -> list[Bar]:

@@ -30,6 +30,7 @@ from pygrid.ui.upload_forms import (
     MAX_COLUMNS,
     MAX_UPLOAD_FIELDS,
     MAX_UPLOAD_FORM_BYTES,
+    in_words_of_the_form,
     read_upload,
     read_version,
 )
@@ -210,6 +211,8 @@ def _view(
     error: PygridError | None,
 ) -> StagedView:
     problem = None if error is None else error.to_problem()
+    if problem is not None:
+        problem["detail"] = in_words_of_the_form(problem["detail"])
     given = {"name": filename.rpartition(".")[0] or filename, "visibility": "private", "draw_mock": "1", **fields}
     if trial is None:
         return StagedView(problem, staged_id, filename, num_bytes, 0, 0, (), [], 0, [], [], given, [], True)
@@ -231,7 +234,7 @@ def _view(
         num_bytes=num_bytes,
         num_records=schema.num_records,
         stored_bytes=trial.trial.size_bytes,
-        notes=trial.trial.notes,
+        notes=tuple(map(in_words_of_the_form, trial.trial.notes)),
         columns=[*rows, *(_skipped_row(len(rows) + number, name, trial) for number, name in enumerate(skipped))],
         num_more=max(0, len(schema.columns) - MAX_COLUMNS),
         series=find_series([column.name for column in schema.columns]),
