@@ -68,10 +68,7 @@ _OPTIONS = (
     (r"pass thousands=(\S+) if", r"write \1 under \"Mark between thousands\" if"),
     (r"pass encoding=", "choose the encoding "),
     (r"pass delimiter=('.+?'), or delimiter=','", r"choose \1 between fields, or the comma"),
-    (
-        r"pass header=True if it holds the names of the columns, header=False",
-        'choose "names of the columns", or "a record"',
-    ),
+    (r"pass header=True .* names=", 'choose under "First line" whether it holds the names of the columns'),
 )
 
 
