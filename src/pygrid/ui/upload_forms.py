@@ -63,9 +63,9 @@ def _version_options(fields: Mapping[str, str]) -> dict[str, Any]:
 
 
 _OPTIONS = (
-    (r"pass missing=\[(.+?)\] if", r"write \1 under \"Marks of missing values\" if"),
+    (r"pass missing=\[(.+?)\] if", r'write \1 under "Marks of missing values" if'),
     (r"pass decimal=',' if", "choose the comma as decimal mark if"),
-    (r"pass thousands=(\S+) if", r"write \1 under \"Mark between thousands\" if"),
+    (r"pass thousands=(\S+) if", r'write \1 under "Mark between thousands" if'),
     (r"pass encoding=", "choose the encoding "),
     (r"pass delimiter=('.+?'), or delimiter=','", r"choose \1 between fields, or the comma"),
     (r"pass header=True .* names=", 'choose under "First line" whether it holds the names of the columns'),
