@@ -168,7 +168,10 @@
 
   function signedOut() {
     stop();
-    say("Signed out: sign in again.");
+    const link = document.createElement("a");
+    link.href = `/admin/login?next=${encodeURIComponent(location.pathname + location.search)}`;
+    link.textContent = "sign in again";
+    status.replaceChildren("Signed out: ", link, ".");
   }
 
   function stop() {
