@@ -14,5 +14,6 @@ def download_headers(name: str) -> dict[str, str]:
     return {
         "Content-Disposition": f'attachment; filename="{name}"',
         "Content-Security-Policy": "sandbox; default-src 'none'",
+        "Cache-Control": "no-store",
         "X-Content-Type-Options": "nosniff",
     }

@@ -44,8 +44,7 @@ def answer_rows(format_: str, name: str, rows: Sequence[Any], columns: Sequence[
     data = msgspec.json.encode(found)
     if format_ == "csv":
         data = _csv(found, columns)
-    headers = {**download_headers(f"{name}.{format_}"), "Cache-Control": "no-store"}
-    return Response(data, media_type=FORMATS[format_], headers=headers)
+    return Response(data, media_type=FORMATS[format_], headers=download_headers(f"{name}.{format_}"))
 
 
 def _csv(rows: Sequence[Mapping[str, Any]], columns: Sequence[str]) -> bytes:

@@ -37,6 +37,12 @@ async def ask(who: Browser, route: str, known: dict[str, str]) -> int:
     path = fill(path, known)
     answer = await (who.get(path) if method == "GET" else who.post(path, FORM))
     assert answer.status_code != 500, f"{route}: {answer.text}"
+    if path != "/admin/static/nothing":
+        assert answer.headers["cache-control"] == "no-store", route
+    assert answer.headers["x-frame-options"] == "DENY", route
+    assert answer.headers["x-content-type-options"] == "nosniff", route
+    assert "default-src 'none'" in answer.headers["content-security-policy"], route
+    assert "set-cookie" not in answer.headers or method == "POST" or answer.status_code == 303, route
     return answer.status_code
 
 
