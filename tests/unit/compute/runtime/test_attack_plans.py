@@ -9,12 +9,13 @@ from __future__ import annotations
 import json
 import math
 import time
+from types import CodeType, ModuleType
 from typing import Any
 
 import numpy as np
 import pytest
 
-from pygrid.compute.runtime import execute
+from pygrid.compute.runtime import contributions, execute, schedule
 from pygrid.compute.runtime.contributions import PlanRows, PlanSums, subject_groups
 from pygrid.compute.runtime.inputs import MappedColumns
 from pygrid.compute.runtime.watch import Watch
@@ -40,8 +41,8 @@ from support.plans.attacks import (
 from support.thorough import THOROUGH
 
 N = 128
-NUM_JOBS = 400 if THOROUGH else 160
-"""On each of two neighboring datasets. With 160, a leak of everything is a bound of epsilon 2.6."""
+NUM_JOBS = 400 if THOROUGH else 100
+"""On each of two neighboring datasets. With 100, a leak of everything is a bound of epsilon 2.1."""
 SLOW = 7.0
 """The ``x`` of the record on which `slow_plan` takes long; to the other plans it means nothing."""
 PLANS = {
@@ -182,6 +183,31 @@ def test_what_a_unit_draws_does_not_depend_on_others() -> None:
     assert abs(rows.mean() - 0.5) < 0.15  # six standard errors
 
 
+@pytest.fixture
+def _prepared_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """All jobs of a test share the times that are measured for the first one, and what follows from the plan alone."""
+
+    def share(module: ModuleType, name: str) -> None:
+        made: dict[str | CodeType, Any] = {}
+        make = getattr(module, name)
+
+        def made_once(what: Any, *more: Any, **options: Any) -> Any:
+            key = options.get("name") or getattr(what, "__code__", what)
+            if key not in made:
+                made[key] = make(what, *more, **options)
+            return made[key]
+
+        monkeypatch.setattr(module, name, made_once)
+
+    for module, name in (
+        (contributions, "analyse"),
+        (contributions, "measure"),
+        (contributions, "read_graph"),
+        (schedule, "measure"),
+    ):
+        share(module, name)
+
+
 def noisy_sum(kind: str, columns: dict[str, Any], plan: Plan, terms: PrivacyTerms) -> float:
     """The one number that a private job releases: the noisy sum of the contributions, or what follows from it."""
     size = len(columns["y"])
@@ -232,6 +258,7 @@ def least_epsilon(first: Any, second: Any, delta: float) -> float:
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("_prepared_once")
 @pytest.mark.parametrize(("kind", "rate"), [("train", 1.0), ("train", 0.1), ("evaluate", 1.0)])
 @pytest.mark.parametrize("unit", ["record", "subject"])
 @pytest.mark.parametrize("name", ["fallback", "position", "slow"])
