@@ -9,6 +9,7 @@ every batch size is an error, with the author's line.
 from __future__ import annotations
 
 import contextlib
+import functools
 import random
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -234,6 +235,7 @@ def _trace(program: Program, symbol_name: str) -> Trace:
     )
 
 
+@functools.cache
 def _decompositions() -> dict[Any, Callable[..., Any]]:
     """Torch's own decompositions to simpler operators, except for operators that have a lowering here."""
     return {op: rule for op, rule in _core_aten_decompositions_post_autograd().items() if find_lowering(op) is None}
