@@ -20,6 +20,7 @@ import gc
 import importlib
 import json
 import os
+import re
 import runpy
 import socket
 import subprocess
@@ -40,10 +41,12 @@ _CHILD = "pygrid.sandbox.child"
 _MAX_REQUEST = 1 << 17
 _MAX_TITLE = 4096
 _CHECKS = ("plans.gate", "plans.picture", "plans.serving", "plans.averaging_child", "features.datasets.conversion")
+_COMMANDS, _PROGRAMS = "commands", "programs"
 _PR_SET_CHILD_SUBREAPER = 36
 _FOR_THE_INTERPRETER = ("PYTHON", "LD_")
 _STARTERS = ("domain", "worker", "edge")
 """Commands of pygrid that start processes."""
+_IMPORTS_TORCH = re.compile(r"^(import torch|from torch|from pygrid.plans.authoring)\b", re.MULTILINE)
 
 _Popen = subprocess.Popen
 
@@ -73,10 +76,10 @@ class Popen(_Popen):  # type: ignore[type-arg]
         *more,
     ) -> None:
         gid, gids, uid, umask, start_new_session, process_group = more
-        command = None if isinstance(args, str | bytes | os.PathLike) else Command.find(args)
+        folder = os.fspath(cwd or os.getcwd())
+        command = None if isinstance(args, str | bytes | os.PathLike) else Command.find(args, folder)
         plain = (executable, preexec_fn, gid, gids, uid) == (None,) * 5 and umask < 0 and process_group in (None, -1)
         environment = {**(os.environ if env is None else env), **(command.variables if command else {})}
-        folder = os.fspath(cwd or os.getcwd())
         is_warm = is_enabled and plain and close_fds and not shell and os.path.isdir(folder)
         is_same = command is not None and (command.is_isolated or _has_same_interpreter(environment))
         if command is None or not is_warm or not is_same:
@@ -94,7 +97,8 @@ class Popen(_Popen):  # type: ignore[type-arg]
             "environment": environment,
             "is_leader": bool(start_new_session),
         }
-        self.pid = _parent.start(request, descriptors)
+        parent = _torch_parent if command.needs_torch and not _parent.is_fork else _parent
+        self.pid = parent.start(request, descriptors)
         self._child_created = True
         self._close_pipe_fds(p2cread, p2cwrite, c2pread, c2pwrite, errread, errwrite)
 
@@ -120,9 +124,11 @@ class Command:
     """What ``env`` sets for it."""
     is_isolated: bool = False
     """Whether the interpreter uses no variables."""
+    needs_torch: bool = False
+    """Whether it is a program that imports PyTorch, which takes twice as long as all else."""
 
     @classmethod
-    def find(cls, given: Sequence[Any]) -> Command | None:
+    def find(cls, given: Sequence[Any], folder: str) -> Command | None:
         """The command, child or start script of pygrid, or the program, in these words; None for others."""
         title, variables = list(map(os.fspath, given)), {}
         if title[0] == "env":
@@ -134,9 +140,13 @@ class Command:
         if title[:4] == [sys.executable, "-I", "-m", _CHILD]:
             return cls([_CHILD, *title[4:]], title, variables, is_isolated=True)
         if title[0] == sys.executable and title[1:] and title[1].endswith(".py") and "benchmarks" not in title[1]:
-            return cls(title[1:], title, variables)
+            return cls(title[1:], title, variables, needs_torch=_imports_torch(Path(folder, title[1])))
         words = [_SCRIPT, _APPS[title[0]], *title[1:]] if title[0] in _APPS else title
         return cls(words, [sys.executable, *words], variables) if words[0] == _SCRIPT else None
+
+
+def _imports_torch(program: Path) -> bool:
+    return program.is_file() and _IMPORTS_TORCH.search(program.read_text()) is not None
 
 
 def _has_same_interpreter(environment: Mapping[str, str]) -> bool:
@@ -150,16 +160,23 @@ def _has_same_interpreter(environment: Mapping[str, str]) -> bool:
 
 
 class _Parent:
-    """The process that has imported everything and forks, and the connection to it."""
+    """The process that has imported everything and forks, and the connection to it.
 
-    def __init__(self) -> None:
+    Args:
+        kind: `_COMMANDS`, or `_PROGRAMS` with PyTorch.
+    """
+
+    def __init__(self, kind: str) -> None:
+        self._kind = kind
+        self.is_fork = False
+        """Whether this process is itself a fork, and the connection leads to another one."""
         self._lock = threading.Lock()
         self._control: socket.socket | None = None
         self._process: subprocess.Popen[bytes] | None = None
 
     def use(self, control: socket.socket) -> None:
         """Let the process at the other end of this connection fork."""
-        self._control = control
+        self._control, self.is_fork = control, True
 
     def start(self, request: Mapping[str, Any], descriptors: Mapping[int, int]) -> int:
         """The number of a new child of this process, whose descriptor ``key`` is ``descriptors[key]`` of this one."""
@@ -174,7 +191,7 @@ class _Parent:
     def _begin(self) -> socket.socket:
         self._control, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         with theirs:
-            command = [sys.executable, __file__, str(theirs.fileno()), " " * _MAX_TITLE]
+            command = [sys.executable, __file__, str(theirs.fileno()), self._kind, " " * _MAX_TITLE]
             # One arena, as in children, whose address space is limited; pyarrow must not start a thread.
             settings = {"MALLOC_ARENA_MAX": "1", "JE_ARROW_MALLOC_CONF": "background_thread:false"}
             self._process = _Popen(
@@ -191,8 +208,13 @@ class _Parent:
             self._process = None
 
 
-_parent = _Parent()
-end = _parent.end
+_parent, _torch_parent = _Parent(_COMMANDS), _Parent(_PROGRAMS)
+
+
+def end() -> None:
+    """End the processes that fork."""
+    _parent.end()
+    _torch_parent.end()
 
 
 @contextlib.contextmanager
@@ -302,12 +324,18 @@ def _prepare() -> None:
         asyncio.run(start(build_network(load_network_settings({}, data_dir=Path(folder) / "network"))))
 
 
+def _prepare_programs() -> None:
+    """Import what programs with PyTorch need."""
+    for name in ("plans.authoring", "plans.authoring.decorators", "client", "edge", "cli", "sandbox.child"):
+        importlib.import_module(f"pygrid.{name}")
+
+
 def main() -> None:
     control = socket.socket(fileno=int(sys.argv[1]))
     sys.path[0] = str(Path(__file__).parents[1])
     from support.eventually import eventually_blocking
 
-    _prepare()
+    (_prepare if sys.argv[2] == _COMMANDS else _prepare_programs)()
     gc.collect()
     # A thread whose pool is collected ends a moment later.
     eventually_blocking(lambda: len(os.listdir("/proc/self/task")) == 1, within_s=60)
