@@ -25,8 +25,11 @@ MIN_CHARS, MAX_CHARS = 20, 160
 
 
 @functools.cache
-def modules() -> dict[Path, ast.Module]:
-    return {path: ast.parse(path.read_text()) for path in PACKAGE.rglob("*.py") if path.name != "codes.py"}
+def nodes() -> dict[Path, list[ast.AST]]:
+    """The attributes, texts and arguments in each module, but not the codes themselves."""
+    kinds = (ast.Attribute, ast.Constant, ast.keyword)
+    paths = (path for path in PACKAGE.rglob("*.py") if path.name != "codes.py")
+    return {path: [node for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, kinds)] for path in paths}
 
 
 def test_the_codes_are_those_that_were_recorded() -> None:
@@ -59,8 +62,8 @@ def test_no_two_codes_have_one_meaning() -> None:
 def test_each_code_is_used() -> None:
     """By its name; a code that is also a value of a `Literal`, an enum or a field of an answer, by its text."""
     used: set[str] = set()
-    for tree in modules().values():
-        for node in ast.walk(tree):
+    for found in nodes().values():
+        for node in found:
             if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name) and node.value.id == "codes":
                 used.add(node.attr.lower())
             elif isinstance(node, ast.Constant) and isinstance(node.value, str):
@@ -71,8 +74,8 @@ def test_each_code_is_used() -> None:
 def test_no_error_is_made_with_a_code_as_text() -> None:
     found = [
         f"{path.relative_to(PACKAGE)}:{node.value.lineno} {ast.unparse(node.value)}"
-        for path, tree in modules().items()
-        for node in ast.walk(tree)
+        for path, in_module in nodes().items()
+        for node in in_module
         if isinstance(node, ast.keyword) and node.arg == "code" and isinstance(node.value, ast.Constant)
         if isinstance(node.value.value, str)
     ]

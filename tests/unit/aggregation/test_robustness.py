@@ -12,8 +12,9 @@ import pytest
 
 from pygrid.aggregation.rules import Aggregation
 from robust_rules import ABSENT, ATTACKS, DEFAULT, OLD, simulate
+from support.thorough import THOROUGH
 
-SEEDS = 3
+SEEDS = 3 if THOROUGH else 1
 
 
 def fast(rule: Aggregation, attack: str) -> float:

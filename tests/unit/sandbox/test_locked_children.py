@@ -237,10 +237,10 @@ def test_nothing_is_imported_while_diffs_are_averaged(tmp_path: Path) -> None:
 
 
 def uploads(folder: Path) -> Iterator[bytes]:
-    """Files of all formats, good and bad, small and large."""
-    values, texts = np.arange(200_000.0), np.array(["x", "yy", "ü"])
+    """Files of all formats, good and bad, small and large: two blocks of text, two batches of Arrow."""
+    values, texts = np.arange(100_000.0), np.array(["x", "yy", "ü"])
     for save, arrays in (
-        (np.savez, {"a": values, "t": texts[np.arange(200_000) % 3]}),
+        (np.savez, {"a": values, "t": texts[np.arange(100_000) % 3]}),
         (np.savez_compressed, {"a": values}),
         (np.savez, {"a": np.asfortranarray(np.ones((3, 4)))}),
         (np.savez, {"a": np.array([None, 1], dtype=object)}),
@@ -253,14 +253,14 @@ def uploads(folder: Path) -> Iterator[bytes]:
     yield (folder / "z.zip").read_bytes()
     yield encode({"a": values})
     yield encode({"a": values})[:-1]
-    rows = b"".join(b'%d,1.5,"word %d",true,NA\n' % (n, n % 5) for n in range(100_000))
+    rows = b"".join(b'%d,1.5,"word %d",true,NA\n' % (n, n % 5) for n in range(80_000))
     for tail in (b"", b"x,y,z,\xff,1\n", b"1,2\n", b'1,2,3,4,"5', b"1,+1e400,\xc3\xbc,5,5\n"):
         yield b"a,b,c,d,e\n" + rows[:1000] + tail
         yield b"a,b,c,d,e\n" + rows + tail
-    plain = b"a,b,c,d,e\n" + b"".join(b"%d,1.5,word %d,true,NA\n" % (n, n % 5) for n in range(100_000))
+    plain = b"a,b,c,d,e\n" + b"".join(b"%d,1.5,word %d,true,NA\n" % (n, n % 5) for n in range(80_000))
     for tail in (b"", b"007,+1.5, x,true,1\n", b"+5,1e400,x,no,2\n", b'5,5,5" pipe,1,-\n'):
         yield plain + tail
-    table = pa.table({"a": values, "t": texts[np.arange(200_000) % 3], "n": pa.array([None, 1.5] * 100_000)})
+    table = pa.table({"a": values, "t": texts[np.arange(100_000) % 3], "n": pa.array([None, 1.5] * 50_000)})
     for codec in ("snappy", "zstd", "gzip", "none"):
         pq.write_table(table, folder / "x.parquet", compression=codec)
         yield (folder / "x.parquet").read_bytes()

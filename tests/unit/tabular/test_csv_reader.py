@@ -320,7 +320,7 @@ def test_what_is_declared_holds() -> None:
             n % 3,
             b"ab"[n % 2 :][:1],
         )
-        for n in range(1000)
+        for n in range(300)
     )
     columns = (
         ColumnDeclaration("image", "uint8", source=("p*",)),
@@ -336,8 +336,8 @@ def test_what_is_declared_holds() -> None:
         ("image", "uint8", (2,)),
         ("word", "category", ()),
     ]
-    np.testing.assert_array_equal(np.frombuffer(data[1], np.uint8).reshape(-1, 2)[:, 0], np.arange(1000) % 256)
-    np.testing.assert_array_equal(np.frombuffer(data[2], np.int32), np.arange(1000) % 2 == 0)
+    np.testing.assert_array_equal(np.frombuffer(data[1], np.uint8).reshape(-1, 2)[:, 0], np.arange(300) % 256)
+    np.testing.assert_array_equal(np.frombuffer(data[2], np.int32), np.arange(300) % 2 == 0)
     for bad, code in (
         ((ColumnDeclaration("word", "float32"),), "dataset_dtype 2"),
         ((ColumnDeclaration("p0", "uint8", max=100),), "dataset_out_of_range 103"),

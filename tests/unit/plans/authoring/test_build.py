@@ -45,8 +45,14 @@ def net() -> nn.Module:
     return nn.Sequential(nn.Linear(12, 6), nn.ReLU(), nn.Linear(6, 5))
 
 
-def test_the_manifest_says_what_the_author_said() -> None:
-    manifest = sensors.build(net(), optimizer=pygrid.optim.SGD(momentum=0.9)).manifest
+@pytest.fixture(scope="module")
+def plan() -> Plan:
+    """A plan of `sensors`, which no test changes."""
+    return sensors.build(net(), optimizer=pygrid.optim.SGD(momentum=0.9))
+
+
+def test_the_manifest_says_what_the_author_said(plan: Plan) -> None:
+    manifest = plan.manifest
     assert (manifest.name, manifest.description, manifest.author) == (
         "sensors",
         "Classify twelve sensors.",
@@ -60,7 +66,7 @@ def test_the_manifest_says_what_the_author_said() -> None:
     assert sorted(manifest.graphs) == ["eval", "grads", "predict", "train"]
 
 
-def test_an_optional_port_takes_missing_values() -> None:
+def test_an_optional_port_takes_missing_values(plan: Plan) -> None:
     """The plan sees NaN; infinity, and NaN at another port, are refused."""
 
     @pygrid.plan(data={"x": pygrid.Tensor["batch", 2].optional(), "z": pygrid.Tensor["batch"]})
@@ -68,13 +74,13 @@ def test_an_optional_port_takes_missing_values() -> None:
         return (model(torch.where(torch.isnan(x), 0.0, x))[:, 0] - z).square().mean()
 
     model = nn.Linear(2, 1)
-    plan = known.build(model, optimizer=pygrid.optim.SGD())
-    assert plan.manifest.data["x"].optional is True
-    assert b'"optional"' in plan.data
-    assert b'"optional"' not in sensors.build(net(), optimizer=pygrid.optim.SGD()).data
-    check(plan.data)
+    optional = known.build(model, optimizer=pygrid.optim.SGD())
+    assert optional.manifest.data["x"].optional is True
+    assert b'"optional"' in optional.data
+    assert b'"optional"' not in plan.data
+    check(optional.data)
     x, z = np.array([[1, np.nan], [2, 3]], np.float32), np.zeros(2, np.float32)
-    runner, params = Runner(plan), initial_params(model)
+    runner, params = Runner(optional), initial_params(model)
     expected = runner.evaluate(params, {"x": np.nan_to_num(x), "z": z})
     assert runner.evaluate(params, {"x": x, "z": z}) == expected
     for wrong in ({"x": np.where(np.isnan(x), np.inf, x), "z": z}, {"x": x, "z": x[:, 1]}):
@@ -84,8 +90,8 @@ def test_an_optional_port_takes_missing_values() -> None:
         pygrid.Integers["batch"].optional()
 
 
-def test_ports_follow_the_naming_scheme() -> None:
-    train = sensors.build(net(), optimizer=pygrid.optim.SGD(momentum=0.9)).manifest.graphs["train"]
+def test_ports_follow_the_naming_scheme(plan: Plan) -> None:
+    train = plan.manifest.graphs["train"]
     names = {port.name: port.shape for port in train.inputs}
     assert names["params/0.weight"] == (6, 12)
     assert names["state/momentum/2.bias"] == (5,)
@@ -97,27 +103,27 @@ def test_ports_follow_the_naming_scheme() -> None:
     }
 
 
-def test_the_source_travels_for_reading() -> None:
-    assert "def sensors(model" in sensors.build(net()).source
+def test_the_source_travels_for_reading(plan: Plan) -> None:
+    assert "def sensors(model" in plan.source
 
 
-def test_weights_are_inputs_and_the_graphs_are_plain() -> None:
+def test_weights_are_inputs_and_the_graphs_are_plain(plan: Plan) -> None:
     for name in ("train", "grads", "eval", "predict"):
-        model = onnx.load_from_string(sensors.build(net()).graph(name))
+        model = onnx.load_from_string(plan.graph(name))
         onnx.checker.check_model(model, full_check=True)
         assert (model.ir_version, model.opset_import[0].version) == (10, 20)
         assert sum(len(tensor.raw_data) for tensor in model.graph.initializer) < 500
         assert not model.functions
 
 
-def test_the_test_vector_holds() -> None:
-    result = run_selftest(sensors.build(net()))
+def test_the_test_vector_holds(plan: Plan) -> None:
+    result = run_selftest(plan)
     assert result is not None
     assert result.passed
 
 
-def test_the_summary_reports_size_and_cost() -> None:
-    lines = summary(sensors.build(net()))
+def test_the_summary_reports_size_and_cost(plan: Plan) -> None:
+    lines = summary(plan)
     assert "kB" in lines[0]
     assert lines[1].startswith("train: ")
     assert "nodes" in lines[1]
@@ -244,8 +250,7 @@ def test_two_builds_in_one_process_give_the_same_bytes() -> None:
     assert sensors.build(model).data == sensors.build(copy.deepcopy(model)).data
 
 
-def test_a_saved_plan_is_the_same_plan(tmp_path: Path) -> None:
-    plan = sensors.build(net())
+def test_a_saved_plan_is_the_same_plan(plan: Plan, tmp_path: Path) -> None:
     plan.save(tmp_path / "sensors.plan")
     assert Plan.load(tmp_path / "sensors.plan").id == plan.id
 
