@@ -220,6 +220,7 @@ def _trace(program: Program, symbol_name: str) -> Trace:
     with quiet(), _translated(program), fakes, enable_python_dispatcher():
         arguments = [fake(port) for port in program.inputs]
         module = make_fx(flat, _decompositions(), _allow_non_fake_inputs=True)(*arguments)
+        _remove_copies(module)
         if any(_works_in_place(node) for node in module.graph.nodes):
             module = _without_mutation(module, arguments)
     _check_sizes(sizes, symbol)
@@ -243,6 +244,42 @@ def _decompositions() -> dict[Any, Callable[..., Any]]:
 
 def _works_in_place(node: fx.Node) -> bool:
     return isinstance(node.target, torch._ops.OpOverload) and node.target._schema.is_mutable
+
+
+def _remove_copies(module: fx.GraphModule) -> None:
+    """Replace each array that is overwritten as a whole by the array that overwrites it, if both have no other name.
+
+    Torch decomposes an operator such as ``masked_fill_`` into ``masked_fill`` and a copy back. Without the copy, the
+    program needs no second pass, which takes as long as the first one.
+    """
+    renamed: dict[fx.Node, fx.Node] = {}
+    for node in list(module.graph.nodes):
+        for used in node.all_input_nodes:
+            if used in renamed:
+                node.replace_input_with(used, renamed[used])
+        if node.target is torch.ops.aten.copy_.default and _is_copy_of_all(*node.args[:2], node):
+            before, after = node.args[:2]
+            node.replace_all_uses_with(after)
+            module.graph.erase_node(node)
+            renamed = {old: after if new is before else new for old, new in renamed.items()} | {before: after}
+    module.recompile()
+
+
+def _is_copy_of_all(before: Any, after: Any, copy: fx.Node) -> bool:
+    """Whether a copy overwrites a new array with another new one of the same shape and dtype that nothing else uses."""
+    if not (_is_new(before) and _is_new(after) and list(after.users) == [copy]):
+        return False
+    old, new = before.meta["val"], after.meta["val"]
+    is_alone = all(user is copy or _is_new(user) for user in before.users if user.op != "output")
+    return is_alone and old.dtype == new.dtype and [*map(str, old.shape)] == [*map(str, new.shape)]
+
+
+def _is_new(node: Any) -> bool:
+    """Whether a node makes one array, and not a view of another."""
+    if not isinstance(node, fx.Node) or not isinstance(node.target, torch._ops.OpOverload):
+        return False
+    returns = node.target._schema.returns
+    return isinstance(node.meta.get("val"), torch.Tensor) and all(one.alias_info is None for one in returns)
 
 
 def _without_mutation(module: fx.GraphModule, arguments: Sequence[torch.Tensor]) -> fx.GraphModule:

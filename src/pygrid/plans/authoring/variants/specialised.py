@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -61,6 +62,7 @@ def specialise(step: ContractStep, batch: int) -> Specialised:
     return Specialised(module, batch, traced.places)
 
 
+@functools.cache
 def decompositions() -> dict[Any, Callable[..., Any]]:
     """Rules that turn operators into those of the dialects' tables."""
     table = {**core_aten_decompositions(), **get_decompositions(_ALSO)}
