@@ -256,14 +256,14 @@ def test_a_saved_plan_is_the_same_plan(plan: Plan, tmp_path: Path) -> None:
 
 
 def test_a_wide_model_gets_a_smaller_largest_batch() -> None:
-    column = {"x": pygrid.Tensor["batch", 600_000]}
+    column = {"x": pygrid.Tensor["batch", 150_000]}
 
     def mean(model: nn.Module, x: torch.Tensor) -> torch.Tensor:
         return (model.scale * x).square()[:, :8].mean()
 
     model = nn.Module()
     model.scale = nn.Parameter(torch.ones(()))
-    assert pygrid.plan(data=column)(mean).build(model).manifest.max_batch_size == 64
+    assert pygrid.plan(data=column)(mean).build(model).manifest.max_batch_size == 256
     with pytest.raises(AuthoringError) as caught:
         pygrid.plan(data=column, max_batch_size=1024)(mean).build(model)
     assert caught.value.code == "plan_tensor_too_large"
