@@ -257,8 +257,10 @@ def _remove_copies(module: fx.GraphModule) -> None:
         for used in node.all_input_nodes:
             if used in renamed:
                 node.replace_input_with(used, renamed[used])
-        if node.target is torch.ops.aten.copy_.default and _is_copy_of_all(*node.args[:2], node):
-            before, after = node.args[:2]
+        if node.target is not torch.ops.aten.copy_.default:
+            continue
+        before, after = node.args[0], node.args[1]
+        if _is_copy_of_all(before, after, node):
             node.replace_all_uses_with(after)
             module.graph.erase_node(node)
             renamed = {old: after if new is before else new for old, new in renamed.items()} | {before: after}
