@@ -176,6 +176,21 @@ def test_a_page_without_a_stream_says_so_until_another_one_closes(app: App, visi
     ann.faults = [fault for fault in ann.faults if "status of 429" not in fault and "status of 401" not in fault]
 
 
+def test_the_menu_is_folded_on_phones(app: App, visit: Callable[..., Person]) -> None:
+    owner(app)
+    ann = visit(viewport={"width": 360, "height": 740})
+    sign_in(ann, ANN)
+    menu, people = ann.page.get_by_text("Menu", exact=True), ann.page.get_by_role("link", name="People")
+    expect(people).to_be_hidden()
+    menu.click()
+    people.click()
+    expect(ann.page.get_by_role("heading", name="People")).to_be_visible()
+    expect(people).to_be_hidden()
+    ann.page.set_viewport_size({"width": 740, "height": 360})
+    expect(people).to_be_visible()
+    expect(menu).to_be_hidden()
+
+
 def test_without_scripts_pages_work(app: App, visit: Callable[..., Person]) -> None:
     domain = owner(app)
     upload(domain)
