@@ -417,6 +417,26 @@ async def test_a_closed_websocket_keeps_no_buffers(domain: Litestar) -> None:
         assert {type(one.transport) for one in left} <= {ClosedTransport}
 
 
+async def test_a_websocket_that_was_cut_off_is_freed_with_its_connection(domain: Litestar) -> None:
+    async with serving(domain, held_bytes_per_address=MEBIBYTE, linger_s=600) as (server, port):
+        earlier = _readers()
+        ends = [await asyncio.open_connection("127.0.0.1", port) for _ in range(20)]
+        for _, writer in ends:
+            writer.write(UPGRADE + b"\x82\xff" + (64_000).to_bytes(8) + b"\0\0\0\0" + b"a" * 60_000)
+        told = [asyncio.create_task(reader.readuntil(b"try again later")) for reader, _ in ends]
+        await asyncio.wait(told, return_when=asyncio.FIRST_COMPLETED)
+        for _, writer in ends:
+            writer.close()
+        await asyncio.gather(*told, return_exceptions=True)
+        await _until_empty(server)
+
+        def is_freed() -> bool:
+            gc.collect()
+            return not any(isinstance(one, BoundedWebSocket) and one not in earlier for one in _readers())
+
+        await eventually(is_freed)
+
+
 def _readers() -> list[BoundedWebSocket | BoundedProtocol]:
     """The readers of connections that were not freed, also those of earlier tests."""
     # By type: `isinstance` also asks objects for `__class__`, and some warn about that.
@@ -554,9 +574,10 @@ async def test_a_stream_of_messages_is_read_no_faster_than_the_app_takes_them(do
         CHUNKED + b"fa00\r\n" + b" " * 60_000,
         UPGRADE + b"\x82\xff" + (64_000).to_bytes(8) + b"\0\0\0\0" + b"a" * 60_000,
         UPGRADE + b"\x02\xfe" + (60_000).to_bytes(2) + b"\0\0\0\0" + b"a" * 60_000,
+        UPGRADE + b"\x82\xfe" + (60_000).to_bytes(2) + b"\0\0\0\0" + b"a" * 7000,
         UPGRADE[:-2] + (b"A: " + b"a" * 1000 + b"\r\n") * 12 + b"\r\n",
     ],
-    ids=["body", "chunks", "frame", "fragment", "head of a WebSocket"],
+    ids=["body", "chunks", "frame", "fragment", "begun frame", "head of a WebSocket"],
 )
 async def test_connections_that_hold_too_much_together_are_closed(domain: Litestar, held: bytes) -> None:
     async with serving(domain, held_bytes_per_address=MEBIBYTE) as (server, port):

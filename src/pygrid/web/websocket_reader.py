@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections import deque
 from typing import Any, cast
 
@@ -25,6 +26,8 @@ from pygrid.web.streamed_messages import (
 _READ_BYTES = 64 * 1024
 _LONG_HEAD_BYTES, _HEAD_COPIES = 4096, 5
 """The headers of a WebSocket stay in memory, in several forms. Those of browsers are shorter, and not counted."""
+_SOCKET_BYTES, _SHORT_BYTES = 20 * 1024, 4096
+"""Memory of the server and the app for an open WebSocket. It counts while a longer part of a message is kept."""
 _PIECE = 2048
 """Frames whose borders are unknown are parsed in pieces of this size: at most 1,024 of them at once."""
 
@@ -52,6 +55,8 @@ class BoundedWebSocket(WebSocketsSansIOProtocol):
         """The connection was cut off: what arrives is dropped."""
         self._refused_at: Connections | None = None
         """The connections that count this one as cut off."""
+        self._ending: asyncio.TimerHandle | None = None
+        """Ends the connection after it was cut off."""
         self._is_pumping = False
         """A call of `_pump` is due."""
         self._queued: deque[int] = deque()
@@ -88,6 +93,8 @@ class BoundedWebSocket(WebSocketsSansIOProtocol):
             self._connections.release(self._place)
         if self._refused_at is not None:
             self._refused_at.forget_refused(self)
+        if self._ending is not None:
+            self._ending.cancel()
         super().connection_lost(exc)
         self._place = None
         self.transport = CLOSED
@@ -110,13 +117,14 @@ class BoundedWebSocket(WebSocketsSansIOProtocol):
         return _READ_BYTES
 
     def num_held_bytes(self) -> int:
-        """Return the unread bytes of answers, plus the received bytes of messages that the app has not finished, and
-        of a long head.
+        """Return the unread bytes of answers, plus the received bytes of messages that the app has not finished, of a
+        long head, and the memory of a socket whose message is kept whole.
         """
-        num_unparsed = len(self._waiting) - self._at + len(self.conn.reader.buffer)
-        num_delivered = self._num_taken + sum(self._queued)
-        num_received = num_unparsed + sum(map(len, self.frames)) + num_delivered
-        return self.transport.get_write_buffer_size() + num_received + self._num_head_bytes
+        num_begun = len(self._waiting) - self._at + len(self.conn.reader.buffer) + sum(map(len, self.frames))
+        num_bytes = num_begun + self._num_taken + sum(self._queued) + self._num_head_bytes
+        if num_begun > _SHORT_BYTES and self._streamed is None:
+            num_bytes += _SOCKET_BYTES
+        return num_bytes + self.transport.get_write_buffer_size()
 
     def cut_off(self) -> None:
         """Tell the peer that its unfinished message has no more memory, and end the connection.
@@ -138,7 +146,7 @@ class BoundedWebSocket(WebSocketsSansIOProtocol):
         # What still arrives is dropped for a moment: an end at once would reset the connection, and the peer could not
         # read the reason.
         self.transport.resume_reading()
-        self.loop.call_later(self._limits.linger_s, self._end)
+        self._ending = self.loop.call_later(self._limits.linger_s, self._end)
 
     def _end(self) -> None:
         if not self.transport.is_closing():
