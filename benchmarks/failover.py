@@ -38,7 +38,7 @@ from device_fleet import PatientReporter
 from job_fleet import JobFleet, Repeating
 from loadgen import Process, RequestFailed, checkpoint, host, sign_up
 from pygrid.storage.sql.database import Database
-from replicas import AWAY, LEADER_PATH, Cluster, Replica, running_cluster
+from replicas import AWAY, LEADER_PATH, Cluster, Replica, WrongClock, running_cluster
 from server_process import leave_nothing_behind
 from support.eventually import eventually
 from vector_model import model_bytes, plan_bytes
@@ -56,6 +56,8 @@ LONG_S = (2.0, 14.0)
 """Bounds of how long a fault lasts that ends by itself."""
 SHORT_S = (1.0, 3.0)
 """The same for planned faults."""
+OFF_S = 600
+"""How far a wrong clock is off, in seconds."""
 _PROBE_S = 0.1
 _LONG_PAUSE_S = 0.2
 
@@ -152,6 +154,8 @@ class Faults:
             "leader cut off from PostgreSQL": lambda: self._cut("database", is_leader=True),
             "replica cut off from PostgreSQL": lambda: self._cut("database", is_leader=False),
             "replica cut off from the store": lambda: self._cut("store", is_leader=False),
+            "wrong clock of the leader": lambda: self._change_clock(is_leader=True),
+            "wrong clock of a replica": lambda: self._change_clock(is_leader=False),
         }
         self.drawn = list(self.kinds)
         """The kinds of a run without a plan."""
@@ -200,6 +204,25 @@ class Faults:
 
     async def _kill_any(self) -> None:
         self._rng.choice(self._cluster.replicas).signal(signal.SIGKILL)
+
+    async def _change_clock(self, *, is_leader: bool) -> None:
+        """Kill a replica that starts again with a clock that is ten minutes off, and jumps to the other side later.
+
+        A bucket refuses requests of a machine that is a quarter of an hour off.
+        """
+        replica = await self._leader() if is_leader else self._rng.choice(self._cluster.replicas)
+        clock, sign = WrongClock(replica.folder.with_suffix(".clock")), self._rng.choice((1, -1))
+        clock.set(sign * OFF_S)
+        replica.environment.update(clock.environment)
+        replica.signal(signal.SIGKILL)
+
+        async def jump() -> None:
+            clock.set(-sign * OFF_S)
+            await asyncio.sleep(self._length_s[0])  # devices report to it
+            for name in clock.environment:
+                replica.environment.pop(name, None)
+
+        self._later(jump)
 
     async def _restart_postgres(self) -> None:
         await asyncio.to_thread(self._cluster.postgres.stop, signal.SIGQUIT)

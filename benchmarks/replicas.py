@@ -75,7 +75,7 @@ class Replica:
 
     def __init__(self, folder: Path, environment: dict[str, str], database: Forwarder, store: Forwarder) -> None:
         self.folder, self.database, self.store = folder, database, store
-        self._environment = environment
+        self.environment = environment
         (port,) = stores.free_ports(1)
         self.address: Address = ("127.0.0.1", port)
         self.process: ServerProcess | None = None
@@ -98,7 +98,7 @@ class Replica:
 
     async def _start(self) -> None:
         starting = asyncio.ensure_future(
-            asyncio.to_thread(start_domain, self.folder, self.address[1], self._environment)
+            asyncio.to_thread(start_domain, self.folder, self.address[1], self.environment)
         )
         try:
             self.process = await asyncio.shield(starting)
@@ -117,6 +117,32 @@ class Replica:
         """Send a signal to its process. Nothing happens while it is down."""
         if self.process is not None:
             self.process.signal(number)
+
+
+class WrongClock:
+    """The clock of a process that is started with `environment`: that of the machine, plus a difference.
+
+    Its monotonic clock is right, as on a machine whose clock is set. The test is skipped without libfaketime.
+    """
+
+    def __init__(self, file: Path) -> None:
+        found = sorted(Path("/usr/lib").glob("*/faketime/libfaketimeMT.so.1"))
+        if not found:
+            assert "CI" not in os.environ, "libfaketime is not installed"
+            pytest.skip("needs libfaketime")
+        self._file = file
+        self.environment = {
+            "LD_PRELOAD": str(found[0]),
+            "FAKETIME_TIMESTAMP_FILE": str(file),
+            "FAKETIME_CACHE_DURATION": "1",
+            "FAKETIME_DONT_FAKE_MONOTONIC": "1",
+        }
+
+    def set(self, seconds: int) -> None:
+        """Let it differ by some seconds, within a second."""
+        part = self._file.with_suffix(".part")
+        part.write_text(f"{seconds:+d}s\n")
+        part.replace(self._file)
 
 
 class Cluster:

@@ -25,7 +25,7 @@ class Clock(Protocol):
         ...
 
 
-def _elapsed_s() -> float:
+def elapsed_s() -> float:
     """Seconds since the machine started, including sleep. This clock cannot be set."""
     return time.clock_gettime(time.CLOCK_BOOTTIME) if hasattr(time, "CLOCK_BOOTTIME") else time.monotonic()
 
@@ -41,7 +41,7 @@ class SystemClock:
         elapsed_s: the machine's monotonic clock, in seconds.
     """
 
-    def __init__(self, wall_s: Callable[[], float] = time.time, elapsed_s: Callable[[], float] = _elapsed_s) -> None:
+    def __init__(self, wall_s: Callable[[], float] = time.time, elapsed_s: Callable[[], float] = elapsed_s) -> None:
         self._wall_s, self._elapsed_s = wall_s, elapsed_s
         self._lock = threading.Lock()
         self._looked_at = elapsed_s()

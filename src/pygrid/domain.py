@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from litestar import Litestar
 
-from pygrid.clock import Clock, SystemClock
+from pygrid.clock import Clock
 from pygrid.compute.driver import LocalLimits
 from pygrid.compute.engines import EngineTimings
 from pygrid.compute.leased import LeasedDriver
@@ -42,6 +42,7 @@ from pygrid.metrics import Metrics
 from pygrid.settings import DomainSettings, read_networks, with_secret
 from pygrid.storage.app_state import IDENTITY, share_file
 from pygrid.storage.audit import HEAD_FILE, AuditedWrites, HeadStore
+from pygrid.storage.database_clock import choose_clock
 from pygrid.storage.idempotency import AnswerStore
 from pygrid.storage.installation import check_folder
 from pygrid.storage.job_files import JobFiles
@@ -90,10 +91,11 @@ class DomainContext(AppContext):
     folder_lock: FolderLock
     signals: SharedSignals | None
     """Signals of all replicas; None: there is one process."""
+    clock_tasks: tuple[BackgroundTask, ...]
 
     @classmethod
     def open(
-        cls, settings: DomainSettings, timings: DomainTimings, clock: Clock, folder_lock: FolderLock | None
+        cls, settings: DomainSettings, timings: DomainTimings, clock: Clock | None, folder_lock: FolderLock | None
     ) -> DomainContext:
         """Raises InvalidConfig: another app uses the data folder, the identity file is damaged, the database URL is
         unusable, or the store of files does not fit. Then nothing stays open.
@@ -105,6 +107,7 @@ class DomainContext(AppContext):
             check_folder(settings.data_dir, settings.app)
             database = Database(settings.database_url)
             undo.callback(database.close)
+            clock, clock_tasks = choose_clock(clock, database, is_replicated=settings.is_replicated)
             connectors, metrics = Connectors(), Metrics()
             public = PublicContent(connectors.announce_change)
             store, head_store, signals = _open_store(settings, database, public, clock, metrics)
@@ -129,6 +132,7 @@ class DomainContext(AppContext):
             connectors=connectors,
             folder_lock=folder_lock,
             signals=signals,
+            clock_tasks=clock_tasks,
         )
 
 
@@ -167,7 +171,7 @@ def build_domain(
             database URL is invalid, or the identity file is damaged.
     """
     settings = with_secret(settings)
-    context = DomainContext.open(settings, timings or DomainTimings(), clock or SystemClock(), folder_lock)
+    context = DomainContext.open(settings, timings or DomainTimings(), clock, folder_lock)
     store, writes = context.store, context.writes
     people = accounts.build(context, context.database, writes, settings)
     training = cycles.build(context, store, settings)
@@ -257,7 +261,8 @@ def _store_feature(context: DomainContext) -> Feature:
         store.close()
 
     signaling = () if context.signals is None else context.signals.tasks()
-    return Feature(services=(store,), tasks=(BackgroundTask("wake-waiting", wake_waiting), *signaling), close=close)
+    tasks = (BackgroundTask("wake-waiting", wake_waiting), *signaling, *context.clock_tasks)
+    return Feature(services=(store,), tasks=tasks, close=close)
 
 
 def _database_feature(context: DomainContext, leader_lock: DatabaseLock | None) -> Feature:

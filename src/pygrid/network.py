@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from litestar import Litestar
 
-from pygrid.clock import Clock, SystemClock
+from pygrid.clock import Clock
 from pygrid.core.access import NETWORK_ACCESS, Permission
 from pygrid.features import accounts, audit, discovery
 from pygrid.features.associations import network as associations
@@ -18,6 +18,7 @@ from pygrid.metrics import Metrics
 from pygrid.settings import NetworkSettings, read_networks, with_secret
 from pygrid.storage.app_state import IDENTITY, share_file
 from pygrid.storage.audit import NotifiedWrites
+from pygrid.storage.database_clock import choose_clock
 from pygrid.storage.idempotency import AnswerStore
 from pygrid.storage.installation import check_folder
 from pygrid.storage.ownership import DatabaseLock, FolderLock
@@ -48,12 +49,11 @@ def build_network(
             database URL is invalid, or the identity file is damaged.
     """
     settings = with_secret(settings)
-    metrics = Metrics()
-    app = AppContext(clock or SystemClock(), Stopping(), metrics, TaskRunner(metrics))
     folder_lock = folder_lock or FolderLock.acquire(settings.data_dir, settings.app)
     check_folder(settings.data_dir, settings.app)
     database = Database(settings.database_url)
     identity = _open_identity(settings, database)
+    app, clock_feature = _make_context(settings, database, clock)
     leader_lock = DatabaseLock(database) if settings.is_replicated else None
     answers = AnswerStore(database, app.clock)
     signals = LocalSignals()
@@ -82,6 +82,7 @@ def build_network(
             ),
             routes=tuple(identity_routes()),
         ),
+        clock_feature,
         start_record(app, settings, writes),
     ]
     leadership = None if leader_lock is None else Leadership(leader_lock, app.runner, app.stopping)
@@ -94,6 +95,13 @@ def build_network(
         site=Site(settings.host_names, settings.address),
     )
     return built if leadership is None else leadership.gate(built)
+
+
+def _make_context(settings: NetworkSettings, database: Database, clock: Clock | None) -> tuple[AppContext, Feature]:
+    """What every part uses, and what keeps its clock right."""
+    clock, tasks = choose_clock(clock, database, is_replicated=settings.is_replicated)
+    metrics = Metrics()
+    return AppContext(clock, Stopping(), metrics, TaskRunner(metrics)), Feature(tasks=tasks)
 
 
 def _open_identity(settings: NetworkSettings, database: Database) -> Identity:

@@ -1,8 +1,8 @@
 """Three replicas of a Domain behind HAProxy, on PostgreSQL and SeaweedFS, which fail while devices report and jobs run.
 
 Should happen: every acknowledged report is in exactly one checkpoint; another replica leads after the leader has failed
-in any way; what only the leader serves is refused elsewhere by a code; a planned restart of each replica fails no
-request, and a later version can migrate the database meanwhile.
+in any way; a wrong clock changes nothing; what only the leader serves is refused elsewhere by a code; a planned restart
+of each replica fails no request, and a later version can migrate the database meanwhile.
 Should not: a report lost or counted twice; two leaders; a private job that is begun or released twice; a long request
 that has to be repeated more than once.
 """
@@ -22,11 +22,12 @@ FAULTS = [
     "restart of PostgreSQL",
     "kill of the store",
     "replica cut off from PostgreSQL",
+    "wrong clock of the leader",
 ]
 
 
 @pytest.mark.slow
-def test_all_promises_are_kept_through_five_faults(tmp_path: Path) -> None:
+def test_all_promises_are_kept_through_six_faults(tmp_path: Path) -> None:
     result = asyncio.run(failover.run(tmp_path, seconds=0, seed=1, kinds=FAULTS, with_jobs=True))
     assert [fault.kind for fault in result.faults] == FAULTS
     assert result.problems == []
