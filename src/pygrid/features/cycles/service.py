@@ -7,6 +7,7 @@ The steps of a report: `redeem_key` -> `receive_report` -> `submit_report` -> fo
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import math
 from collections.abc import AsyncIterator, Awaitable, Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -201,18 +202,23 @@ class CyclesService:
         """Take a report through `redeem_key`, `receive_report` and `submit_report`, and count its outcome.
 
         Args:
-            read: `max_bytes -> pieces` of the body; refuses a longer body.
+            read: `max_bytes -> pieces` of the body; refuses a longer body. With a valid key, the body is read to its
+                end before a refusal.
         """
         redeemed: RedeemedKey | None = None
+        pieces: AsyncIterator[Bytes] | None = None
         try:
             redeemed = await self.redeem_key(request_key, client_id)
-            received = await self.receive_report(redeemed, read(redeemed.process.max_report_bytes))
+            pieces = read(redeemed.process.max_report_bytes)
+            received = await self.receive_report(redeemed, pieces)
             report = await self.submit_report(redeemed, received)
         except PygridError as error:
             self._counts.reports.labels(error.code).inc()
             if redeemed is not None:
                 self._counts.count_refusal(redeemed.process.id, error.code)
                 self._store.signals.notify(progress_topic(redeemed.process.id))
+            if pieces is not None:
+                await _read_on(pieces)
             raise
         self._counts.reports.labels("repeated" if report is None else "accepted").inc()
         if report is not None:
@@ -332,6 +338,17 @@ def _offer(redeemed: RedeemedKey, content: ReportContent, place: Place, *, keeps
         distance=content.distance,
     )
     return OfferedReport(redeemed.key_hash, process.id, process.config, report, keeps_bytes)
+
+
+async def _read_on(pieces: AsyncIterator[Bytes]) -> None:
+    """Read the rest of a refused report.
+
+    A server that answers and closes a connection on which a client still sends resets it, and the client loses the
+    answer. Most clients look for one only after they have sent all.
+    """
+    with contextlib.suppress(PygridError):
+        async for _ in pieces:
+            pass
 
 
 def _raise_refused(outcome: Redeemed | PygridError) -> Redeemed:
