@@ -3,6 +3,7 @@
 They are facts of the folders ``apps/network/tests/rest_api`` and ``tests/model_centric`` of its revision 657f124:
 stored rows, request, answer. Six more tests of the first folder replace a function of PyGrid by one that raises, and
 expect 500 with the text of that exception. They cannot run elsewhere; `test_a_fault` shows the answer to a fault here.
+The tests of ``tests/data_centric`` send tensor commands of PySyft; those of ``tests/notebooks`` run its notebooks.
 
 Should happen: each published answer. Should not happen: an answer with the text of an exception.
 """
@@ -29,6 +30,7 @@ from support.pysyft import Trace, message
 from support.training import gate_in_process
 from support.web import serving
 
+DIFFERENCES = (Path(__file__).parents[3] / "docs/reference/published.md").read_text().partition("## Differences")[2]
 TAKEN = "This ID has already been registered"
 UNKNOWN = "This ID was not found in connected nodes"
 BAD = "Invalid JSON format."
@@ -169,6 +171,7 @@ async def test_socket_ping_alive(client: Client) -> None:
     """The published test wants this member alone; here each answer has its type, see the table of differences."""
     found = await client.send("socket-ping", {}, has_id=False)
     assert found == {"type": "socket-ping", "alive": "True"}
+    assert "| answers have no `type` | each answer repeats `type`, also `socket-ping` |" in DIFFERENCES
 
 
 async def test_fl_process(client: Client) -> None:
