@@ -15,6 +15,8 @@ from robust_rules import ABSENT, ATTACKS, DEFAULT, OLD, simulate
 from support.thorough import THOROUGH
 
 SEEDS = 3 if THOROUGH else 1
+HARDEST = "just below the bound"
+"""The attack that costs most; it has three seeds in every run."""
 
 
 def fast(rule: Aggregation, attack: str) -> float:
@@ -22,9 +24,11 @@ def fast(rule: Aggregation, attack: str) -> float:
 
 
 @cache
-def average(rule: Aggregation, attack: str, num_hostile: int = 4, claimed: int | None = None) -> float:
-    accuracies = [simulate(rule, attack, num_hostile=num_hostile, claimed=claimed, seed=seed) for seed in range(SEEDS)]
-    return sum(accuracies) / SEEDS
+def average(
+    rule: Aggregation, attack: str, num_hostile: int = 4, claimed: int | None = None, num_seeds: int = SEEDS
+) -> float:
+    seeds = range(num_seeds)
+    return sum(simulate(rule, attack, num_hostile=num_hostile, claimed=claimed, seed=one) for one in seeds) / num_seeds
 
 
 def test_two_of_ten_devices_at_minus_fifty_times() -> None:
@@ -38,7 +42,9 @@ def test_two_of_ten_devices_at_minus_fifty_times() -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize("attack", [name for name in ATTACKS if name != "none"])
 def test_a_fifth_of_the_devices_costs_at_most_two_points(attack: str) -> None:
-    assert average(DEFAULT, attack) >= average(DEFAULT, ABSENT) - 0.02
+    num_seeds = 3 if attack == HARDEST else SEEDS
+    without = average(DEFAULT, ABSENT, num_seeds=num_seeds)
+    assert average(DEFAULT, attack, num_seeds=num_seeds) >= without - 0.02
 
 
 @pytest.mark.slow
