@@ -75,6 +75,10 @@ def fill_as_first(connection: sa.Connection) -> None:
         charge = {"job_id": job_id, "dataset_id": 1, "user_id": 7, "state": state, "curve_id": curve_id, **costs}
         times = {"created_at": NOW.replace(tzinfo=None), "updated_at": NOW.replace(tzinfo=None)}
         connection.execute(tables.tables["charges"].insert().values(**charge, **times))
+        events = SAMPLED if curve_id == 1 else ONCE
+        data = {"job_id": job_id, "dataset_id": 1, "user_id": 7, "events": events}
+        audit.append(connection, "budget_reserved", data, actor=7, now=NOW)
+        audit.append(connection, f"charge_{state}", {"job_id": job_id}, actor=None, now=NOW)
 
 
 @pytest.fixture
@@ -100,7 +104,7 @@ def test_charges_of_the_first_version_are_priced_for_replaced_units(migrated: Da
 def test_ledgers_of_the_first_version_get_the_unit_of_their_dataset(migrated: Database) -> None:
     units = {budget.dataset_id: budget.unit for budget in migrated.read_now(budgets.list_budgets)}
     assert units == {1: "record", 2: "subject"}
-    assert migrated.read_now(budget_log.find_altered_cap) is None
+    assert migrated.read_now(budget_log.find_altered) is None
 
 
 @pytest.mark.parametrize(
@@ -116,7 +120,28 @@ def test_ledgers_of_the_first_version_get_the_unit_of_their_dataset(migrated: Da
 )
 def test_a_cap_that_was_changed_behind_the_log_is_found(migrated: Database, statement: str) -> None:
     migrated.write_now(lambda connection: connection.execute(sa.text(statement)))
-    assert migrated.read_now(budget_log.find_altered_cap) is not None
+    assert migrated.read_now(budget_log.find_altered) is not None
+
+
+@pytest.mark.parametrize(
+    ("statement", "fault"),
+    [
+        (
+            "UPDATE charges SET state = 'refunded' WHERE job_id = 'b'",
+            "the state of the charge of job b is refunded, but failed in the log",
+        ),
+        (
+            "UPDATE charges SET user_id = 8 WHERE job_id = 'a'",
+            "the user_id of the charge of job a is 8, but 7 in the log",
+        ),
+        ("UPDATE charges SET curve_id = 2 WHERE job_id = 'a'", "the charge of job a has other events in the log"),
+        ("UPDATE charges SET job_id = 'z' WHERE job_id = 'a'", "the log has no entry for the charge of job z"),
+        ("DELETE FROM charges WHERE job_id = 'c'", "the charge of job c is in the log, but not in the database"),
+    ],
+)
+def test_a_charge_that_was_changed_behind_the_log_is_named(migrated: Database, statement: str, fault: str) -> None:
+    migrated.write_now(lambda connection: connection.execute(sa.text(statement)))
+    assert (migrated.read_now(budget_log.find_altered) or "").startswith(fault)
 
 
 def test_changes_that_the_log_knows_are_no_fault(migrated: Database) -> None:
@@ -128,5 +153,5 @@ def test_changes_that_the_log_knows_are_no_fault(migrated: Database) -> None:
         budgets.update_budget(connection, 2, epsilon=5.0, user_epsilon=2.0, actor=1, now=NOW)
 
     migrated.write_now(change)
-    assert migrated.read_now(budget_log.find_altered_cap) is None
+    assert migrated.read_now(budget_log.find_altered) is None
     assert open_cap(3.0, 1e-6).order == CAP["order"]

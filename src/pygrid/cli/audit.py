@@ -29,7 +29,7 @@ def verify(
         typer.Option(metavar="PATH", help="Exported head of the log; default: that of the data folder, if present."),
     ] = None,
 ) -> None:
-    """Verify the hash chain of the audit log, and compare each budget with its charges.
+    """Verify the hash chain of the audit log, and compare budgets and charges with it.
 
     The exit code is 2 if anything was modified.
 
@@ -45,7 +45,7 @@ def verify(
         newest = database.read_now(audit.get_head)
         mismatch = database.read_now(charges.find_mismatch)
         payer = None if mismatch is None else database.read_now(partial(list_emails, user_ids=[mismatch[1]]))
-        altered = None if fault is not None else database.read_now(budget_log.find_altered_cap)
+        altered = None if fault is not None else database.read_now(budget_log.find_altered)
     if fault is not None:
         say(f"BROKEN at entry {fault.number}: {fault.reason}")
         raise typer.Exit(BROKEN)

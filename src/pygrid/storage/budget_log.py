@@ -1,21 +1,59 @@
-"""Budgets and grants as the audit log records them, compared with the tables."""
+"""Budgets, grants and charges as the audit log records them, compared with the tables."""
 
 from __future__ import annotations
 
-from dataclasses import asdict
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import sqlalchemy as sa
 
+from pygrid.privacy.ledger import ChargeState
 from pygrid.storage import audit
 from pygrid.storage.budgets import grants, list_budgets
+from pygrid.storage.charges import charges, curves
 
 _PAGE = 1000
+_MOVED = {f"charge_{state.value}": state.value for state in ChargeState}
+_COMPARED = ("dataset_id", "user_id", "state")
 
 
-def find_altered_cap(connection: sa.Connection) -> str | None:
-    """The first budget or grant that differs from the log, in words; None if all agree. Reads the whole log."""
-    opened, granted = _replay(connection)
+@dataclass
+class _Logged:
+    """What the entries of the log say."""
+
+    opened: dict[int, dict[str, Any]] = field(default_factory=dict)
+    """Budgets by dataset."""
+    granted: dict[tuple[int, int], dict[str, Any]] = field(default_factory=dict)
+    """Grants by dataset and user."""
+    charged: dict[str, dict[str, Any]] = field(default_factory=dict)
+    """Charges by job."""
+
+
+def find_altered(connection: sa.Connection) -> str | None:
+    """The first budget, grant or charge that differs from the log, in words; None if all agree. Reads the whole log."""
+    logged = _replay(connection)
+    return _find_altered_cap(connection, logged.opened, logged.granted) or _find_altered_charge(
+        connection, logged.charged
+    )
+
+
+def _find_altered_charge(connection: sa.Connection, charged: dict[str, dict[str, Any]]) -> str | None:
+    query = sa.select(charges.c.job_id, *(charges.c[name] for name in _COMPARED), curves.c.events)
+    for row in connection.execute(query.join_from(charges, curves).order_by(charges.c.id)).mappings():
+        logged = charged.pop(row["job_id"], None)
+        if logged is None:
+            return f"the log has no entry for the charge of job {row['job_id']}"
+        for name in _COMPARED:
+            if row[name] != logged[name]:
+                return f"the {name} of the charge of job {row['job_id']} is {row[name]}, but {logged[name]} in the log"
+        if row["events"] != logged["events"]:
+            return f"the charge of job {row['job_id']} has other events in the log"
+    return f"the charge of job {min(charged)} is in the log, but not in the database" if charged else None
+
+
+def _find_altered_cap(
+    connection: sa.Connection, opened: dict[int, dict[str, Any]], granted: dict[tuple[int, int], dict[str, Any]]
+) -> str | None:
     for budget in list_budgets(connection):
         logged = opened.pop(budget.dataset_id, None)
         if logged is None:
@@ -36,10 +74,10 @@ def find_altered_cap(connection: sa.Connection) -> str | None:
     return f"the budget of dataset {min(opened)} is in the log, but not in the database" if opened else None
 
 
-def _replay(connection: sa.Connection) -> tuple[dict[int, dict[str, Any]], dict[tuple[int, int], dict[str, Any]]]:
-    """Budgets by dataset, and grants by dataset and user, after the last entry of the log."""
-    opened: dict[int, dict[str, Any]] = {}
-    granted: dict[tuple[int, int], dict[str, Any]] = {}
+def _replay(connection: sa.Connection) -> _Logged:
+    """Budgets, grants and charges after the last entry of the log."""
+    logged = _Logged()
+    opened, granted, charged = logged.opened, logged.granted, logged.charged
     after = 0
     while entries := audit.list_entries(connection, after, _PAGE):
         for entry in entries:
@@ -55,12 +93,16 @@ def _replay(connection: sa.Connection) -> tuple[dict[int, dict[str, Any]], dict[
                 _change(opened.get(data["dataset_id"]), data)
             elif entry.action == "budget_granted":
                 granted[data["dataset_id"], data["user_id"]] = data["cap"]
+            elif entry.action == "budget_reserved":
+                charged[data["job_id"]] = {**data, "state": ChargeState.RESERVED.value}
+            elif entry.action in _MOVED and data["job_id"] in charged:
+                charged[data["job_id"]]["state"] = _MOVED[entry.action]
             elif entry.action == "budgets_repriced":
                 for dataset_id, unit in data["units"].items():
                     if int(dataset_id) in opened:
                         opened[int(dataset_id)]["unit"] = unit
         after = entries[-1].number
-    return opened, granted
+    return logged
 
 
 def _change(logged: dict[str, Any] | None, data: dict[str, Any]) -> None:
