@@ -225,7 +225,7 @@ async def test_an_operator_ends_the_sessions_of_a_person(site: Site) -> None:
 async def test_a_person_ends_all_other_sessions(site: Site) -> None:
     bob, other = await browser(site, "scientist"), await browser(site, "scientist")
     assert (await bob.page("/admin/me")).find("form", action="/admin/me/sessions/end")
-    assert (await bob.post("/admin/me/sessions/end")).status_code == 303
+    assert (await bob.post("/admin/me/sessions/end", {"act": "end"})).status_code == 303
     assert (await other.get("/admin/")).status_code == 303
     mine = await bob.page("/admin/me")
     assert not mine.find("form", action="/admin/me/sessions/end"), "this one is the last"

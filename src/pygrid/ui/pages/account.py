@@ -149,8 +149,10 @@ async def end_session(request: AppRequest, state: State, session_id: PathText) -
 @post("/me/sessions/end", guards=[signed_in()], request_max_body_size=MAX_FORM_BYTES)
 async def end_other_sessions(request: AppRequest, state: State) -> Response[bytes]:
     """End all sessions of the caller but this one."""
-    token = find_cookie(request)
+    token, fields = find_cookie(request), await read_fields(request)
     assert token is not None, "a guard has checked it"
+    if fields.get("act") != "end":
+        raise InvalidInput("choose End all other sessions", code=codes.INVALID_FORM, field="act")
     await service(state, AccountService).end_sessions(request.user, request.user.user_id, token)
     return see_other("/admin/me")
 
