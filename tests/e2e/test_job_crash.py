@@ -24,6 +24,7 @@ from pygrid.storage.sql.database import Database
 from pygrid.tensors import encode
 from support.eventually import eventually_blocking
 from support.plans.handmade import logistic_data, logistic_params, logistic_plan
+from support.processes import job_processes
 
 JOBS, DATASETS = "/data-centric/jobs", "/data-centric/datasets"
 PASSWORD = "correct horse battery"
@@ -149,10 +150,8 @@ def _kill_at_each_state(site: Site, tmp_path: Path) -> None:
         site.approve(checking, "held")
         assert site.call("GET", f"{JOBS}/{checking}/result", site.scientist)["answers"][0]["value"] == 300
         # Now the Worker alone: an exact job that was started twice is not started again.
-        worker = max(
-            psutil.Process(domain.process.pid).children(recursive=True), key=lambda child: child.cpu_times().user
-        )
-        worker.kill()
+        workers = job_processes(psutil.Process(domain.process.pid))
+        max(workers, key=lambda child: float(child.cpu_times().user)).kill()
         assert site.wait(exact, lambda job: job["state"] != "running")["state"] == "failed"
         assert site.call("GET", f"{DATASETS}/{dataset}/budget", site.owner)["spent"] == spent
         small = site.submit(dataset, **COUNT, privacy=TERMS)

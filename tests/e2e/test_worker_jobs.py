@@ -32,6 +32,7 @@ from pygrid.tensors import decode, encode
 from support import warm_processes
 from support.eventually import eventually
 from support.plans.handmade import logistic_data, logistic_params, logistic_plan
+from support.processes import children_of
 
 SIZE = 300
 ENDLESS = 10**7
@@ -78,7 +79,7 @@ def job(folder: Path, **changes: Any) -> JobSpec:
 
 def server_process() -> psutil.Process:
     """The fork server, which is the only child of this process that has its module in the command line."""
-    (found,) = [child for child in psutil.Process().children() if "forkserver" in " ".join(child.cmdline())]
+    (found,) = children_of(psutil.Process(), "forkserver")
     return found
 
 

@@ -479,6 +479,16 @@ CREATE TABLE one_time_codes (
 
 CREATE INDEX ix_one_time_codes_expires_at ON one_time_codes (expires_at);
 
+CREATE TABLE partials (
+	cycle_id INTEGER NOT NULL,
+	instance VARCHAR(32) NOT NULL,
+	"key" VARCHAR(200) NOT NULL,
+	fingerprint VARCHAR(64) NOT NULL,
+	covered BLOB NOT NULL,
+	CONSTRAINT pk_partials PRIMARY KEY (cycle_id, instance),
+	CONSTRAINT fk_partials_cycle_id_cycles FOREIGN KEY(cycle_id) REFERENCES cycles (id) ON DELETE CASCADE
+);
+
 CREATE TABLE plan_variants (
 	id INTEGER NOT NULL,
 	plan_id INTEGER NOT NULL,

@@ -14,7 +14,6 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
-import psutil
 import pytest
 from test_federated_jobs import charges_of, parts_of
 
@@ -25,6 +24,7 @@ from pygrid.features.jobs.running.runs import JobTrainer
 from support.eventually import eventually
 from support.federation import LONG, PRIVATE, QUICK_TIMINGS, running_hub, running_town, settings_of, until_doing
 from support.jobs import Person, Site
+from support.processes import job_processes
 from support.web import People, running
 
 
@@ -84,11 +84,6 @@ async def kill_training(site: Site, job: dict[str, Any], number: int) -> None:
     await eventually(has_begun)
     (process,) = job_processes()
     process.kill()
-
-
-def job_processes() -> list[psutil.Process]:
-    """The children of the fork servers of this process."""
-    return [child for server in psutil.Process().children() for child in server.children()]
 
 
 @pytest.mark.parametrize("terms", [{}, {"privacy": {"epsilon": 4.0, "delta": 1e-6}}], ids=["exact", "private"])

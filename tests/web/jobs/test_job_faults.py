@@ -12,7 +12,6 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import psutil
 import pytest
 import sqlalchemy as sa
 
@@ -29,6 +28,7 @@ from pygrid.storage.sql.failures import outcome_unknown
 from pygrid.web.services import service
 from support.eventually import eventually
 from support.jobs import Site
+from support.processes import job_processes
 from support.web import assert_problem, flip
 
 COUNT: dict[str, Any] = {"statistics": [{"kind": "count"}]}
@@ -100,8 +100,7 @@ async def has_begun(site: Site, job_id: str, attempt: int) -> bool:
 
 def kill_worker() -> None:
     """Kill the child of the fork server that computes, as the kernel does when memory runs out."""
-    children = psutil.Process().children(recursive=True)
-    max(children, key=lambda child: child.cpu_times().user if child.ppid() != psutil.Process().pid else -1.0).kill()
+    max(job_processes(), key=lambda child: float(child.cpu_times().user)).kill()
 
 
 async def test_an_exact_job_whose_worker_was_killed_runs_again_once(site: Site) -> None:
@@ -118,7 +117,7 @@ async def test_an_exact_job_whose_worker_was_killed_runs_again_once(site: Site) 
 
 async def has_worker() -> bool:
     """Whether a fork server has a child."""
-    return any(server.children() for server in psutil.Process().children())
+    return bool(job_processes())
 
 
 async def test_a_private_job_whose_worker_was_killed_does_not_run_again(site: Site) -> None:

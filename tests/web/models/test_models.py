@@ -23,6 +23,7 @@ from pygrid.settings import DomainSettings
 from pygrid.tensors import decode, encode
 from support.eventually import eventually
 from support.plans.models import PATH, SERVE, WEIGHT, centred, form, graph_model, linear, lookup, slow
+from support.processes import children_of
 from support.web import People, assert_problem, running
 
 X = np.random.default_rng(0).standard_normal((5, 4)).astype(np.float32)
@@ -317,5 +318,4 @@ async def test_a_model_that_is_deleted_while_it_answers(owner: Someone) -> None:
 
 def model_servers() -> list[psutil.Process]:
     """The processes in which models of this process answer."""
-    children = psutil.Process().children()
-    return [child for child in children if any("model_server" in word for word in child.cmdline())]
+    return children_of(psutil.Process(), "model_server")
