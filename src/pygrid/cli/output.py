@@ -24,7 +24,8 @@ def say(text: object = "", *, err: bool = False, label: str = "") -> None:
     Args:
         label: trusted text before the line, which can contain colors.
     """
-    print(label + line(text), file=sys.stderr if err else sys.stdout, flush=True)
+    # One write for the line and its end: other threads print, too.
+    print(f"{label}{line(text)}\n", end="", file=sys.stderr if err else sys.stdout, flush=True)
 
 
 def say_lines(text: object, *, indent: str = "", hanging: str = "", err: bool = False) -> None:

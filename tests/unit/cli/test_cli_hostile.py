@@ -8,8 +8,10 @@ everything.
 from __future__ import annotations
 
 import ast
+import io
 import json
 import re
+import sys
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -23,7 +25,7 @@ from typer.testing import CliRunner
 
 import pygrid.cli
 from pygrid.cli import COMMANDS, app
-from pygrid.cli.output import line, say_json
+from pygrid.cli.output import line, say, say_json
 from pygrid.domain import build_domain
 from pygrid.features.accounts.service import AccountService
 from pygrid.network import build_network
@@ -285,3 +287,17 @@ def test_json_for_scripts_keeps_its_value(capsys: pytest.CaptureFixture[str]) ->
     assert_harmless(printed)
     assert msgspec.json.decode(printed) == value
     assert "ä" in printed
+
+
+def test_a_line_is_written_with_its_end(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Else the lines of two threads can become one, as with the apps of ``pygrid up``."""
+    writes: list[str] = []
+
+    class Out(io.StringIO):
+        def write(self, text: str) -> int:
+            writes.append(text)
+            return len(text)
+
+    monkeypatch.setattr(sys, "stdout", Out())
+    say("is ready", label="alice | ")
+    assert [text for text in writes if text] == ["alice | is ready\n"]
