@@ -199,4 +199,5 @@ async def test_what_another_machine_brings_is_not_believed(make: Callable[[], by
         await worker.renew(lease)
         assert (await worker.bring(lease, ended(GOOD, make()))).status_code == 200
         await town.hub.until(process, completed=1)
-    assert parts_of(tmp_path, "alice") == [(1, "lost"), (1, "reported")]
+        # The Domain notes it once it has the answer to its report.
+        await eventually(lambda: parts_of(tmp_path, "alice") == [(1, "lost"), (1, "reported")])

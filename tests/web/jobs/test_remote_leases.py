@@ -65,7 +65,7 @@ class Machine:
 
     async def take(self, submit: Any) -> tuple[dict[str, Any], dict[str, Any]]:
         """Wait for a job, and have one submitted: its lease, and itself."""
-        asking = asyncio.create_task(self.ask())
+        asking = asyncio.create_task(self.ask(wait_s=60))
         await self.until_asking()
         job = await submit
         lease = await asking
