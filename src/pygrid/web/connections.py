@@ -25,8 +25,10 @@ _IPV6_PREFIX = 64
 LARGE_MESSAGE_BYTES = 16 * 1024 * 1024
 _FEW_BYTES = 4096
 """Fewer than these are not counted."""
-MAX_READ_BYTES = 64 * 1024
+READ_BYTES = 64 * 1024
 """Bytes that are read from a socket at once."""
+LONG_READ_BYTES = 256 * 1024
+"""The same for a long body, which the app streams."""
 _MIN_READ_BYTES = 4096
 _READ_SHARE = 8
 """A read is at most this part of what may still be read."""
@@ -190,7 +192,7 @@ class Connections:
         self._num_held = 0
         self._sweeping: asyncio.TimerHandle | None = None
         self._trimming: asyncio.TimerHandle | None = None
-        self.buffer = memoryview(bytearray(MAX_READ_BYTES))
+        self.buffer = memoryview(bytearray(LONG_READ_BYTES))
         """Where bytes from sockets are read to."""
         self._num_freed = 0
         """Bytes that closed connections held since the last return of memory."""

@@ -19,7 +19,7 @@ import httptools
 from uvicorn.protocols.http.flow_control import HIGH_WATER_LIMIT, FlowControl
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
-from pygrid.web.connections import CLOSED, MAX_READ_BYTES, Connections, ConnectionSlot, num_unread
+from pygrid.web.connections import CLOSED, LONG_READ_BYTES, READ_BYTES, Connections, ConnectionSlot, num_unread
 from pygrid.web.refusals import connection_refusal, explain, refusal
 from pygrid.web.requests import WAITS
 from pygrid.web.sized_reads import SizedReads
@@ -180,7 +180,9 @@ class BoundedProtocol(HttpToolsProtocol):
 
     def max_read_bytes(self) -> int:
         """Return how many bytes may be read at once: heads are short."""
-        return MAX_READ_BYTES if self._phase is Phase.BODY else self.limits.head_bytes
+        if self._phase is not Phase.BODY:
+            return self.limits.head_bytes
+        return LONG_READ_BYTES if self._is_long else READ_BYTES
 
     def _note_progress(self) -> None:
         if self._place is not None:
