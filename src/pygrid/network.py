@@ -90,7 +90,7 @@ def build_network(
         title=f"Network {settings.id}",
         description="Connects Domains: they join, are watched, searched and reached here. No data passes in the clear.",
         context=app,
-        features=features if leadership is None else leadership.divide(features),
+        features=features if leadership is None else leadership.divide(features, (clock_feature,)),
         authenticator=people.service,
         site=Site(settings.host_names, settings.address),
     )
