@@ -17,7 +17,7 @@ from pygrid.errors import InvalidPlan
 from pygrid.plans import Plan
 from pygrid.plans.dialects import tfjs, torch_list
 from pygrid.plans.dialects.check import check_variant
-from pygrid.plans.dialects.traced import AveragingSpec, TracedPlans, check_traced
+from pygrid.plans.dialects.traced import AveragingSpec, TracedPlans, check_traced, check_traced_in_child
 from pygrid.plans.variants import FORMAT, Variant, VariantPlan
 from pygrid.syft import Action, PlanMessage, Ref, write_plan
 from support.plans.handmade import logistic_plan
@@ -192,6 +192,14 @@ def test_a_pair_of_2020_that_deviates(name: str) -> None:
     assert caught.value.code == "plan_variant_deviates"
 
 
+def test_a_plan_of_2020_with_many_classes() -> None:
+    """Its random labels take the memory of one batch: 60,000 rows of 60,000 would not fit into the child."""
+    message = replace(step(Torch), shapes={1: (2, SIZE), 2: (2, 60_000)})
+    spec = AveragingSpec(((60_000, SIZE), (60_000,)), iterative=False)
+    checked = check_traced_in_child(TracedPlans({"training_plan": {"list": write_plan(message)}}, b"", spec))
+    assert list(checked.plans["training_plan"]) == ["list"]
+
+
 @pytest.mark.parametrize("dialect", [Tfjs, Torch])
 def test_a_command_outside_the_list(dialect: type[Steps]) -> None:
     for command in ("data.csv", "cumsum", "__proto__", "constructor", "os.system", "MATMUL"):
@@ -204,6 +212,16 @@ def test_a_variant_of_another_plan() -> None:
     message = step(Tfjs)
     with pytest.raises(InvalidPlan, match="another plan"):
         check_variant(other, Variant(FORMAT, PLAN.id, "tfjs", (VariantPlan(SIZE, write_plan(message)),)))
+
+
+@pytest.mark.parametrize("size", [PLAN.manifest.max_batch_size + 1, 2**31, 2**70])
+def test_a_batch_that_the_plan_does_not_take(size: int) -> None:
+    """Also of TorchScript, which is not run: the Domain stores the size."""
+    for name, message in (("tfjs", step(Tfjs)), ("torchscript", PlanMessage("p", torchscript=b"opaque"))):
+        variant = Variant(FORMAT, PLAN.id, name, (VariantPlan(size, write_plan(message)),))  # type: ignore[arg-type]
+        with pytest.raises(InvalidPlan, match=f"batches of {size}; the plan takes at most") as caught:
+            check_variant(PLAN, variant)
+        assert caught.value.code == "plan_variant_invalid"
 
 
 def test_outputs_that_are_exchanged() -> None:

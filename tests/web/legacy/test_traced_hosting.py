@@ -10,6 +10,7 @@ from __future__ import annotations
 import base64
 import json
 import logging
+from dataclasses import replace
 from typing import Any
 
 import httpx
@@ -21,6 +22,7 @@ from pygrid.domain import build_domain
 from pygrid.legacy.websocket import LegacyCaller, Published, answer
 from pygrid.settings import DomainSettings, load_settings
 from pygrid.syft import Action, PlanMessage, Ref, read_plan, read_state, write_plan, write_state
+from pygrid.syft.wire import write_bytes
 from pygrid.web.message_memory import MessageMemory
 from pygrid.web.services import service
 from support.pysyft import Trace, arrays, average_of, iterative_average, message, training_plan
@@ -134,7 +136,28 @@ async def test_native_devices_are_refused(site: Site) -> None:  # noqa: F811
     assert "PySyft 0.2" in found.json()["detail"]
 
 
+def tfjs(*actions: Action, outputs: tuple[int, ...] = (9,)) -> dict[str, Any]:
+    """A plan of the inputs 1 and 2."""
+    return {"plans": {"p:tfjs": write_plan(PlanMessage("p", (1, 2), outputs, actions)).hex()}}
+
+
+def with_data(*shapes: tuple[int, ...]) -> dict[str, Any]:
+    """The usual plan with other shapes of its data."""
+    plan = training_plan()
+    return {"plans": {"p": write_plan(replace(plan, shapes=dict(zip(plan.inputs, shapes, strict=False)))).hex()}}
+
+
+NEG = Action("tf.neg", (Ref(1),), 9)
 CASES: dict[str, dict[str, Any]] = {
+    "a name of every object": tfjs(Action("tf.__proto__", (Ref(1),), 9)),
+    "a command that is not listed": tfjs(Action("tf.data.csv", (Ref(1),), 9)),
+    "a reference to what comes later": tfjs(Action("tf.neg", (Ref(8),), 9), Action("tf.neg", (Ref(1),), 8)),
+    "an id that is written twice": tfjs(NEG, NEG),
+    "an output that is an input": tfjs(NEG, outputs=(9, 1)),
+    "a million actions": {"plans": {"p": write_bytes(2, b"\x12\x00" * 1_000_000).hex()}},
+    "a broadcast to terabytes": with_data((100_000, 1), (1, 100_000)),
+    "data of terabytes": with_data((2**31 - 1, 2**31 - 1), (8, 3)),
+    "labels of terabytes": with_data((8, 4), (2**20, 2**20)),
     "a State without tensors": {"model": ""},
     "a State of float64": {"model": write_state([np.ones((3, 4)), np.ones(3)]).hex()},
     "NaN": {"model": write_state([np.full((3, 4), np.nan, np.float32), np.ones(3, np.float32)]).hex()},
@@ -164,6 +187,7 @@ async def test_a_bad_form_hosts_nothing(site: Site, case: str) -> None:  # noqa:
     found = await over_http(site, form)
     assert 400 <= found.status_code < 410, found.text
     assert found.json()["error"]
+    assert found.json()["code"] != "plan_check_failed", "a check that fails does not name the fault"
     assert (await site.web.get("/model-centric/processes", headers=site.owner)).json()["processes"] == []
     assert site.partial_files() == []
 

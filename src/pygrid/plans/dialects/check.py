@@ -17,7 +17,7 @@ from pygrid import codes
 from pygrid.errors import InvalidInput, InvalidPlan, PygridError
 from pygrid.plans.archive import Plan
 from pygrid.plans.dialects import program_of
-from pygrid.plans.dialects.interpreter import ActionProgram, Array, unsound
+from pygrid.plans.dialects.interpreter import ActionProgram, Array, one_hot, unsound
 from pygrid.plans.manifest import Manifest
 from pygrid.plans.variants import Variant, read_variant
 from pygrid.sandbox.child import ChildSandbox
@@ -71,6 +71,8 @@ def check_variant(plan: Plan, variant: Variant, seed: int | None = None) -> None
     if reason := find_misfit(plan.manifest):
         raise unsound(f"the plan cannot have the variant {variant.dialect}: {reason}")
     random = np.random.default_rng(secrets.randbits(64) if seed is None else seed)
+    if max(variant.batch_sizes) > (largest := plan.manifest.max_batch_size):
+        raise unsound(f"the variant is for batches of {max(variant.batch_sizes)}; the plan takes at most {largest}")
     for one in variant.plans:
         try:
             message = read_plan(one.plan)
@@ -163,7 +165,7 @@ class _BothSides:
             y = draw((self.batch, *y_port.shape), np.float32)
             return x, y, y
         classes = random.integers(0, y_port.num_classes, self.batch)
-        return x, classes.astype(y_port.dtype), np.eye(y_port.num_classes, dtype=np.float32)[classes]
+        return x, classes.astype(y_port.dtype), one_hot(classes, y_port.num_classes)
 
     def _run_graph(self, params: Mapping[str, Array], x: Array, y: Array, rate: np.float32) -> dict[str, Array]:
         x_name, y_name = self._manifest.data

@@ -33,6 +33,11 @@ def unsound(why: str, code: str = codes.PLAN_VARIANT_INVALID) -> InvalidPlan:
     return InvalidPlan(why, code=code)
 
 
+def one_hot(classes: Array, num_classes: int) -> Array:
+    """A float32 row for each class number: 1 at its place, else 0."""
+    return np.asarray(classes[..., None] == np.arange(num_classes), np.float32)
+
+
 @dataclass
 class RunBudget:
     """What a run may still compute."""

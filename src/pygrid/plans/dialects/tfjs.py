@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from pygrid.plans.dialects.interpreter import ActionProgram, Array, Command, RunBudget, unsound
+from pygrid.plans.dialects.interpreter import ActionProgram, Array, Command, RunBudget, one_hot, unsound
 from pygrid.syft.plans import Action, PlanMessage
 
 _DTYPES = {"float32": np.float32, "int32": np.int32, "bool": np.bool_}
@@ -167,8 +167,7 @@ def _cast(budget: RunBudget, x: Any, dtype: str) -> Array:
 def _one_hot(budget: RunBudget, index: Array, depth: int) -> Array:
     if np.asarray(index).dtype != np.int32 or np.ndim(index) != 1:
         raise unsound("oneHot needs a list of int32")
-    shape = budget.take((len(index), depth))
-    return np.asarray(np.asarray(index)[:, None] == np.arange(shape[1]), np.float32)
+    return one_hot(np.asarray(index), budget.take((len(index), depth))[1])
 
 
 def _arg_max(budget: RunBudget, x: Array, axis: int = 0) -> Array:

@@ -6,6 +6,7 @@ The parent sends bytes to a child process, where untrusted bytes are parsed, and
 from __future__ import annotations
 
 import asyncio
+import math
 import secrets
 from collections.abc import Mapping
 from typing import Any
@@ -16,7 +17,7 @@ import numpy as np
 from pygrid import codes
 from pygrid.errors import InvalidInput, InvalidPlan, PygridError
 from pygrid.plans.dialects import program_of
-from pygrid.plans.dialects.interpreter import Array, RunBudget, unsound
+from pygrid.plans.dialects.interpreter import MAX_ELEMENTS, Array, RunBudget, one_hot, unsound
 from pygrid.plans.dialects.translation import fold_keywords, translate
 from pygrid.sandbox.child import ChildSandbox
 from pygrid.sandbox.process import ChildLimits, run
@@ -178,8 +179,13 @@ def _compare(name: str, found: Mapping[str, PlanMessage], shapes: tuple[tuple[in
 def _draw_inputs(random: np.random.Generator, plan: PlanMessage, *, is_signed: bool) -> list[Any]:
     """``X``, one-hot ``y``, ``batch_size`` and ``lr``. ``X`` is normal if it is signed, else in [0, 1)."""
     x_shape, y_shape = (plan.shapes[one] for one in plan.inputs[:2])
+    if max(map(math.prod, (x_shape, y_shape))) > MAX_ELEMENTS:
+        raise unsound(
+            f"Plan is not valid: plan {plan.name!r} takes data of shapes {list(x_shape)} and {list(y_shape)}; at most "
+            f"{MAX_ELEMENTS:,} elements are allowed"
+        )
     x = (random.standard_normal if is_signed else random.random)(x_shape, np.float32)
-    y = np.eye(y_shape[-1], dtype=np.float32)[random.integers(0, y_shape[-1], y_shape[:-1])]
+    y = one_hot(random.integers(0, y_shape[-1], y_shape[:-1]), y_shape[-1])
     return [x, y, np.float32(x_shape[0]), np.float32(random.uniform(0.01, 0.2))]
 
 
