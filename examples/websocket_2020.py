@@ -1,14 +1,18 @@
 """The published interface of 2020 in one file: everything goes over one WebSocket at ``/``.
 
-    pygrid domain                                            in one terminal
-    python examples/websocket_2020.py ws://127.0.0.1:5000/   in another
+    pygrid domain                                                            in one terminal
+    python examples/websocket_2020.py ws://127.0.0.1:5000/                   in another
 
-It signs a model owner up, makes a group, hosts a process, and takes part in its training as a device.
+It signs a model owner up, makes a group, hosts a process, and takes part in its training as a device. The first account
+of a Domain is its Owner. If the Domain has an Owner, name that account; the script asks for its password:
+
+    python examples/websocket_2020.py ws://127.0.0.1:5000/ owner@example.org
 """
 
 from __future__ import annotations
 
 import base64
+import getpass
 import json
 import secrets
 import sys
@@ -25,7 +29,7 @@ from pygrid.plans.runner import Runner
 from pygrid.syft.states import write_state
 from pygrid.tensors import encode
 
-EMAIL, PASSWORD = f"owner-{secrets.token_hex(4)}@example.org", "correct horse battery staple"
+PASSWORD = "correct horse battery staple"
 PLANS = Path(__file__).parent / "plans"
 
 
@@ -52,18 +56,42 @@ class Published:
         return answer
 
 
-def main(url: str) -> int:
-    """Return the number of digits that the device trained on."""
+def sign_up(published: Published, url: str) -> dict[str, Any]:
+    """Return the first account of the Domain, which is its Owner."""
+    email = f"owner-{secrets.token_hex(4)}@example.org"
+    user: dict[str, Any] = published.send("signup-user", email=email, password=PASSWORD)["user"]
+    key = {"private-key": user["private_key"]}
+    token = published.send("login-user", email=email, password=PASSWORD, **key)["token"]
+    published.credentials = {"token": token, **key}
+    if user["role"]["name"] != "Owner":
+        published.send("delete-user", id=user["id"])
+        raise SystemExit(
+            f"the Domain has an Owner, so a new account cannot host; pass the e-mail of its Owner or an Administrator: "
+            f"python examples/websocket_2020.py {url} owner@example.org"
+        )
+    return user
+
+
+def log_in(published: Published, email: str, password: str) -> dict[str, Any]:
+    """Return an account; later messages of this WebSocket need neither its token nor its private key."""
+    published.send("authentication", username=email, password=password)
+    (user,) = [one for one in published.send("search-users", email=email)["users"] if one["email"] == email]
+    return dict(user)
+
+
+def main(url: str, email: str = "", password: str = "") -> int:
+    """Return the number of digits that the device trained on.
+
+    Args:
+        email: account of the model owner; empty: the script makes the first account of the Domain.
+    """
     plan, weights = Plan.load(PLANS / "digits.plan"), load_data(PLANS / "digits.safetensors")
     name, version = "digits-2020", secrets.token_hex(4)
     with connect(url, max_size=None) as socket:
         published = Published(socket)
 
-        # 1. The model owner: the first account of a Domain is its Owner.
-        user = published.send("signup-user", email=EMAIL, password=PASSWORD)["user"]
-        key = {"private-key": user["private_key"]}
-        token = published.send("login-user", email=EMAIL, password=PASSWORD, **key)["token"]
-        published.credentials = {"token": token, **key}
+        # 1. The model owner.
+        user = log_in(published, email, password) if email else sign_up(published, url)
         group = published.send("create-group", name=f"students-{version}")["group"]
         published.send("put-groups", id=user["id"], groups=[group["id"]])
         print(f"{user['email']} is {user['role']['name']}, in the group {group['name']}")
@@ -99,4 +127,7 @@ def main(url: str) -> int:
 
 
 if __name__ == "__main__":
-    main(sys.argv[1] if len(sys.argv) > 1 else "ws://127.0.0.1:5000/")
+    if len(sys.argv) > 2:
+        main(sys.argv[1], sys.argv[2], getpass.getpass(f"Password of {sys.argv[2]}: "))
+    else:
+        main(*sys.argv[1:] or ["ws://127.0.0.1:5000/"])

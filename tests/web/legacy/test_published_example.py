@@ -1,6 +1,7 @@
 """The script in ``examples/`` that uses the WebSocket alone, and the message that hosts a process.
 
-Should happen: the script signs up, hosts, takes part, and its report becomes a checkpoint.
+Should happen: the script signs up, hosts, takes part, and its report becomes a checkpoint; on a Domain with an Owner it
+says what to pass, and works with it.
 Should not happen: anybody hosts without the permission; a message that is not valid hosts a process.
 """
 
@@ -32,7 +33,13 @@ async def test_the_example_of_the_websocket(settings: DomainSettings, capsys: py
         assert num_examples == 1797
         store = service(app.state, Store)
         await eventually(lambda: _is_completed(store))
-    assert "is Owner, in the group students-" in capsys.readouterr().out
+        said = capsys.readouterr().out
+        assert "is Owner, in the group students-" in said
+        with pytest.raises(SystemExit, match=r"the Domain has an Owner.* ws://127.0.0.1:.* owner@example.org"):
+            await asyncio.to_thread(websocket_2020.main, f"ws://127.0.0.1:{port}/")
+        email = said.split()[0]
+        await asyncio.to_thread(websocket_2020.main, f"ws://127.0.0.1:{port}/", email, websocket_2020.PASSWORD)
+    assert f"{email} is Owner, in the group students-" in capsys.readouterr().out
 
 
 async def _is_completed(store: Store) -> bool:
