@@ -119,7 +119,7 @@ class DomainSettings(AppSettings):
         env="PYGRID_LEGACY_OPEN",
         flag="--legacy-open",
         panel="Accounts",
-        help="Whether hosting and downloads need no account, as in 2020; only on loopback.",
+        help="Hosting and downloads without account, roles by private key alone; only on loopback.",
     )
     num_workers: int = setting(
         2,
