@@ -5,23 +5,31 @@ The names are those of the description of that system: F1 to F12.
 
 from __future__ import annotations
 
+import asyncio
 import base64
 import json
+import re
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pytest
 
+from pygrid.features.datasets import conversion
 from pygrid.legacy.websocket import LegacyCaller, Published, answer
 from pygrid.network import build_network
-from pygrid.settings import load_network_settings
+from pygrid.settings import DomainSettings, load_network_settings
 from pygrid.syft.wire import write_bytes, write_int
 from pygrid.tensors import encode
 from pygrid.web.services import service
+from support import jobs
+from support.jobs import records
 from support.plans.models import SERVE, linear
 from support.plans.models import form as model_form
 from support.training import Site, bearer, config, form, model, owned_folder, site, site_people  # noqa: F401 - fixtures
-from support.web import PASSWORD, People, running
+from support.web import PASSWORD, People, assert_problem, running
+
+OPENAPI = Path(__file__).parents[3] / "docs" / "reference" / "openapi-domain.json"
 
 
 async def say(site: Site, kind: str, **fields: Any) -> Any:  # noqa: F811
@@ -79,9 +87,35 @@ async def test_f4_answers_have_no_tracebacks_and_nothing_is_unpickled(site: Site
         assert ".py" not in text
 
 
-async def test_f5_raw_data_has_no_route(site: Site) -> None:  # noqa: F811
-    for path in ("/data-centric/tensors", "/data-centric/requests", "/data-centric/datasets/1/data"):
-        assert (await site.web.get(path, headers=site.owner)).status_code == 404
+async def test_f5_an_approved_request_gives_no_data_and_the_budget_is_a_limit(
+    settings: DomainSettings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(conversion, "convert_in_child", lambda asked, _stop: conversion.convert(asked))
+    secret = np.float32(64.109375)  # exact, so that its text is the same in all formats
+    data = {**records(20), "age": np.full(20, secret)}
+    async with jobs.running_site(settings) as here:
+        dataset = await here.owner.upload(arrays=data)
+        await here.owner.set_policy(dataset, epsilon=1.0, epsilon_per_user=1.0)
+        count = {"statistics": [{"kind": "count"}], "privacy": {"epsilon": 0.9, "delta": 1e-6}}
+        job = await here.scientist.submit(dataset, "statistics", **count)
+        await here.scientist.wait(job["id"], "released")
+        refused = await here.scientist.try_submit(dataset, "statistics", **count)
+        assert_problem(refused, 409, "budget_exhausted")
+        ids = {"dataset_id": dataset, "job_id": job["id"]}
+        paths = [path for path, methods in json.loads(OPENAPI.read_text())["paths"].items() if "get" in methods]
+        paths += ["/data-centric/tensors", "/data-centric/requests", f"/data-centric/datasets/{dataset}/data"]
+        answered = set()
+        for path in paths:
+            if path.endswith("/events"):
+                continue
+            filled = re.sub(r"\{(\w+)\}", lambda name: str(ids.get(name[1], 1)), path)
+            answer = await here.scientist.call("GET", filled, params={"name": "points", "num_records": 5})
+            if answer.status_code == 200:
+                answered.add(path)
+            for form in (secret.tobytes(), np.float64(secret).tobytes(), b"64.1"):
+                assert form not in answer.content, path
+        assert {"/data-centric/datasets/{dataset_id}", "/data-centric/jobs/{job_id}/result"} <= answered
+        assert not answered & {"/data-centric/datasets/{dataset_id}/preview", *paths[-3:]}
 
 
 async def test_f6_a_cycle_ends_without_another_report(site: Site) -> None:  # noqa: F811
@@ -104,10 +138,22 @@ async def test_f7_two_processes_average_at_the_same_time(site: Site) -> None:  #
         assert await site.num_checkpoints(process) == 2
 
 
-async def test_f8_the_number_of_workers_is_kept(site: Site) -> None:  # noqa: F811
-    process = await site.host(max_workers=1, max_diffs=1)
-    await (await site.device(process)).join()
-    assert (await (await site.device(process)).ask())["reason"] == "cycle_full"
+async def test_f8_each_documented_setting_of_workers_has_its_effect(site: Site) -> None:  # noqa: F811
+    process = await site.host(min_workers=2, max_workers=2, do_not_reuse_workers_until_cycle=1)
+    first, second, third = [await site.device(process) for _ in range(3)]
+    assert (await first.ask())["reason"] == "waiting_for_workers"
+    assert (await site.cycle(process))["state"] == "hosted", "min_workers"
+    for device in (second, first):
+        await device.join()
+    assert (await third.ask())["reason"] == "cycle_full", "max_workers"
+    for device in (first, second):
+        await device.report()
+    await site.until_completed(process)
+    assert (await first.ask())["reason"] == "resting", "do_not_reuse_workers_until_cycle"
+    drawn = await site.host(name="drawn", max_workers=1, max_diffs=1, pool_selection="random", pool_window_s=0.1)
+    devices = [await site.device(drawn) for _ in range(3)]
+    answers = await asyncio.gather(*(device.ask() for device in devices))
+    assert sorted(one.get("reason", "accepted") for one in answers) == ["accepted", "not_drawn", "not_drawn"]
 
 
 async def test_f9_a_bad_report_is_refused_at_once(site: Site) -> None:  # noqa: F811
