@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from pygrid.errors import InvalidInput
 from pygrid.syft import Action, PlanMessage, Ref, read_plan, write_plan
-from pygrid.syft.wire import WireReader, write_bytes, write_int, write_text
+from pygrid.syft.wire import WireReader, head_of, write_bytes, write_int, write_text
 
 ARGUMENTS = st.recursive(
     st.none()
@@ -72,7 +72,13 @@ def nested(depth: int) -> bytes:
     return role_with(write_text(1, "tf.add") + write_bytes(5, argument) + RESULT)
 
 
+WHOLE = write_plan(PlanMessage("p", (1,), (2,), (Action("tf.neg", (Ref(1),), 2),)))
 BAD = {
+    "truncated": WHOLE[:-1],
+    "a length beyond the end": WHOLE + head_of(2, 1000) + b"abc",
+    "an overlong integer": WHOLE + b"\x18" + b"\x80" * 10 + b"\x01",
+    "an integer above 64 bits": WHOLE + b"\x18" + b"\xff" * 9 + b"\x7f",
+    "a name that is not UTF-8": WHOLE + write_bytes(4, b"\xff\xfe"),
     "a pointer": role_with(write_text(1, "tf.add") + write_bytes(2, b"") + RESULT),
     "a pointer as an argument": role_with(write_text(1, "tf.add") + write_bytes(5, write_bytes(8, b"")) + RESULT),
     "two values in an argument": role_with(

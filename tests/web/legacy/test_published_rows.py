@@ -268,6 +268,12 @@ REPORTS: dict[str, tuple[Fields, str]] = {
         {"diff": base64.b64encode(write_state([one.astype("float64") for one in arrays()])).decode()},
         "float32",
     ),
+    "integers": (
+        {"diff": base64.b64encode(write_state([one.astype("int64") for one in arrays()])).decode()},
+        "array 0 of the diff is int64; a diff is float32",
+    ),
+    "too few arrays": ({"diff": base64.b64encode(write_state(arrays()[:1])).decode()}, "the diff has 1 arrays"),
+    "too many arrays": ({"diff": base64.b64encode(write_state(arrays() * 2)).decode()}, "the diff has 4 arrays"),
     "NaN": ({"diff": diff(float("nan"))}, "NaN"),
     "infinity": ({"diff": diff(float("inf"))}, "NaN or infinite"),
     "a pickle": ({"diff": base64.b64encode(b"\x80\x04\x95cos\nsystem\n.").decode()}, "protobuf"),
