@@ -15,10 +15,11 @@ from typing import Any
 import numpy as np
 import pytest
 
+from pygrid.errors import InvalidConfig
 from pygrid.features.datasets import conversion
 from pygrid.legacy.websocket import LegacyCaller, Published, answer
 from pygrid.network import build_network
-from pygrid.settings import DomainSettings, load_network_settings
+from pygrid.settings import DomainSettings, load_network_settings, load_settings
 from pygrid.syft.wire import write_bytes, write_int
 from pygrid.tensors import encode
 from pygrid.web.services import service
@@ -72,7 +73,10 @@ async def test_f3_keys_are_shown_once_tokens_end_and_roles_keep_their_ids(site: 
     assert (await site.web.get("/users/me", headers=site.owner)).status_code == 403
 
 
-async def test_f4_answers_have_no_tracebacks_and_nothing_is_unpickled(site: Site) -> None:  # noqa: F811
+async def test_f4_no_published_key_no_tracebacks_and_nothing_is_unpickled(site: Site) -> None:  # noqa: F811
+    for load in (load_settings, load_network_settings):
+        with pytest.raises(InvalidConfig, match="publicly known"):
+            load({"SECRET_KEY": "justasecretkeythatishouldputhere"}, host="0.0.0.0")
     process = await site.host()
     device = await (await site.device(process)).join()
     pickled = b"\x80\x04\x95" + b"cos\nsystem\n(S'true'\ntR." * 3
@@ -197,6 +201,8 @@ async def test_f12_nobody_inherits_groups_and_a_role_in_use_stays(site: Site, si
     await site.web.put(f"/users/{first['id']}/groups", json={"groups": [1]}, headers=site.owner)
     assert (await site.web.delete(f"/users/{first['id']}", headers=site.owner)).status_code == 200
     assert (await site_people.sign_up("next@example.org"))["groups"] == []
+    assert (await site.web.delete("/groups/1", headers=site.owner)).status_code == 200
+    assert (await site_people.sign_up("last@example.org"))["groups"] == []
     role = {
         name: False for name in (await site.web.get("/roles/1", headers=site.owner)).json()["role"] if "can_" in name
     }
