@@ -80,8 +80,8 @@ class RunningSum:
 
     def snapshot(self) -> SumValues:
         """A copy of the sums, before any `absorb` or `result`."""
-        far = None if self._far is None else self._far.multiples.copy()
-        return SumValues(self._precision, self._near.multiples.copy(), far, self.covered)
+        far = None if self._far is None else self._far.multiples()
+        return SumValues(self._precision, self._near.multiples(), far, self.covered)
 
     def absorb(self, values: SumValues, votes: Mapping[int, Vote]) -> bool:
         """Add the sums of another process; False: they do not go with these, and nothing was added.
@@ -92,11 +92,11 @@ class RunningSum:
         """
         if values.precision != self._precision or len(values.near) != self.num_values:
             return False
-        self._near.multiples += values.near
+        self._near.add_multiples(values.near)
         if values.far is not None and self._far is None:
             self._far = ExactSum(self.num_values, self._precision.exponent, values.far.copy())
         elif values.far is not None and self._far is not None:
-            self._far.multiples += values.far
+            self._far.add_multiples(values.far)
         for number, is_near in values.covered.items():
             vote = votes[number]
             self._terms[number] = _term(vote, vote.weight, None if is_near else vote.reach, self._precision.reach)

@@ -68,7 +68,7 @@ def test_a_term_is_the_nearest_multiple(power: int, mantissa: float, is_negative
         exponent = int(np.frexp(np.float64(value))[1]) - bits
         total = ExactSum(1, exponent)
         total.add_block(0, np.array([value]), 1.0)
-        assert total.multiples[0] == round(float(value) * 2.0**-exponent)
+        assert total.multiples()[0] == round(float(value) * 2.0**-exponent)
 
 
 def test_a_hundred_thousand_diffs_lose_no_digits() -> None:
@@ -95,6 +95,7 @@ def test_pieces_longer_than_a_block_land_where_they_belong() -> None:
     values = np.arange(2 * BLOCK + 17, dtype=np.float32)
     total = ExactSum(len(values) + 5, -8)
     total.add_block(5, values, 2.0)
+    total.add_block(0, np.zeros(5, np.float32), 2.0)
     np.testing.assert_array_equal(total.values(5, len(values)), 2 * values)
     np.testing.assert_array_equal(total.values(0, 5), 0.0)
 
@@ -104,4 +105,24 @@ def test_a_diff_can_be_taken_out() -> None:
     total = ExactSum(2, -30)
     for sign in (1, -1):
         total.add_block(0, np.array([0.1, -8.0], np.float32), 1 / 3, sign=sign)
-    assert not total.multiples.any()
+    assert not total.multiples().any()
+
+
+def test_a_sum_with_half_a_diff_is_not_read() -> None:
+    """The terms of a diff are raised by the same number in each value, which is taken out again for whole diffs."""
+    total = ExactSum(2, -30)
+    total.add_block(0, np.ones(1, np.float32), 1.0)
+    with pytest.raises(AssertionError):
+        total.multiples()
+    total.add_block(1, np.ones(1, np.float32), 1.0)
+    np.testing.assert_array_equal(total.values(0, 2), 1.0)
+
+
+def test_a_sum_goes_on_from_the_multiples_of_another_one() -> None:
+    first, value = ExactSum(2, -30), np.array([0.5, -8.0], np.float32)
+    first.add_block(0, value, 1.0)
+    second = ExactSum(2, -30, first.multiples())
+    for _ in range(3):
+        second.add_block(0, value, 1.0)
+    second.add_multiples(first.multiples())
+    np.testing.assert_array_equal(second.values(0, 2), 5 * value)
