@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from pygrid.errors import InvalidInput
 from pygrid.messages import media
-from pygrid.tensors.flat import DistanceTo, Float32, match
+from pygrid.tensors.flat import DistanceTo, Float32, Run, match
 from pygrid.tensors.safetensors import Layout
 from pygrid.tensors.stream import Bytes, StreamCheck
 
@@ -29,6 +29,10 @@ class ReportContent:
     metrics: dict[str, float]
     norm: float
     """L2 norm of the diff."""
+    runs: tuple[Run, ...]
+    """Where the values of the diff belong in the model."""
+    header_bytes: int
+    """Bytes before the first value."""
     distance: float | None = None
     """L2 norm of the diff minus the centre; None without a centre."""
 
@@ -49,6 +53,7 @@ class ReportCheck:
         self._stream = StreamCheck(max_bytes, self._check_layout, None if centre is None else self._measure)
         self._num_examples = 1
         self._metrics: dict[str, float] = {}
+        self._runs: tuple[Run, ...] = ()
 
     def add(self, data: Bytes) -> None:
         """Check the next bytes.
@@ -62,18 +67,25 @@ class ReportCheck:
         """The content of the report, after all bytes were added. Raises InvalidTensors: the report ends early."""
         checked = self._stream.finish()
         length = checked.layout.total_bytes
-        fingerprint = f"{length:x}-{checked.crc32:08x}"
-        distance = None if self._distance is None else self._distance.distance
-        return ReportContent(fingerprint, length, self._num_examples, self._metrics, checked.norm, distance)
+        return ReportContent(
+            fingerprint=f"{length:x}-{checked.crc32:08x}",
+            length=length,
+            num_examples=self._num_examples,
+            metrics=self._metrics,
+            norm=checked.norm,
+            runs=self._runs,
+            header_bytes=checked.layout.header_bytes,
+            distance=None if self._distance is None else self._distance.distance,
+        )
 
     def _measure(self, values: Float32) -> None:
         assert self._distance is not None
         self._distance.add(values)
 
     def _check_layout(self, layout: Layout) -> None:
-        runs = match(self._model, layout)
+        self._runs = match(self._model, layout)
         if self._centre is not None:
-            self._distance = DistanceTo(self._centre, runs)
+            self._distance = DistanceTo(self._centre, self._runs)
         self._num_examples, self._metrics = _read_metadata(layout.metadata)
 
 

@@ -20,6 +20,7 @@ from pygrid.aggregation.precisions import Expected
 from pygrid.aggregation.rules import Weighed
 from pygrid.configuration import ServerConfig
 from pygrid.core.processes import HostedProcess
+from pygrid.core.reports import ReportCheck, ReportContent
 from pygrid.errors import Unavailable
 from pygrid.features.cycles.accumulator import CycleSums
 from pygrid.storage.blobs.checked import DamagedReportError
@@ -48,6 +49,7 @@ class Reports:
         self.rows: list[Report] = []
         self.arrays: list[dict[str, Any]] = []
         self.bytes: list[bytes] = []
+        self.contents: list[ReportContent] = []
         generator = np.random.default_rng(count)
         for number in range(1, count + 1):
             arrays = {name: generator.normal(size=shape).astype(np.float32) for name, shape in SHAPES.items()}
@@ -63,6 +65,9 @@ class Reports:
             self.rows.append(Report(number, CYCLE, file, offset, len(data), number, number, norm, None, {}))
             self.arrays.append(arrays)
             self.bytes.append(data)
+            check = ReportCheck(LAYOUT, len(data))
+            check.add(data)
+            self.contents.append(check.finish())
 
     def expected(self, chosen: list[int], scales: dict[int, float]) -> np.ndarray[Any, Any]:
         flat = [
@@ -85,12 +90,23 @@ def reports(tmp_path_factory: pytest.TempPathFactory) -> Reports:
 @settings(max_examples=examples(60), suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.data())
 def test_the_total_is_that_of_the_reports(reports: Reports, data: st.DataObject) -> None:
-    """Some are folded before, some twice, some with their bytes at hand; an earlier limit guessed other scales."""
+    """Some are folded before, some twice, some with their bytes at hand, and some are only queued; an earlier limit
+    guessed other scales.
+    """
     guess = data.draw(st.sampled_from([Expected(), Expected(1.0, 2.0, 3), Expected(0.1, 1e-6)]))
     sums = CycleSums(reports.diffs, lambda _process_id: guess)
     numbers = list(range(len(reports.rows)))
     for number in data.draw(st.lists(st.sampled_from(numbers), max_size=8)):
-        sums.fold(PROCESS, reports.rows[number], reports.bytes[number] if data.draw(st.booleans()) else None)
+        row, content = reports.rows[number], reports.contents[number]
+        match data.draw(st.sampled_from(["stored", "bytes", "content", "queued"])):
+            case "stored":
+                sums.fold(PROCESS, row, None)
+            case "bytes":
+                sums.fold(PROCESS, row, reports.bytes[number])
+            case "content":
+                sums.fold(PROCESS, row, reports.bytes[number], content)
+            case "queued":
+                sums.queue(PROCESS, row, reports.bytes[number], content)
     limit = data.draw(st.sampled_from([math.inf, 2.0, 0.01]))
     scales = {row.id: min(1.0, limit / row.norm) for row in reports.rows}
     mean = sums.reconcile(PROCESS, CYCLE, reports.rows, reports.weighed(scales, limit))
@@ -119,6 +135,25 @@ def test_after_a_start_the_limit_is_that_of_the_last_cycle(reports: Reports) -> 
     finally:
         aside.rename(folder)
     np.testing.assert_allclose(mean(0, 8, None), reports.expected(list(range(6)), scales), rtol=1e-12)
+
+
+def test_the_queue_is_folded_once(reports: Reports) -> None:
+    """The first report of the queue asks for the fold; those that come while it runs ask for another one."""
+
+    def queue(number: int) -> bool:
+        return sums.queue(PROCESS, reports.rows[number], reports.bytes[number], reports.contents[number])
+
+    def find_expected(_process_id: int) -> Expected:
+        assert not queue(3), "the fold that is under way says that there is more"
+        return Expected()
+
+    sums = CycleSums(reports.diffs, find_expected)
+    assert [queue(number) for number in range(3)] == [True, False, False]
+    assert sums.fold_queued()
+    assert sums._sums[CYCLE]._sum.covered.keys() == {1, 2, 3}
+    assert not sums.fold_queued()
+    assert sums._sums[CYCLE]._sum.covered.keys() == {1, 2, 3, 4}
+    assert queue(4)
 
 
 def test_nothing_is_folded_for_a_cycle_that_is_over(reports: Reports) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from math import inf
 
@@ -16,6 +17,7 @@ from pygrid.aggregation.precisions import Expected
 from pygrid.aggregation.rules import Vote, Weighed
 from pygrid.aggregation.running import RunningSum
 from pygrid.core.processes import HostedProcess
+from pygrid.core.reports import ReportContent
 from pygrid.errors import Unavailable
 from pygrid.features.cycles.partials import PartialSums
 from pygrid.storage.blobs.protocol import Diffs
@@ -46,13 +48,9 @@ class CycleSum:
         """The process of the cycle."""
         return self._process.id
 
-    def fold(self, report: Report, data: bytes | None = None) -> None:
-        """Add a report unless it is in the sum.
-
-        Args:
-            data: the bytes of the report; None reads them from the store.
-        """
-        self._sum.fold(vote_of(report), lambda: self._blocks(report, data))
+    def fold(self, report: Report, data: bytes | None = None, content: ReportContent | None = None) -> None:
+        """Add a report unless it is in the sum. See `CycleSums.fold`."""
+        self._sum.fold(vote_of(report), lambda: self._blocks(report, data, content))
         self._num_unstored += 1
         self._unstored_bytes += report.length
 
@@ -75,20 +73,25 @@ class CycleSum:
         """Return the mean of exactly these reports, whatever was folded before."""
         by_id = {report.id: report for report in reports}
         votes = {number: vote_of(report) for number, report in by_id.items()}
-        return self._sum.result(votes, weighed, lambda number: self._blocks(by_id[number], None))
+        return self._sum.result(votes, weighed, lambda number: self._blocks(by_id[number]))
 
-    def _blocks(self, report: Report, data: bytes | None) -> Iterator[tuple[int, Float32]]:
+    def _blocks(
+        self, report: Report, data: bytes | None = None, content: ReportContent | None = None
+    ) -> Iterator[tuple[int, Float32]]:
         """Yield the report's values in blocks, each with its start in the model."""
         if data is not None:
-            yield from self._pieces(lambda begin, count: memoryview(data)[begin : begin + count])
+            yield from self._pieces(lambda begin, count: memoryview(data)[begin : begin + count], content)
             return
         with self._diffs.local(report) as path, path.open("rb", buffering=0) as file:
             yield from self._pieces(lambda begin, count: os.pread(file.fileno(), count, report.offset + begin))
 
-    def _pieces(self, read: _Read) -> Iterator[tuple[int, Float32]]:
-        header_bytes = header_length(read(0, 8))
-        layout = parse_header(read(0, header_bytes))
-        for run in match(self._process.model, layout):
+    def _pieces(self, read: _Read, content: ReportContent | None = None) -> Iterator[tuple[int, Float32]]:
+        if content is not None:
+            header_bytes, runs = content.header_bytes, content.runs
+        else:
+            header_bytes = header_length(read(0, 8))
+            runs = match(self._process.model, parse_header(read(0, header_bytes)))
+        for run in runs:
             for begin in range(0, run.count, BLOCK):
                 count = min(BLOCK, run.count - begin)
                 raw = read(header_bytes + (run.source + begin) * VALUE_BYTES, count * VALUE_BYTES)
@@ -126,14 +129,33 @@ class CycleSums:
         self._partials = partials
         self._sums: dict[int, CycleSum] = {}
         self._completed: dict[int, int] = {}
+        self._queued: deque[tuple[HostedProcess, Report, bytes | None, ReportContent]] = deque()
 
-    def fold(self, process: HostedProcess, report: Report, data: bytes | None) -> None:
-        """Fold an accepted report, as it will probably count."""
+    def queue(self, process: HostedProcess, report: Report, data: bytes | None, content: ReportContent) -> bool:
+        """Note an accepted report for `fold_queued`, which must be called soon if this returns True. In any thread."""
+        self._queued.append((process, report, data, content))
+        return len(self._queued) == 1
+
+    def fold_queued(self) -> bool:
+        """Fold the reports that are noted now. Returns whether more were noted meanwhile: call it again soon."""
+        for _ in range(len(self._queued)):
+            self.fold(*self._queued.popleft())
+        return bool(self._queued)
+
+    def fold(
+        self, process: HostedProcess, report: Report, data: bytes | None, content: ReportContent | None = None
+    ) -> None:
+        """Fold an accepted report, as it will probably count.
+
+        Args:
+            data: its bytes; None: they are read from the store.
+            content: from its check; None: its header is read again.
+        """
         if report.cycle_id <= self._completed.get(process.id, 0):
             return
         try:
             kept = self._get(process, report.cycle_id)
-            kept.fold(report, data)
+            kept.fold(report, data, content)
             if self._partials is not None:
                 kept.store_if_due(report.cycle_id, self._partials)
         except Exception:
@@ -144,6 +166,7 @@ class CycleSums:
         self, process: HostedProcess, cycle_id: int, reports: Sequence[Report], weighed: Weighed
     ) -> MeanBlock:
         """Return the mean of exactly these reports, whatever was folded before."""
+        self.fold_queued()
         try:
             kept = self._get(process, cycle_id)
             if self._partials is not None:
