@@ -322,6 +322,38 @@ async def test_a_body_that_came_while_its_request_waited_is_read(domain: Litesta
             writer.close()
 
 
+async def test_bodies_that_arrive_side_by_side_keep_their_bytes(domain: Litestar) -> None:
+    """All connections are read into one buffer. Each body is longer than a read, and each read has another byte."""
+    size = 300 * 1024
+    told: dict[str, bytes] = {}
+
+    async def tell(scope: Any, receive: Any, send: Any) -> None:
+        parts = []
+        while (message := await receive())["type"] == "http.request":
+            parts.append(message["body"])
+            if not message["more_body"]:
+                break
+        told[scope["path"]] = b"".join(parts)
+        await send({"type": "http.response.start", "status": 204, "headers": []})
+        await send({"type": "http.response.body", "body": b""})
+
+    domain.asgi_handler = tell
+    async with serving(domain) as (_, port):
+        ends = [await asyncio.open_connection("127.0.0.1", port) for _ in range(3)]
+        for number, (_, writer) in enumerate(ends):
+            writer.write(b"POST /%d HTTP/1.1\r\nHost: localhost\r\nContent-Length: %d\r\n\r\n" % (number, size))
+        for start in range(0, size, size // 6):
+            for number, (_, writer) in enumerate(ends):
+                writer.write(bytes([number + start // 1024 % 200]) * (size // 6))
+                await writer.drain()
+        for reader, writer in ends:
+            assert (await asyncio.wait_for(reader.readline(), 60)).startswith(b"HTTP/1.1 204 ")
+            writer.close()
+    for number in range(3):
+        expected = [bytes([number + start // 1024 % 200]) * (size // 6) for start in range(0, size, size // 6)]
+        assert told[f"/{number}"] == b"".join(expected)
+
+
 async def test_a_message_that_came_with_the_handshake_is_answered(domain: Litestar) -> None:
     async def echo(scope: Any, receive: Any, send: Any) -> None:
         if scope["type"] != "websocket":

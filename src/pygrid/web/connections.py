@@ -193,7 +193,7 @@ class Connections:
         self._sweeping: asyncio.TimerHandle | None = None
         self._trimming: asyncio.TimerHandle | None = None
         self.buffer = memoryview(bytearray(LONG_READ_BYTES))
-        """Where bytes from sockets are read to."""
+        """Where the bytes of all connections are read to."""
         self._num_freed = 0
         """Bytes that closed connections held since the last return of memory."""
 

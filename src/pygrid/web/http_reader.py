@@ -210,6 +210,16 @@ class BoundedProtocol(HttpToolsProtocol):
         self._waiting = self._waiting + data if self._waiting else data
         self._parse()
 
+    def view_received(self, view: memoryview) -> None:
+        """`data_received`, without a copy of a piece of a body."""
+        if self._phase is not Phase.BODY or self._waiting or self._left is None or self._left < len(view):
+            self.data_received(bytes(view))
+        elif not self.transport.is_closing():
+            self._unset_keepalive_if_required()
+            self._left -= len(view)
+            if self._feed(view) and self._may_read_on():
+                self._hold_or_release()
+
     def _parse(self) -> None:
         """Parse the waiting bytes, up to the end of the first request that must be answered."""
         while self._waiting and not self.transport.is_closing():
@@ -293,7 +303,7 @@ class BoundedProtocol(HttpToolsProtocol):
                 return False
         return self._may_read_on()
 
-    def _feed(self, piece: bytes) -> bool:
+    def _feed(self, piece: bytes | memoryview) -> bool:
         """Pass a piece to the parser. False: nothing more may be parsed."""
         try:
             self.parser.feed_data(piece)
@@ -404,10 +414,20 @@ class BoundedProtocol(HttpToolsProtocol):
 
     def on_body(self, body: bytes) -> None:
         self._num_body_bytes += len(body)
-        if self.cycle.response_complete:
+        cycle: Any = self.cycle
+        if cycle.response_complete:
             self._num_dropped += len(body)
+            return
+        # `receive` returns bytes without a copy, and a bytearray grows without one.
+        if not cycle.body:
+            cycle.body = body
+        elif isinstance(cycle.body, bytes):
+            cycle.body = bytearray(cycle.body) + body
         else:
-            super().on_body(body)
+            cycle.body += body
+        if self._left != 0 and len(cycle.body) > HIGH_WATER_LIMIT:
+            self.flow.pause_reading()
+        cycle.message_event.set()
 
     def on_message_complete(self) -> None:
         super().on_message_complete()

@@ -112,6 +112,9 @@ class BoundedWebSocket(WebSocketsSansIOProtocol):
             self._pump()
         self._note_progress()
 
+    def view_received(self, view: memoryview) -> None:
+        self.data_received(bytes(view))
+
     def max_read_bytes(self) -> int:
         """Return how many bytes may be read at once."""
         return _READ_BYTES
