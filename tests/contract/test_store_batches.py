@@ -11,7 +11,9 @@ from __future__ import annotations
 
 import asyncio
 import threading
+from collections import deque
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from concurrent.futures import Future
 from contextlib import asynccontextmanager
 from typing import Any
 
@@ -20,7 +22,7 @@ import sqlalchemy as sa
 
 from pygrid.errors import Conflict, StorageFull
 from pygrid.storage.sql.database import Database
-from pygrid.storage.sql.lanes import MAX_BATCH, ByteLog, Lane
+from pygrid.storage.sql.lanes import MAX_BATCH, MIN_BATCH, ByteLog, Lane, Unit, take_batch
 from support.eventually import turns
 
 _metadata = sa.MetaData()
@@ -374,6 +376,48 @@ async def test_units_and_items_of_one_lane_share_a_transaction(numbered: Databas
         writing.append(asyncio.create_task(numbered.write(_put(3), Lane.ADMISSIONS)))
     assert await asyncio.gather(*writing) == [2, 3]
     assert len(commits) == 2
+
+
+async def test_items_of_few_groups_share_a_transaction_where_others_write_too(numbered: Database) -> None:
+    """So that two processes rarely wait for the same rows. SQLite has one writer, which makes few commits instead."""
+    kind, count = Numbers(), 2 * MIN_BATCH + 4
+    async with _held(numbered, Lane.ADMISSIONS):
+        writing = [asyncio.create_task(numbered.write_all(kind, 2 * n, group=n % 2)) for n in range(count)]
+    assert await asyncio.gather(*writing) == list(range(0, 2 * count, 2))
+    if numbered.dialect == "sqlite":
+        assert [len(batch) for batch in kind.batches] == [MAX_BATCH, count - MAX_BATCH]
+    else:
+        assert kind.batches == [list(range(0, 2 * count, 4)), list(range(2, 2 * count, 4))]
+
+
+def _take_all(units: list[Unit]) -> list[list[int]]:
+    """The numbers of the units of each batch."""
+    numbers, waiting, batches = {unit: number for number, unit in enumerate(units)}, deque(units), []
+    while waiting:
+        batches.append([numbers[unit] for unit in take_batch(waiting)])
+    return batches
+
+
+@pytest.mark.parametrize(
+    ("groups", "expected"),
+    [
+        pytest.param([1, 2, 3, 1], [[0, 1, 2, 3]], id="few of each go together"),
+        pytest.param(
+            [5] + [6] * MIN_BATCH + [7, 5],
+            [[0, *range(1, MIN_BATCH + 1), MIN_BATCH + 2], [MIN_BATCH + 1]],
+            id="the group of the oldest comes first, and the youngest one waits",
+        ),
+        pytest.param([1] * (MAX_BATCH + 1), [list(range(MAX_BATCH)), [MAX_BATCH]], id="a batch has a largest size"),
+        pytest.param([None, None, 1], [[0, 1], [2]], id="without a group"),
+        pytest.param([1, -1, 2, 1, -1], [[0], [1], [2, 3], [4]], id="nothing passes what is alone"),
+    ],
+)
+def test_a_transaction_has_the_groups_that_have_waited_longest(
+    groups: list[int | None], expected: list[list[int]]
+) -> None:
+    """-1: a unit that is alone."""
+    units = [Unit(int, Future(), is_alone=group == -1, group=None if group == -1 else group) for group in groups]
+    assert _take_all(units) == expected
 
 
 async def test_what_is_alone_comes_between_the_bytes(numbered: Database) -> None:

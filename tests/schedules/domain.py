@@ -191,7 +191,7 @@ class InlineDatabase(Database):
         await _turn()
         return self._commit_one(fn)
 
-    async def write_all(self, kind: Batch[Any, Any], item: Any) -> Any:
+    async def write_all(self, kind: Batch[Any, Any], item: Any, group: int | None = None) -> Any:
         await _turn()
         return self._commit_item(kind, item)
 

@@ -219,7 +219,7 @@ class Admissions:
         """Admit the client durably; a quorum opens the cycle first if it is not open."""
         key = new_secret()
         request = self._request(process, applicant, hash_secret(key), is_quorum=is_quorum)
-        outcome = await self._store.database.write_all(self._admitting, request)
+        outcome = await self._store.database.write_all(self._admitting, request, process.id)
         if isinstance(outcome, AdmissionRefusal):
             return outcome
         return Admission(key, outcome.assignment, outcome.cycle, outcome.is_opening)

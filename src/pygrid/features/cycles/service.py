@@ -272,7 +272,7 @@ class CyclesService:
             if received.data is not None and log is not None:
                 stored = await database.write_all_with_bytes(self._accepting, offer, log, received.data)
             else:
-                stored = await database.write_all(self._accepting, offer())
+                stored = await database.write_all(self._accepting, offer(), redeemed.cycle.id)
         except Exception as error:
             # After a failed commit, or a cancellation at the stop, a row can still name these bytes. The next sweep
             # decides.

@@ -108,14 +108,17 @@ class Database:
         self._put(Unit(fn, waiter), lane)
         return await waiter
 
-    async def write_all(self, kind: Batch[Item, T], item: Item) -> T:
+    async def write_all(self, kind: Batch[Item, T], item: Item, group: int | None = None) -> T:
         """Store an item together with the other items of its kind that wait; returns its answer when it is durable.
 
+        Args:
+            group: items with the same one lock the same rows. A transaction has few groups.
         Raises:
             The refusal of the item. Others as `write`.
         """
         waiter: asyncio.Future[T] = asyncio.get_running_loop().create_future()
-        self._put(Unit(lambda: item, waiter, kind=kind), kind.lane)
+        group = None if self.dialect == "sqlite" else group
+        self._put(Unit(lambda: item, waiter, kind=kind, group=group), kind.lane)
         return await waiter
 
     async def write_all_with_bytes(

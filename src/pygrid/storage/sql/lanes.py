@@ -29,7 +29,8 @@ import random
 import sqlite3
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections import Counter, deque
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass
 from typing import Any, Protocol, TypeVar
@@ -48,6 +49,8 @@ A_co = TypeVar("A_co", covariant=True)
 
 MAX_BATCH = 128
 """Largest number of units of work in one transaction; limits the wait of the first one."""
+MIN_BATCH = 64
+"""Number of units from which a transaction takes no further group."""
 MAX_RETRIES = 8
 FIRST_RETRY_S = 0.005
 MAX_RETRY_S = 0.2
@@ -100,6 +103,7 @@ class Unit:
         kind: the batch that takes the item; None: ``fn`` is called with the connection.
         fn: makes the item. With a ``log`` it is called with the offset of the bytes, as the last argument.
         is_alone: no other unit is in the transaction, so nothing is appended while it waits.
+        group: units with the same one lock the same rows; None: it locks none that others wait for.
     """
 
     fn: Callable[..., Any]
@@ -109,6 +113,7 @@ class Unit:
     kind: Batch[Any, Any] | None = None
     is_alone: bool = False
     args: tuple[int, ...] = ()
+    group: int | None = None
 
 
 class WriteStep:
@@ -173,29 +178,26 @@ class LaneWriter:
         self._thread.join()
 
     def _write_loop(self) -> None:
-        held: Unit | None = None
-        stop = False
-        while held is not None or not stop:
-            first = held or self._queue.get()
-            held = None
-            if first is None:
-                break
-            batch = [first]
-            while len(batch) < MAX_BATCH and not first.is_alone:
-                try:
-                    unit = self._queue.get_nowait()
-                except queue.Empty:
-                    break
+        waiting: deque[Unit] = deque()
+        is_open = True
+        while is_open or waiting:
+            for unit in self._queued(is_waiting=bool(waiting)):
                 if unit is None:
-                    stop = True
-                    break
-                if unit.is_alone:
-                    held = unit
-                    break
-                batch.append(unit)
-            self._commit(batch)
+                    is_open = False
+                else:
+                    waiting.append(unit)
+            if waiting:
+                self._commit(take_batch(waiting))
         if self._connection is not None:
             self._connection.close()
+
+    def _queued(self, *, is_waiting: bool) -> Iterator[Unit | None]:
+        """All units of the queue; waits for one, unless others are waiting. None: the lane was closed."""
+        with contextlib.suppress(queue.Empty):
+            if not is_waiting:
+                yield self._queue.get()
+            while True:
+                yield self._queue.get_nowait()
 
     def _commit(self, batch: list[Unit]) -> None:
         """Run a batch in one transaction and answer each caller. Only this method and `_commit_alone` commit."""
@@ -296,6 +298,34 @@ class LaneWriter:
                         outcomes[unit] = None, explained(error)
             _commit(transaction)
         return [outcomes[unit] for unit in units]
+
+
+def take_batch(waiting: deque[Unit]) -> list[Unit]:
+    """Remove the units of the next transaction, at least the first unit.
+
+    It has few groups, those that have waited longest. So two processes that write to the same rows rarely wait for each
+    other. The order of units of the same group, and before and after one that is alone, stays.
+    """
+    first = waiting.popleft()
+    batch = [first]
+    if first.is_alone:
+        return batch
+    if first.group is None:
+        while waiting and len(batch) < MAX_BATCH and waiting[0].group is None and not waiting[0].is_alone:
+            batch.append(waiting.popleft())
+        return batch
+    ready = [first]
+    while waiting and not waiting[0].is_alone:
+        ready.append(waiting.popleft())
+    num_taken, groups = 0, set()
+    for group, size in Counter(unit.group for unit in ready).items():
+        if num_taken < MIN_BATCH:
+            groups.add(group)
+            num_taken += size
+    batch = [unit for unit in ready if unit.group in groups][:MAX_BATCH]
+    taken = set(batch)
+    waiting.extendleft(unit for unit in reversed(ready) if unit not in taken)
+    return batch
 
 
 class _Undone(Exception):
