@@ -7,7 +7,9 @@ transaction. "Before" are the four statements a report of version 0.1. "One by o
 Claim 2, on PostgreSQL: two processes that accept reports into the same eight cycles store at least 1.5 times as many
 rows a second as one, without a deadlock. Only rows are written, so no file is synced. The reports come in a random
 order, and each process has `WAITING` of them in its lane, as from 1,024 devices. "Apart" are two processes with four
-cycles each, which never wait for each other.
+cycles each, which never wait for each other. "Bare" are the same rows, in as many to a transaction, written by psycopg
+without any code of ours, into a table for each process. What "apart" and "bare" gain is what the machine has left for a
+second writer: with "cores" busy of those that it has, one writer uses most of them already.
 
 All sides run in turn, in one run; the medians of their ratios are printed. PostgreSQL comes with the tests' extra.
 """
@@ -144,6 +146,25 @@ def compare_on_sqlite(folder: Path, num_reports: int, repeat: int) -> float:
 # -- PostgreSQL --------------------------------------------------------------------------------------------------------
 
 
+def write_bare(url: str, share: int, num_reports: int) -> None:
+    """Write rows like those of reports into a new table, and print as `write_share`."""
+    import psycopg
+
+    columns = ", ".join(f"c{number} bigint" for number in range(8))
+    row = ("x" * 64, "y" * 64, *range(8))
+    with psycopg.connect(url.replace("+psycopg", "")) as connection:
+        connection.execute(f"CREATE TABLE bare_{share} (id bigserial PRIMARY KEY, a text, b text, {columns})".encode())
+        insert = f"INSERT INTO bare_{share} (a, b, {columns.replace(' bigint', '')}) VALUES (" + "%s, " * 9 + "%s)"
+        connection.commit()
+        print("ready", flush=True)
+        sys.stdin.readline()
+        began, cpu_before = time.perf_counter(), time.process_time()
+        for _ in range(0, num_reports, BATCH):
+            connection.cursor().executemany(insert.encode(), [row] * BATCH)
+            connection.commit()
+        print(time.perf_counter() - began, time.process_time() - cpu_before, flush=True)
+
+
 def write_share(url: str, share: int, num_shares: int, *, is_apart: bool) -> None:
     """Accept a share of the reports; waits for a line on stdin, and prints the seconds it took, and those of CPU.
 
@@ -191,15 +212,13 @@ class Run:
 
     rate: float
     """Reports a second."""
-    cpu_ms: float
-    """CPU of the writers for each report, without PostgreSQL."""
+    cores: float
+    """CPU seconds a second, of the writers and of PostgreSQL."""
     num_deadlocks: int
 
 
-def run_writers(
-    server: PostgresServer, name: str, num_reports: int, num_writers: int, *, is_apart: bool = False
-) -> Run:
-    """Let processes write to one new database."""
+def run_writers(server: PostgresServer, name: str, num_reports: int, num_writers: int, way: str = "") -> Run:
+    """Let processes write to one new database: in the ``way`` of the lanes, ``apart`` or ``bare``."""
     import psycopg
 
     with psycopg.connect(server.url, autocommit=True) as connection:
@@ -208,7 +227,7 @@ def run_writers(
     database = Database(url)
     migrate(database)
     database.write_now(lambda connection: fill(connection, NUM_CYCLES, num_reports // NUM_CYCLES))
-    command = [sys.executable, __file__, "--url", url, *(["--apart"] if is_apart else [])]
+    command = [sys.executable, __file__, "--url", url, "--reports", str(num_reports), "--way", way]
     writers = [
         subprocess.Popen(
             [*command, "--share", str(share), "--shares", str(num_writers)],
@@ -221,6 +240,7 @@ def run_writers(
     for writer in writers:
         assert writer.stdout is not None
         assert writer.stdout.readline() == "ready\n"
+    cpu_before = server.cpu_s()
     for writer in writers:
         assert writer.stdin is not None
         writer.stdin.write("go\n")
@@ -230,33 +250,40 @@ def run_writers(
     def check(connection: sa.Connection) -> int:
         stored = connection.execute(sa.select(sa.func.count()).select_from(reports.reports)).scalar_one()
         counted = connection.execute(sa.select(sa.func.sum(rows.cycles.c.num_reports))).scalar_one()
-        assert stored == counted == num_reports, (stored, counted)
+        assert way == "bare" or stored == counted == num_reports, (stored, counted)
         deadlocks = sa.text("SELECT deadlocks FROM pg_stat_database WHERE datname = current_database()")
         return int(connection.execute(deadlocks).scalar_one())
 
+    cpu_s = server.cpu_s() - cpu_before + sum(cpu_s for _, cpu_s in told)
     num_deadlocks = database.read_now(check)
     database.close()
-    cpu_s = sum(cpu_s for _, cpu_s in told)
-    return Run(num_reports / max(wall_s for wall_s, _ in told), 1000 * cpu_s / num_reports, num_deadlocks)
+    wall_s = max(wall_s for wall_s, _ in told)
+    return Run(num_reports / wall_s, cpu_s / wall_s, num_deadlocks)
 
 
 def compare_on_postgresql(num_reports: int, repeat: int) -> tuple[float, int]:
     """Print the rates of one and of two writers; returns the median of their ratios, and the deadlocks."""
-    turns = []
+    turns: list[dict[str, Run]] = []
     with PostgresServer() as server:
         for turn in range(repeat):
-            one = run_writers(server, f"one_{turn}", num_reports, 1)
-            two = run_writers(server, f"two_{turn}", num_reports, 2)
-            apart = run_writers(server, f"apart_{turn}", num_reports, 2, is_apart=True)
-            turns.append((one, two, apart))
-    for one, two, apart in turns:
-        print(f"  one writer {one.rate:,.0f}/s ({one.cpu_ms:.3f} ms CPU of it a report)", end="")
-        print(f"   two writers {two.rate:,.0f}/s   apart {apart.rate:,.0f}/s")
-    gain = statistics.median(two.rate / one.rate for one, two, _ in turns)
-    most = statistics.median(apart.rate / one.rate for one, _, apart in turns)
-    num_deadlocks = sum(run.num_deadlocks for runs in turns for run in runs)
+            turns.append(
+                {
+                    f"{number} {way}".strip(): run_writers(server, f"x{turn}_{number}_{way}", num_reports, number, way)
+                    for way in ("", "apart", "bare")
+                    for number in ((2,) if way == "apart" else (1, 2))
+                }
+            )
+            print(
+                "  "
+                + "   ".join(f"{name}: {run.rate:,.0f}/s, {run.cores:.1f} cores" for name, run in turns[-1].items())
+            )
+    gain = statistics.median(runs["2"].rate / runs["1"].rate for runs in turns)
+    apart = statistics.median(runs["2 apart"].rate / runs["1"].rate for runs in turns)
+    bare = statistics.median(runs["2 bare"].rate / runs["1 bare"].rate for runs in turns)
+    num_deadlocks = sum(run.num_deadlocks for runs in turns for run in runs.values())
     print(f"  two / one           {gain:.2f}   (at least {MIN_GAIN}); {num_deadlocks} deadlocks (0)")
-    print(f"  apart / one         {most:.2f}")
+    print(f"  two apart / one     {apart:.2f}")
+    print(f"  two bare / one bare {bare:.2f}")
     return gain, num_deadlocks
 
 
@@ -265,13 +292,15 @@ def main() -> int:
     parser.add_argument("--reports", type=int, default=4096)
     parser.add_argument("--repeat", type=int, default=3)
     parser.add_argument("--folder", type=Path, default=Path(tempfile.gettempdir()))
-    for name, kind in (("--url", str), ("--share", int), ("--shares", int)):
+    for name, kind in (("--url", str), ("--way", str), ("--share", int), ("--shares", int)):
         parser.add_argument(name, type=kind, help=argparse.SUPPRESS)
-    parser.add_argument("--apart", action="store_true", help=argparse.SUPPRESS)
     parser.add_argument("--only-postgresql", action="store_true")
     options = parser.parse_args()
     if options.url:
-        write_share(options.url, options.share, options.shares, is_apart=options.apart)
+        if options.way == "bare":
+            write_bare(options.url, options.share, options.reports // options.shares)
+        else:
+            write_share(options.url, options.share, options.shares, is_apart=options.way == "apart")
         return 0
     options.folder.mkdir(parents=True, exist_ok=True)
     print(f"accepting {options.reports} reports on SQLite, {os.cpu_count()} cores, load {os.getloadavg()[0]:.1f}")

@@ -50,6 +50,13 @@ class PostgresServer:
         """Start it again after `stop`."""
         self._server.ensure_postgres_running()
 
+    def cpu_s(self) -> float:
+        """CPU seconds of all its processes, also of those that have ended."""
+        process = psutil.Process(self._server.get_pid())
+        own = process.cpu_times()
+        running = sum(sum(one.cpu_times()[:2]) for one in process.children())
+        return sum(own[:4]) + running
+
     def stop(self, number: signal.Signals = signal.SIGINT) -> None:
         """End it, and all connections with it. Harmless where it has ended."""
         with contextlib.suppress(psutil.NoSuchProcess):
