@@ -40,7 +40,7 @@ from pygrid.storage.blobs.store_check import probe_store
 from pygrid.storage.diffs import DiffFiles
 from pygrid.storage.reports import Report
 from support import stores
-from support.eventually import turns
+from support.eventually import eventually, turns
 from support.memory_objects import MemoryObjects
 
 MIB = 1024 * 1024
@@ -420,6 +420,33 @@ async def test_a_large_report_is_read_back(place: Opened) -> None:
     discarded.commit()
     with pytest.raises(DamagedReportError), place.diffs.local(_report(2, Place(discarded.name, 0), b"x")):
         pass
+
+
+async def test_reports_are_fetched_ahead(tmp_path: Path) -> None:
+    """Each object once, in the order of the reports; what is missing is left to whoever reads it."""
+    fetched: list[str] = []
+
+    class Counted(MemoryObjects):
+        def download(self, key: str, path: Path) -> None:
+            fetched.append(key)
+            super().download(key, path)
+
+    place = open_place(Counted(), tmp_path)
+    datas = [b"first", b"second"]
+    places = [await place.diffs.append(7, data) for data in datas]
+    found = [_report(number, *pair) for number, pair in enumerate(zip(places, datas, strict=True))]
+    missing = _report(9, Place("7/none.seg", 0), b"x")
+    place.diffs.prefetch([found[0], missing, found[1], found[0]])
+    await eventually(lambda: all(place.folder.joinpath(f"cache/diffs/{one.file}").exists() for one in found))
+    for one in found:
+        with place.diffs.local(one):
+            pass
+    with pytest.raises(DamagedReportError), place.diffs.local(missing):
+        pass
+    assert sorted(key for key in fetched if "none" not in key) == sorted(f"diffs/{one.file}" for one in found)
+    place.diffs.close()
+    assert place.copies is not None
+    place.copies.close()
 
 
 async def test_a_damaged_report_is_noticed(place: Opened) -> None:

@@ -65,6 +65,11 @@ class RunningSum:
         """The ids of the diffs in the sum; see `SumValues.covered`."""
         return {number: term.is_near for number, term in self._terms.items()}
 
+    @property
+    def num_bytes(self) -> int:
+        """Bytes of the sums."""
+        return 8 * self.num_values * (1 if self._far is None else 2)
+
     def fold(self, vote: Vote, blocks: Callable[[], Blocks]) -> None:
         """Add a diff, unless it is in the sum already, or too large for it; then `result` adds it.
 

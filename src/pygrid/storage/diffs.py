@@ -12,7 +12,7 @@ import datetime as dt
 import os
 import threading
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import sqlalchemy as sa
@@ -166,6 +166,9 @@ class DiffFiles:
         path = self._folder / report.file
         check_report(path, report)
         yield path
+
+    def prefetch(self, reports: Sequence[Report]) -> None:
+        """Nothing: they are here."""
 
     def doom(self, connection: sa.Connection, cycle_id: int, now: dt.datetime) -> None:
         """Nothing: `drop` removes the files at once."""

@@ -41,7 +41,7 @@ class CycleSum:
         self._diffs = diffs
         self._sum = RunningSum(num_values(process.model), expected)
         self._may_store = True
-        self._num_unstored = self._unstored_bytes = 0
+        self._unstored_bytes = 0
 
     @property
     def process_id(self) -> int:
@@ -51,21 +51,22 @@ class CycleSum:
     def fold(self, report: Report, data: bytes | None = None, content: ReportContent | None = None) -> None:
         """Add a report unless it is in the sum. See `CycleSums.fold`."""
         self._sum.fold(vote_of(report), lambda: self._blocks(report, data, content))
-        self._num_unstored += 1
         self._unstored_bytes += report.length
 
     def store_if_due(self, cycle_id: int, partials: PartialSums) -> None:
         """Store the sum as a partial sum, if enough was folded since the last time."""
-        if not (self._may_store and partials.is_due(self._num_unstored, self._unstored_bytes, self._sum.num_values)):
+        if not (self._may_store and partials.is_due(self._unstored_bytes, self._sum.num_bytes)):
             return
-        self._num_unstored = self._unstored_bytes = 0
+        self._unstored_bytes = 0
         partials.put_soon(cycle_id, self._sum.snapshot())
 
     def add_partials(self, cycle_id: int, reports: Sequence[Report], partials: PartialSums) -> None:
         """Add the partial sums of other replicas. After this it is not stored: it has what others cover."""
         self._may_store = False
         votes = {report.id: vote_of(report) for report in reports}
-        for values in partials.load(cycle_id, votes.keys(), self._sum.covered.keys()):
+        found = partials.find(cycle_id, votes.keys(), self._sum.covered.keys())
+        self._diffs.prefetch([report for report in reports if report.id in found.read])
+        for values in partials.load(found):
             if not self._sum.absorb(values, votes):
                 logger.info("partial sum has another precision; its reports are read", extra={"cycle_id": cycle_id})
 

@@ -32,12 +32,22 @@ logger = logging.getLogger(__name__)
 class PartialLimits:
     """When a sum is stored."""
 
-    min_reports: int = 16
-    """Reports that were folded since it was stored last. A sum has up to four times the bytes of a report."""
     min_bytes: int = 64 * 1024 * 1024
-    """Their bytes."""
-    max_values: int = 8 * 1024 * 1024
-    """Sums of larger models are not stored: they would need more than 256 MiB of memory."""
+    """Bytes of the reports that were folded since it was stored last."""
+    min_share: int = 4
+    """The same, as a multiple of the bytes of the sum."""
+    max_bytes: int = 128 * 1024 * 1024
+    """Larger sums are not stored, because a copy of them is in memory meanwhile."""
+
+
+@dataclass(frozen=True)
+class FoundSums:
+    """What a total consists of, in addition to the own sum."""
+
+    rows: list[PartialRow]
+    """The sums of others."""
+    read: frozenset[int]
+    """Ids of the reports that none of them covers."""
 
 
 class PartialSums:
@@ -49,36 +59,37 @@ class PartialSums:
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="partial-sums")
         self._storing: Future[None] | None = None
 
-    def is_due(self, num_reports: int, num_bytes: int, num_values: int) -> bool:
+    def is_due(self, num_bytes: int, sum_bytes: int) -> bool:
         """Whether a sum is worth storing now, and nothing is being stored.
 
         Args:
-            num_reports: those that were folded since it was stored last.
-            num_bytes: the same.
+            num_bytes: of the reports that were folded since it was stored last.
         """
         limits = self._limits
-        is_worth_it = num_reports >= limits.min_reports and num_bytes >= limits.min_bytes
-        is_free = self._storing is None or self._storing.done()
-        return is_worth_it and is_free and num_values <= limits.max_values
+        is_worth_it = num_bytes >= max(limits.min_bytes, limits.min_share * sum_bytes)
+        return is_worth_it and sum_bytes <= limits.max_bytes and (self._storing is None or self._storing.done())
 
     def put_soon(self, cycle_id: int, values: SumValues) -> None:
         """Store the sum of all reports that this replica has folded, in a thread."""
         self._storing = self._thread.submit(self._put, cycle_id, values)
 
-    def load(self, cycle_id: int, accepted: Collection[int], folded: Collection[int]) -> Iterator[SumValues]:
-        """Yield sums of others that go together with the own one; see `choose_summands`."""
-        found = {
-            row.key: row for row in self._database.read_now(lambda connection: list_partials(connection, cycle_id))
-        }
+    def find(self, cycle_id: int, accepted: Collection[int], folded: Collection[int]) -> FoundSums:
+        """The sums of others that go together with the own one, and what is left to read; see `choose_summands`."""
+        stored_rows = self._database.read_now(lambda connection: list_partials(connection, cycle_id))
+        by_key = {row.key: row for row in stored_rows}
         partials = [
             PartialSum(row.cycle_id, row.instance, row.key, frozenset(stored.unpack(row.covered)))
-            for row in found.values()
+            for row in stored_rows
         ]
         summands = choose_summands(accepted, folded, partials)
         for unusable in summands.unusable:
             logger.warning("partial sum does not fit; not used", extra={"key": unusable.key})
-        for partial in summands.partials:
-            values = self._read(found[partial.key])
+        return FoundSums([by_key[partial.key] for partial in summands.partials], frozenset(summands.read))
+
+    def load(self, found: FoundSums) -> Iterator[SumValues]:
+        """Yield the sums of others that can be read."""
+        for row in found.rows:
+            values = self._read(row)
             if values is not None:
                 yield values
 

@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 import datetime as dt
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import NamedTuple, Protocol
@@ -160,6 +160,10 @@ class Diffs(Protocol):
         Raises:
             DamagedReportError: they do not match its fingerprint, or are incomplete.
         """
+        ...
+
+    def prefetch(self, reports: Sequence[Report]) -> None:
+        """Begin to fetch what `local` will be asked for, in this order. A failure is left to `local`."""
         ...
 
     def doom(self, connection: sa.Connection, cycle_id: int, now: dt.datetime) -> None:

@@ -7,6 +7,7 @@ import contextlib
 import logging
 import os
 from collections.abc import Callable, Collection, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from datetime import timedelta
 from functools import partial
@@ -125,6 +126,7 @@ class S3Objects:
         self._conflict = (exceptions.AlreadyExistsError, exceptions.PreconditionError)
         self._failed = (exceptions.BaseError, OSError, ValueError)
         self._store, self._large = store, large
+        self._parts = ThreadPoolExecutor(_PARTS_AT_ONCE, thread_name_prefix="s3-parts")
 
     def put(self, key: str, data: Bytes) -> None:
         """Create or replace an object."""
@@ -175,8 +177,8 @@ class S3Objects:
         if found is None:
             raise ObjectMissing(key)
         end = found.size if length is None else min(found.size, start + length)
-        pieces = [self._range(key, begin, min(end, begin + PART_BYTES)) for begin in range(start, end, PART_BYTES)]
-        return b"".join(pieces)
+        begins = range(start, end, PART_BYTES)
+        return b"".join(self._parts.map(lambda begin: self._range(key, begin, min(end, begin + PART_BYTES)), begins))
 
     def download(self, key: str, path: Path) -> None:
         """Write an object to a new file, part by part. Raises ObjectMissing."""
@@ -209,8 +211,9 @@ class S3Objects:
             with contextlib.suppress(ObjectMissing):
                 self._call(key, partial(self._api.delete, self._store, key))
 
-    def _range(self, key: str, start: int, end: int) -> bytes:
-        return bytes(self._call(key, lambda: self._api.get_range(self._store, key, start=start, end=end)))
+    def _range(self, key: str, start: int, end: int) -> Bytes:
+        found: Bytes = self._call(key, lambda: self._api.get_range(self._store, key, start=start, end=end))
+        return found
 
     def _call(self, key: str, fn: Callable[[], T]) -> T:
         try:

@@ -16,13 +16,14 @@ import datetime as dt
 import logging
 import secrets
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import sqlalchemy as sa
 
 from pygrid.durable import Bytes
+from pygrid.errors import Unavailable
 from pygrid.storage.blobs.checked import DamagedReportError
 from pygrid.storage.blobs.copies import LocalCopies
 from pygrid.storage.blobs.garbage import Garbage
@@ -38,6 +39,7 @@ SEND_S = 0.025
 MAX_SEGMENT_BYTES = 8 * 1024 * 1024
 MAX_SEGMENT_REPORTS = 128
 MAX_UNDER_WAY = 4
+MAX_PREFETCHED_BYTES = 256 * 1024 * 1024
 MAX_WAITING_BYTES = 64 * 1024 * 1024
 """Reports that wait for a write; further ones are not taken from their sockets."""
 
@@ -127,6 +129,7 @@ class SegmentDiffs:
         self._sending: set[asyncio.Task[None]] = set()
         self._timer: asyncio.TimerHandle | None = None
         self._threads = ThreadPoolExecutor(MAX_UNDER_WAY, thread_name_prefix="segment")
+        self._prefetching = ThreadPoolExecutor(2, thread_name_prefix="prefetch")
 
     def log(self, process_id: int) -> None:
         """None: small reports go to `append`."""
@@ -211,6 +214,18 @@ class SegmentDiffs:
                 raise DamagedReportError(report.id) from None
             yield path
 
+    def prefetch(self, reports: Sequence[Report]) -> None:
+        """Begin to fetch the objects of these reports, the first `MAX_PREFETCHED_BYTES` of them."""
+        num_bytes = 0
+        for key, length in {_key(report.file): report.length for report in reports}.items():
+            if (num_bytes := num_bytes + length) > MAX_PREFETCHED_BYTES:
+                break
+            self._prefetching.submit(self._prefetch, key)
+
+    def _prefetch(self, key: str) -> None:
+        with contextlib.suppress(ObjectMissing, Unavailable):
+            self._copies.fetch(key, lambda _path: True)
+
     def doom(self, connection: sa.Connection, cycle_id: int, now: dt.datetime) -> None:
         """Record, in the transaction that completes a cycle, that its diffs can be removed."""
         self._garbage.doom_in(connection, f"diffs/{cycle_id}/")
@@ -224,7 +239,8 @@ class SegmentDiffs:
 
     def close(self) -> None:
         """End the threads. Nobody waits for the reports in them, and a bucket that is away does not delay a stop."""
-        self._threads.shutdown(wait=False, cancel_futures=True)
+        for threads in (self._threads, self._prefetching):
+            threads.shutdown(wait=False, cancel_futures=True)
 
 
 def _key(file: str) -> str:
