@@ -176,7 +176,7 @@ def test_mistakes_are_told_in_words(url: str, folder: Path) -> None:
     (folder / "ragged.csv").write_text("a,b\n1\n")
     for arguments, text in (
         (("add", "nothing.csv"), "there is no file nothing.csv"),
-        (("add", "ragged.csv"), "line 2 has 1 fields, the first has 2"),
+        (("add", "ragged.csv"), "line 2 has 1 field, the first has 2"),
         (("add", "ages.csv", "--visibility", "secret"), "visibility"),
         (("add", "ages.csv", "-c", "age:float32,max=40"), "it is declared to be at most 40"),
         (("add", "ages.csv", "-c", "age,colour=red"), "colour=red"),

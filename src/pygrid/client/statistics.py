@@ -14,6 +14,7 @@ about dates are numbers: days (date) or microseconds (datetime) since 1970-01-01
 from __future__ import annotations
 
 import datetime as dt
+import decimal
 from collections.abc import Sequence
 from typing import Any, Literal, Required, TypedDict
 
@@ -22,7 +23,7 @@ import numpy as np
 from pygrid.messages.jobs import StatisticRequest
 
 Keys = Sequence[int | str | dt.date]
-Limit = float | str | dt.date
+Limit = float | decimal.Decimal | str | dt.date
 """A number, or for a column of dates a date: ``2020-12-31`` or a `datetime.date`."""
 Per = Literal["", "year", "month"]
 Figure = float | list[float] | None
@@ -86,6 +87,8 @@ def histogram(column: str, *, edges: Sequence[Limit], by: str = "", keys: Keys =
 
 
 def _limit(value: Limit) -> float | str:
+    if isinstance(value, decimal.Decimal):
+        return float(value)
     return value.isoformat() if isinstance(value, dt.date) else value
 
 

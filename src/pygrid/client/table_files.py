@@ -122,7 +122,7 @@ def save_arrow(source: Any, path: Path) -> bool:
     except (pa.ArrowException, TypeError) as error:
         where = f"column {name!r}" if (name := _refused_column(source)) else "the frame"
         raise InvalidInput(
-            f"{where} cannot be sent, because {'; '.join(map(str, error.args))}; a column holds {_KINDS}"
+            f"{where} cannot be sent, because {'; '.join(map(str, error.args))}; convert it: a column holds {_KINDS}"
         ) from error
     return True
 
@@ -250,19 +250,23 @@ def _objects(name: str, array: npt.NDArray[Any]) -> npt.NDArray[Any]:
         found: npt.NDArray[Any] = np.full(len(values), np.nan)
     elif _all(present, str):
         found = np.array(filled(""), np.str_)
+    elif _all(present, np.datetime64):
+        found = np.array(filled(np.datetime64("NaT")))
     elif _all(present, dt.datetime):
+        _check_nanoseconds(name, present)
         found = np.array([_utc(value) for value in filled(None)], "M8[us]")
     elif _all(present, dt.date) and not _any(present, dt.datetime):
         found = np.array(filled(None), "M8[D]")
     elif _all(present, (bool, int, np.integer, np.bool_)):
         found = np.array(filled(0))
-        if found.dtype.kind == "O":
+        if found.dtype.kind not in "iub":
             raise InvalidInput(f"column {name!r} has a whole number of more than 64 bits; pass texts")
         found = found if there.all() else _floats(name, found, there)
     elif _all(present, (int, float, np.integer, np.floating, decimal.Decimal)) and not _any(present, bool):
         whole = np.array([value for value in present if isinstance(value, (int, np.integer))], object)
         _floats(name, whole, np.ones(len(whole), np.bool_))
         found = np.array([float(value) for value in filled(math.nan)])
+        _check_decimals(name, present)
     else:
         first = present[0]
         odd = next((value for value in present if type(value) is not type(first)), first)
@@ -270,6 +274,19 @@ def _objects(name: str, array: npt.NDArray[Any]) -> npt.NDArray[Any]:
         place = next(place for place, value in enumerate(values) if value is odd)
         raise InvalidInput(f"column {name!r} has {both} (record {place:,}); a column holds {_KINDS}")
     return found.reshape(array.shape)
+
+
+def _check_nanoseconds(name: str, moments: Iterable[Any]) -> None:
+    """Refuse timestamps of pandas that a microsecond does not hold."""
+    if odd := [moment for moment in moments if getattr(moment, "nanosecond", 0)]:
+        raise InvalidInput(f"column {name!r} has {odd[0]}, which is not a whole number of microseconds; round it")
+
+
+def _check_decimals(name: str, numbers: Iterable[Any]) -> None:
+    """Refuse decimals with more digits than float64 holds."""
+    decimals = (number for number in numbers if isinstance(number, decimal.Decimal) and number.is_finite())
+    if odd := [number for number in decimals if decimal.Decimal(repr(float(number))) != number]:
+        raise InvalidInput(f"column {name!r} has {odd[0]}, which has more digits than float64 holds; round it")
 
 
 def _all(values: Iterable[Any], kinds: Any) -> bool:

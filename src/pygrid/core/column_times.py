@@ -34,6 +34,8 @@ def check_time_format(form: str, dtype: Dtype | None) -> None:
     found = set(directives)
     if not found & {"Y", "y"} or not ("j" in found or (found & {"m", "b", "B"} and "d" in found)):
         raise ValueError("it must name year, month and day, for example %d.%m.%Y")
+    if ("I" in found) != ("p" in found) or {"H", "I"} <= found:
+        raise ValueError("use %H for hours of 0 to 23, or %I with %p for hours of 1 to 12")
     if len(form) > 50:
         raise ValueError("use at most 50 characters")
 
@@ -58,6 +60,8 @@ def read_time(text: str, dtype: Dtype, form: str = "") -> float:
         moment = dt.datetime.fromisoformat(text)
     except ValueError:
         raise ValueError(f"{text!r} is not a {dtype}") from None
+    if re.search(r"[.,]\d{6}\d*[1-9]", text):
+        raise ValueError(f"{text!r} has parts of a second below a microsecond")
     return _number_of(moment, text, dtype)
 
 

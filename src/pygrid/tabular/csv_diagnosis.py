@@ -110,7 +110,7 @@ def faults_of_numbers(rows: CsvRows, index: int, declared: tuple[str, str], mark
     name, dtype = declared
     for line, row in zip(rows.lines, rows, strict=True):
         text = row[index]
-        if text in marks.missing or marks.is_number(text):
+        if marks.is_missing(text) or marks.is_number(text):
             continue
         error = InvalidDataset(
             f"column {name!r} is declared as {dtype}, and {text[:_MAX_CHARS]!r} is not a number{advice(text, marks)}",
@@ -124,15 +124,17 @@ def faults_of_numbers(rows: CsvRows, index: int, declared: tuple[str, str], mark
 
 def advice(text: str, marks: Marks) -> str:
     """What to do about a text that stands where a number is wanted."""
-    text, given = text.strip(), text
-    if text != given and marks.is_number(text):
-        return ", because of the spaces around it; remove them"
+    text = text.strip()
+    if text.casefold() in ("true", "false"):
+        return "; declare the column as bool, or write 1 and 0"
     if marks.decimal == "." and _DECIMAL_COMMA.fullmatch(text):
         return "; pass decimal=',' if the comma is a decimal mark"
     if marks.thousands is None and (grouped := _GROUPED.fullmatch(text)):
         return f"; pass thousands={grouped[1]!r} if it is a mark between groups of digits"
     if re.fullmatch(r"[+-]?0\d+", text):
         return ", because of the zero before it; declare the column as text to keep it"
+    if sign := re.fullmatch(r"([$€£%]) ?[\d.,]+|[\d.,]+ ?([$€£%])", text):
+        return f"; write the numbers without {sign[1] or sign[2]}"
     if not re.search(r"\d", text):
         return f"; pass missing=[{text[:_MAX_CHARS]!r}] if it stands for a missing value"
     return ""

@@ -99,17 +99,29 @@ class RowReader:
             for row in reader:
                 begin = self.num_lines + 1
                 if self._num_fields is not None and row and len(row) != self._num_fields:
-                    self._refuse(
-                        f"line {self.num_lines} has {len(row):,} fields, the first has {self._num_fields:,}",
-                        codes.DATASET_RAGGED,
-                    )
+                    self._refuse(self._ragged(row), codes.DATASET_RAGGED)
                 elif row:
                     yield row
         except csv.Error as error:
             line, why = self.num_lines, f"cannot be read: {error}"
             if str(error) == "unexpected end of data":
                 line, why = begin, "begins a text in quotes that does not end; a quote within such a text is doubled"
+            elif "expected after" in str(error):
+                why = "has more text after a quote; a quote within a text in quotes is doubled"
+            elif "field larger" in str(error):
+                why = f"has a field of more than {csv.field_size_limit():,} characters; skip or shorten it"
             raise InvalidDataset(f"line {line} {why}", code=codes.DATASET_MALFORMED, line=self.num_lines) from error
+
+    def _ragged(self, row: Sequence[str]) -> str:
+        """What is wrong with a record that has another number of fields, and what to do."""
+        fields = "1 field" if len(row) == 1 else f"{len(row):,} fields"
+        told = f"line {self.num_lines} has {fields}, the first has {self._num_fields:,}"
+        if len(row) == 1:
+            return f"{told}; pass skip_lines=[{self.num_lines}] if it is not a record"
+        if self._num_fields == 1:
+            return f"{told}; pass skip_lines=[1] if the first line is a title"
+        is_longer = len(row) > (self._num_fields or 0)
+        return f"{told}; remove the delimiter at its end" if is_longer and not row[-1] else told
 
     def chunks(self, max_bytes: float = math.inf) -> Iterator[CsvRows]:
         """The records in lists of bounded size, up to the first record that ends after ``max_bytes``; raises as

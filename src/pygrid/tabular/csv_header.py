@@ -39,15 +39,25 @@ _OTHER_DELIMITERS = {
 _UNNAMED = re.compile(r"(?:Unnamed: \d+(?:_level_\d+)?)?")
 """A missing name, or what pandas writes in its place when it has read it once."""
 _GAP_WORDS = frozenset(
-    re.split(" ", "? - -- . * / n/a na #N/A <NA> #NULL! k.A. s/d nan NAN null Null NULL none None NONE nil unk UNK")
-) | {"unknown", "Unknown", "UNKNOWN"}
-"""Usual marks of a missing value, of which only some are read as such. ``Na`` is sodium."""
+    re.split(" ", "? - -- . * / n/a na #n/a <na> #null! k.a. n.a. n.d. nd s/d nan -nan nat null (null) none nil unk")
+) | frozenset(re.split(" ", r"unknown missing \n #div/0! #value! #ref! #num! #name? 1.#qnan -1.#ind"))
+"""Usual marks of a missing value in lower case, of which only some are read as such. ``na`` can also be sodium."""
+_ANSWERS = frozenset(re.split(" ", "yes no ja nein positive negative pos neg pending refused declined detected"))
+"""Words in the place of a number; as a name they prove nothing."""
 _DATE_OR_TIME = re.compile(
     r"\d{1,4}([-/.])\d{1,2}\1\d{1,4}([T ]\d.*)?|\d{1,2}:\d{2}(:\d{2}([.,]\d+)?)?( ?[AaPp]\.?[Mm]\.?)?|\d{8}T\d{4,6}Z?"
     r"|\d{1,2}[- ][A-Za-z]{3,9}\.?[- ]\d{2,4}"
 )
 _LIKE_NUMBER = re.compile(r"[+-]?[$€£]?\.?\d[\d.,' _\u00a0\u2019]*([eE][+-]?\d+)? ?[%€]?")
 """Numbers in any notation: the reader takes only some of them."""
+_AMOUNT = re.compile(
+    r"(?:(?:ca|circa|about|approx|Rs|[A-Z]{3})(?:\. ?| )|[^\w\s]{1,2} ?)?\d[\d.,'/ ]*(?:[eE][+-]?\d+)?"
+    r"(?: [^\W\d_]{1,5}\.?| ?(?:[cmkµ]?[glmsM]|h|min|d|y|kr|[^\w\s]{1,2}))?"
+)
+"""A number with a sign, a unit or a currency, such as ``<5`` and ``12 mg``."""
+_GROUPED = re.compile(r"[+-]?[1-9]\d{0,2}(?:\.\d{3})+")
+_WORD = re.compile(r"[^\W\d]\w*")
+_CODE = re.compile(r"[A-Z./-]*\d[A-Z\d./-]*")
 _MOST = 0.9
 _MAX_SHOWN = 20
 
@@ -67,7 +77,7 @@ class _Sample:
         return [value for row in self.below if not self.is_gap(value := row[index].strip())]
 
     def is_gap(self, value: str) -> bool:
-        return value in self.marks.missing or value in _GAP_WORDS
+        return value in self.marks.missing or value.lower() in _GAP_WORDS
 
     def is_typed(self, value: str) -> bool:
         """Whether a value is a number, a truth value, a date or a time."""
@@ -227,6 +237,10 @@ def _sign_of_record(sample: _Sample, index: int) -> str:
     values = set(sample.values(index))
     if field in values:
         return "occurs below it too"
+    if field not in ("#", "%") and re.fullmatch(r"[!-/:-@\[-`{-~ ]+", field):
+        return "has no letter"
+    if _AMOUNT.fullmatch(field) and _share(values, sample.is_typed) > 0.5:
+        return "is an amount"
     form = _form(field)
     if re.search(r"[^\w\s]|\d", field) and len(values) > 1 and _share(values, lambda value: _form(value) == form) > 0.5:
         return "has the form of the values below it"
@@ -236,24 +250,37 @@ def _sign_of_record(sample: _Sample, index: int) -> str:
 def _is_name(sample: _Sample, index: int) -> bool:
     """Whether the values below a field of the first line show that it is not one of them."""
     field, values = sample.first[index], sample.values(index)
-    if not field or not values or sample.is_gap(field):
+    if not field or not values or sample.is_gap(field) or field.lower() in _ANSWERS:
         return False
     if _share(values, sample.is_typed) >= _MOST:
         return True
     if len(values) < 2:
         return False
-    if not re.search(r"\d", field) and _share(values, lambda value: bool(re.search(r"\d", value))) >= _MOST:
-        return True
-    lengths = {len(value) for value in values}
-    if len(lengths) == 1 and max(lengths) <= 3 and len(field) not in lengths:
-        return True  # codes such as f and m
-    if "_" in field and not any("_" in value for value in values):
-        return True
     # Good-Turing: the probability that one more record has a value that the others do not have.
     once = sum(count == 1 for count in Counter(values).values())
-    if len(values) >= 20 and once / len(values) < 0.05:
+    is_many = len(values) >= 20
+    if is_many and once / len(values) < 0.05:
         return True
-    return len(values) >= 3 and field.islower() and all(value[:1].isupper() for value in values)
+    digits = re.compile(r"\d").search
+    if is_many and not digits(field) and _share(values, lambda value: bool(digits(value))) >= _MOST:
+        return True
+    return bool(_WORD.fullmatch(field)) and _is_word_above(field, values, sample.first)
+
+
+def _is_word_above(field: str, values: Sequence[str], first: Sequence[str]) -> bool:
+    """Whether a word is written in another way than all values, which can be few."""
+    lengths = {len(value) for value in values}
+    is_upper = all(value.isupper() for value in values)
+    most = 3 if is_upper and not field.isupper() else 2
+    if len(lengths) == 1 and max(lengths) <= most and len(field) >= (4 if field.isupper() else 3):
+        return True  # codes such as f and m
+    if field.isupper() or re.search(r"\d", field):
+        return False
+    if _share(values, lambda value: bool(_CODE.fullmatch(value))) >= _MOST:
+        return True
+    if not all(value[:1].isupper() for value in values):
+        return False
+    return "_" in field or (len(values) >= 3 and field.islower() and not any(name[:1].isupper() for name in first))
 
 
 def _form(text: str) -> str:
@@ -298,18 +325,32 @@ def _named(header: Header, options: CsvOptions, sample: _Sample, known: frozense
         for index in unnamed
     ]
     kept = [index for index in range(num_columns) if index not in dropped and names[index] not in known]
-    notes += [f"column {names[index]!r} {note}" for index in kept if (note := _why_text(sample, index))]
+    notes += [f"column {names[index]!r} {note}" for index in kept if (note := _why_text(sample, index, header))]
     return header.renamed(names, frozenset(dropped), notes)
 
 
-def _why_text(sample: _Sample, index: int) -> str:
-    """Why numbers are stored as texts, if the reader does not know the form of some of the first; else empty."""
-    values = [row[index] for row in sample.below if row[index] not in sample.marks.missing]
-    odd = [value for value in values if not sample.marks.is_number(value)]
+def _why_text(sample: _Sample, index: int, header: Header) -> str:
+    """Why numbers are stored as texts, or perhaps as other numbers; empty if they are not."""
+    marks = sample.marks
+    values = [row[index] for row in sample.below if not marks.is_missing(row[index])]
+    odd = [value for value in values if not marks.is_number(value)]
+    grouped = [value for value in values if "." in value]
+    if not odd:
+        is_grouped = header.delimiter in ";\t" and len(grouped) > 1 and all(map(_GROUPED.fullmatch, grouped))
+        return (
+            "has three digits after each point; pass decimal=',' and thousands='.' if the point groups digits"
+            if is_grouped and (marks.decimal, marks.thousands) == (".", None)
+            else ""
+        )
     likely = [value for value in odd if sample.is_gap(text := value.strip()) or _LIKE_NUMBER.fullmatch(text)]
-    if not odd or len(likely) < len(odd) or not any(sample.is_number(value.strip()) for value in values):
+    num_numbers = sum(sample.is_number(value.strip()) for value in values)
+    if not num_numbers or (len(likely) < len(odd) and num_numbers <= len(values) / 2):
         return ""
-    return f"is stored as text, because {odd[0][:_MAX_SHOWN]!r} is not a number{advice(odd[0], sample.marks)}"
+    why = f"is stored as text, because {odd[0][:_MAX_SHOWN]!r} is not a number"
+    is_first = len(odd) == 1 and odd == [row[index] for row in sample.below[:1]]
+    if is_first and odd[0].strip().isalpha() and not sample.is_typed(odd[0]):
+        return f"{why}; pass skip_lines=[{header.num_lines + 1}] if that line holds units"
+    return why + advice(odd[0], marks)
 
 
 def _is_idle(sample: _Sample, index: int) -> bool:

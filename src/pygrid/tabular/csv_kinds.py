@@ -55,6 +55,8 @@ _INFINITIES = pa.array(
 )
 _NUMBER = re.compile(r"[+-]?(?:(?!0\d)\d+\.?\d*|\.\d+)(?:[eE][+-]?\d+)?|[+-]?(?i:inf|infinity)", re.ASCII)
 _EDGE, _ZERO, _DIGIT, _SIGN, _SPACE = (np.uint8(1 << bit) for bit in range(5))
+SPACES = " \t\u00a0"
+"""Characters around a number that are not read."""
 _AT_ONCE = 64 * 1024
 """Characters that are compared at once; they fit in the processor's cache."""
 
@@ -69,8 +71,10 @@ class Marks:
 
     @classmethod
     def of(cls, options: CsvOptions) -> Marks:
-        """The marks that the owner named."""
-        return cls((*MISSING_WORDS, *options.missing), options.decimal, options.thousands)
+        """The marks that the owner named; a whole number also stands for itself with zeros after the decimal mark."""
+        whole = [mark for mark in options.missing if re.fullmatch(r"[+-]?\d+", mark)]
+        zeros = [f"{mark}{options.decimal}{zeros}" for mark in whole for zeros in ("0", "00")]
+        return cls((*MISSING_WORDS, *options.missing, *zeros), options.decimal, options.thousands)
 
     @cached_property
     def missing_array(self) -> Any:
@@ -81,8 +85,13 @@ class Marks:
         decimal, thousands = re.escape(self.decimal), re.escape(self.thousands or "")
         return f"^[+-]?[1-9][0-9]{{0,2}}({thousands}[0-9]{{3}})+({decimal}[0-9]*)?$"
 
+    def is_missing(self, text: str) -> bool:
+        """Whether a text stands for a missing number."""
+        return text in self.missing or text.strip(SPACES) in self.missing
+
     def is_number(self, text: str) -> bool:
         """Whether a text is a number, as `look` reads it."""
+        text = text.strip(SPACES)
         if self.thousands is not None and re.match(self._grouped, text):
             text = text.replace(self.thousands, "")
         if self.decimal != ".":
@@ -121,8 +130,8 @@ def kind_of(seen: int) -> Kind:
 
 
 def has_odd_spellings(data: bytes, delimiter: bytes) -> bool:
-    """Whether a field may begin with ``00`` or ``0x``, or be next to a space: pyarrow reads numbers there, `look`
-    texts.
+    """Whether a field may begin with ``00`` or ``0x``, where pyarrow reads a number and `look` a text, or be next to a
+    space, which only `look` leaves out around marks of missing values.
     """
     classes = bytearray(256)
     for characters, bits in ((b" \t", _SPACE), (b"\r\n" + delimiter, _EDGE), (b"123456789xX", _DIGIT), (b"+-", _SIGN)):
@@ -186,6 +195,10 @@ def look(array: Any, kind: Kind, marks: Marks) -> ColumnStats:
     if kind == "text":
         return ColumnStats(OTHER, _categorical(array))
     is_missing = pc.is_in(array, value_set=marks.missing_array)
+    data = _characters(array)
+    if any(space.encode() in data for space in SPACES):
+        array = pc.utf8_trim(array, characters=SPACES)
+        is_missing = pc.or_(is_missing, pc.is_in(array, value_set=marks.missing_array))
     present = array.filter(pc.invert(is_missing))
     missing = MISSING if len(present) < len(array) else NOTHING
     if not len(present):
@@ -194,8 +207,9 @@ def look(array: Any, kind: Kind, marks: Marks) -> ColumnStats:
     characters = _characters(texts)
     if letters := characters.translate(None, _FLOAT_CHARS):
         if pc.all(pc.is_in(present, value_set=pa.array(TRUE_WORDS + FALSE_WORDS))).as_py():
-            is_true = pc.is_in(array, value_set=pa.array(TRUE_WORDS))
-            return ColumnStats(BOOL | missing, is_true.to_numpy(zero_copy_only=False))
+            truths = pc.is_in(array, value_set=pa.array(TRUE_WORDS)).to_numpy(zero_copy_only=False)
+            gaps = is_missing.to_numpy(zero_copy_only=False)
+            return ColumnStats(BOOL | missing, np.where(gaps, np.nan, truths) if missing else truths)
         if letters.translate(None, _INFINITY_CHARS):
             return ColumnStats(OTHER, [])
     if pc.any(pc.match_substring_regex(texts, "^[+-]?0[0-9]")).as_py():

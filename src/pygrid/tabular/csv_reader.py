@@ -28,7 +28,9 @@ from pygrid.tabular.csv_diagnosis import MAX_FAULTS, CsvFault, FindFaults, expla
 from pygrid.tabular.csv_faults import CsvRows, Header, TextFile
 from pygrid.tabular.csv_header import read_header
 from pygrid.tabular.csv_kinds import (
+    BOOL,
     LONG,
+    MISSING,
     NOTHING,
     OTHER,
     ColumnStats,
@@ -216,8 +218,14 @@ class _Columns:
 
         A column of long whole numbers is read as numbers until it is stored, because a number with a fraction decides.
         """
+        kinds = self._kinds_of([seen if self.is_storing else seen & ~LONG for seen in self._seen])
+        return ["int64" if seen == NOTHING else kind for seen, kind in zip(self._seen, kinds, strict=True)]
+
+    def _kinds_of(self, all_seen: Sequence[int]) -> list[Kind]:
+        """As `kind_of`; truth values with gaps are numbers in a column that is declared so."""
         return [
-            "int64" if seen == NOTHING else kind_of(seen if self.is_storing else seen & ~LONG) for seen in self._seen
+            "float64" if seen == BOOL | MISSING and declared not in (None, *FROM_TEXT) else kind_of(seen)
+            for seen, declared in zip(all_seen, self._declared, strict=True)
         ]
 
     @property
@@ -227,7 +235,7 @@ class _Columns:
 
     def fields(self) -> list[Field]:
         """All columns of the file; those that are not stored have any kind."""
-        kinds = {name: kind_of(seen) for name, seen in zip(self.names, self._seen, strict=True)}
+        kinds = dict(zip(self.names, self._kinds_of(self._seen), strict=True))
         return [Field(name, kinds.get(name, "float64")) for name in self._all_names]
 
     def note(self, stats: list[ColumnStats]) -> bool:
@@ -244,14 +252,15 @@ class _Columns:
         ]
         if self._seen == before:
             return False
-        for name, declared, seen in zip(self.names, self._declared, self._seen, strict=True):
-            if declared is not None and declared not in FROM_TEXT and kind_of(seen) == "text":
+        kinds = self._kinds_of(self._seen)
+        for name, declared, kind in zip(self.names, self._declared, kinds, strict=True):
+            if declared is not None and declared not in FROM_TEXT and kind == "text":
                 raise InvalidDataset(
                     f"column {name!r} is declared as {declared}, and not all its values are numbers",
                     code=codes.DATASET_DTYPE,
                     column=name,
                 )
-        return list(map(kind_of, self._seen)) != list(map(kind_of, before))
+        return kinds != self._kinds_of(before)
 
     @property
     def declared_numbers(self) -> list[tuple[int, str, str]]:

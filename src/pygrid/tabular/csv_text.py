@@ -61,7 +61,10 @@ def _gunzip(pieces: Iterator[bytes]) -> Iterator[bytes]:
         while piece:
             if unpacker.eof:
                 unpacker = zlib.decompressobj(31)
-            unpacked = unpacker.decompress(piece, PIECE_BYTES)
+            try:
+                unpacked = unpacker.decompress(piece, PIECE_BYTES)
+            except zlib.error as error:
+                raise InvalidDataset("the gzip file is damaged; send it again", code=codes.DATASET_MALFORMED) from error
             piece = unpacker.unused_data.lstrip(b"\0") if unpacker.eof else unpacker.unconsumed_tail
             while unpacked:
                 yield unpacked

@@ -83,7 +83,8 @@ def _list(archive: zipfile.ZipFile, size: int, writer: TableWriter) -> list[_Arr
         name = info.filename.removesuffix(_SUFFIX)
         if looks_like_path(info.filename) or not info.filename.endswith(_SUFFIX) or info.flag_bits & 0x1:
             raise InvalidDataset(
-                f"the archive has a member {info.filename[:100]!r}: members are plain NAME.npy, not encrypted",
+                f"the archive has a member {info.filename[:100]!r}: members are plain NAME.npy, not encrypted; "
+                "unpack a zip archive of other files",
                 code=codes.DATASET_MEMBER_REFUSED,
             )
         if info.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):

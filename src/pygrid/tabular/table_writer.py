@@ -357,7 +357,8 @@ def _describe(field: Field, declaration: ColumnDeclaration | None) -> Column:
         return _describe_tokens(field, declared, declared.tokens)
     dtype = _declared_dtype(declared) or _dtype(field)
     if not _can_become(field.kind, dtype):
-        raise _config(f"it cannot be stored as {dtype}: the file has it as {field.kind}", field.name)
+        why = f"it cannot be stored as {dtype}: the file has it as {field.kind}; convert it, or declare another type"
+        raise _config(why, field.name)
     if (field.kind in CODED or dtype in CODED) and field.shape:
         raise InvalidDataset(
             f"column {field.name!r} has several texts for each record", code=codes.DATASET_DTYPE, column=field.name

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import datetime as dt
 import math
+import re
 from collections.abc import Collection, Sequence
 
 import numpy as np
@@ -20,13 +21,15 @@ MISSING_WORDS = ("", "NA", "N/A", "nan", "NaN", "null")
 FROM_TEXT: frozenset[Dtype] = frozenset({"text", "category", "date", "datetime", "bool"})
 """Types that a column of texts can be declared as."""
 _BOOLS = {
-    **dict.fromkeys(("true", "t", "yes", "y", "1"), 1.0),
-    **dict.fromkeys(("false", "f", "no", "n", "0"), 0.0),
+    **dict.fromkeys(("true", "t", "yes", "y", "ja", "on", "1", "1.0"), 1.0),
+    **dict.fromkeys(("false", "f", "no", "n", "nein", "off", "0", "0.0"), 0.0),
 }
-_USUAL = ("%d.%m.%Y", "%d/%m/%Y", "%m/%d/%Y", "%d-%m-%Y", "%Y/%m/%d", "%Y.%m.%d", "%d.%m.%y")
-_USUAL_TIMES = (" %H:%M:%S", " %H:%M", "")
+_USUAL = re.split(
+    " ", "%d.%m.%Y %d/%m/%Y %m/%d/%Y %d-%m-%Y %Y/%m/%d %Y.%m.%d %Y-%m-%d %d-%b-%Y %d.%m.%y %d/%m/%y %m/%d/%y"
+)
+_USUAL_TIMES = (" %H:%M:%S", " %H:%M", " %I:%M:%S %p", " %I:%M %p", "")
 _WANTED: dict[Dtype, str] = {
-    "bool": f"use {', '.join(_BOOLS)}",
+    "bool": f"use {', '.join(_BOOLS)}, or declare it as category, which has any words",
     "date": "write dates as 2020-12-31",
     "datetime": "write times as 2020-12-31T23:59:59, with an offset such as +01:00 or in UTC",
 }
@@ -43,7 +46,8 @@ def read_texts(
     Raises:
         InvalidDataset: ``dataset_dtype``: a text is of another type. The field ``value`` holds it.
     """
-    return np.array([math.nan if text in missing else _read(text.strip(), column) for text in texts], np.float64)
+    stripped = (text if text in missing else text.strip() for text in texts)
+    return np.array([math.nan if text in missing else _read(text, column) for text in stripped], np.float64)
 
 
 def _read(text: str, column: Column) -> float:
@@ -54,7 +58,9 @@ def _read(text: str, column: Column) -> float:
         if (found := _BOOLS.get(text.lower())) is not None:
             return found
     except ValueError as error:
-        if "time of day" in str(error) or "parts of a second" in str(error):
+        if "time of day" in str(error):
+            why = " (it has a time of day, so declare the column as datetime)"
+        elif "parts of a second" in str(error):
             why = f" ({error})"
     wanted = f"it is declared with format={column.format}" if column.format else _WANTED[dtype]
     if dtype != "bool" and (forms := _fitting_forms(text, dtype)) and column.format not in forms:

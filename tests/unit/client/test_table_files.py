@@ -147,6 +147,10 @@ def test_a_printed_schema_has_a_line_for_each_column() -> None:
     )
 
 
+def test_dates_of_numpy_in_a_list_can_be_missing() -> None:
+    assert upload({"a": [np.datetime64("2020-01-01"), None]})["a"] == ("date", ["2020-01-01", None])
+
+
 def test_an_array_of_records_is_a_table() -> None:
     records = np.array([(1, 2.5, "x"), (2, 3.5, "y")], [("a", "i4"), ("b", "f4"), ("c", "U1")])
     assert upload(records) == {"a": ("int32", [1, 2]), "b": ("float32", [2.5, 3.5]), "c": ("text", ["x", "y"])}
@@ -193,6 +197,10 @@ def test_a_long_number_beside_a_masked_one_is_refused() -> None:
         ({"a": np.array([1j])}, "complex128"),
         ({"a": np.array([dt.date(2020, 1, 1), dt.datetime(2020, 1, 1)], object)}, "'a'"),
         ({"a": [2**80, 1]}, "64 bits"),
+        ({"a": [2**63 + 1, 1, -1]}, "64 bits"),
+        ({"a": [pd.Timestamp(1_577_836_800_123_456_789), None]}, "not a whole number of microseconds"),
+        ({"a": [decimal.Decimal("0.1234567890123456789"), None]}, "more digits than float64 holds"),
+        (pd.DataFrame({"a": pd.arrays.SparseArray([0, 0, 1])}), "Sparse.*; convert it"),
         (3, "not a table"),
         (np.zeros((2, 2)), "arrays by name"),
         (pd.Series([1, 2]), r"one column, not a table: pass column.to_frame\(\)"),
@@ -217,7 +225,7 @@ def test_numbers_of_numpy_and_pandas_are_numbers() -> None:
 
     asked = [
         mean("x", lower=np.float32(0.5), upper=np.int64(3), by="y", keys=np.unique([2, 1])),
-        histogram("x", edges=np.linspace(0, 1, 3)),
+        histogram("x", edges=[decimal.Decimal(0), decimal.Decimal("0.5"), 1]),
         histogram("x", edges=pd.Series([0, 1])),
         mean("d", lower=pd.Timestamp("2020-01-01"), upper=np.datetime64("2021-01-01")),
     ]

@@ -16,12 +16,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pygrid.core.column_times import DAY_US, read_time, span_of, write_time
+from pygrid.core.column_times import DAY_US, check_time_format, read_time, span_of, write_time
 from pygrid.core.datasets import told_schema
 from pygrid.core.mocks import draw_mock
 from pygrid.errors import InvalidConfig, InvalidDataset, InvalidInput
 from pygrid.messages.column_text import read_column
-from pygrid.messages.datasets import Column, Schema
+from pygrid.messages.datasets import Column, CsvOptions, Schema
 from support.tables import store
 
 # -- Dates and times as numbers ----------------------------------------------------------------------------------------
@@ -113,6 +113,7 @@ def test_levels_from_the_data_are_for_the_owner_only() -> None:
         ("date", "5/1/2020"),
         ("datetime", "noon"),
         ("datetime", "9999-12-31T00:00:00.000001"),
+        ("datetime", "2020-05-01T12:30:00.123456789Z"),
         ("bool", "maybe"),
         ("category,categories=a|b", "c"),
     ],
@@ -127,10 +128,33 @@ def test_another_value_is_refused_by_name(text, value) -> None:
     assert value in refusal.value.detail
 
 
-def test_a_bool_has_no_missing_value() -> None:
-    with pytest.raises(InvalidDataset, match="declare it as category") as refusal:
-        store(b"x,y\ntrue,1\n,2\n", {"x": "bool"})
+@pytest.mark.parametrize(("others", "stored"), [(1, "float32"), (200_000, "float64")])
+def test_a_bool_has_no_missing_value_and_numbers_have(others: int, stored: str) -> None:
+    content = b"x,y\n" + b"true,1\n" * others + b",2\nfalse,3\n"
+    with pytest.raises(InvalidDataset, match="declare it as category or float32") as refusal:
+        store(content, {"x": "bool"})
     assert refusal.value.code == "dataset_missing_values"
+    schema, _ = store(content, {"x": stored})
+    assert (schema.columns[0].dtype, schema.columns[0].has_missing) == (stored, True)
+    _, records = store(b"x,y\ntrue,1\n,2\nfalse,3\n", {"x": stored})
+    assert str(records["x"]) == "[1.0, nan, 0.0]"
+
+
+def test_spaces_around_dates_and_truth_values_are_left_out() -> None:
+    _, records = store(b"d,b\n 2020-01-01,Ja \n NA,nein\n", {"d": "date", "b": "bool"})
+    assert records == {"d": ["2020-01-01", None], "b": [True, False]}
+
+
+@pytest.mark.parametrize("hours", ["%I:%M", "%H:%M %p", "%H:%I %p"])
+def test_a_format_with_half_a_day_is_refused(hours: str) -> None:
+    with pytest.raises(ValueError, match="%I with %p"):
+        check_time_format(f"%d.%m.%Y {hours}", "datetime")
+    check_time_format("%d.%m.%Y %I:%M %p", "datetime")
+
+
+def test_a_whole_number_as_a_mark_of_missing_values_has_zeros_too() -> None:
+    _, records = store(b"x,y\n-999,1\n-999.00,2\n5.5,3\n", csv=CsvOptions(missing=("-999",)))
+    assert str(records["x"]) == "[nan, nan, 5.5]"
 
 
 def test_bounds_of_dates_are_dates() -> None:

@@ -39,7 +39,9 @@ def test_values_that_are_not_numbers() -> None:
         ("1.024,5", "decimal=','"),
         ("1'000", 'thousands="\'"'),
         ("007", "declare the column as text"),
-        (" 7", "remove them"),
+        ("$7", "write the numbers without $"),
+        ("7 %", "write the numbers without %"),
+        ("true", "declare the column as bool"),
     ],
 )
 def test_the_advice_fits_the_value(value: str, advice: str) -> None:
@@ -79,7 +81,8 @@ def test_values_that_their_column_cannot_hold(columns: dict[str, Any], bad: str,
 
 def test_lines_that_cannot_be_read() -> None:
     error = refusal(b"a,b\n1,2\n3\n4,5,6\n7,\xff\n8,9\n")
-    assert error.detail.startswith("line 3 has 1 fields, the first has 2; also line 4 has 3 fields")
+    first = "line 3 has 1 field, the first has 2; pass skip_lines=[3] if it is not a record"
+    assert error.detail.startswith(f"{first}; also line 4 has 3 fields")
     assert "line 5 is not UTF-8" in error.detail
     quote = refusal('a,b\n1,2\n3\n"4,5\n')
     assert (quote.fields["lines"], quote.code) == ([3, 4], "dataset_ragged")

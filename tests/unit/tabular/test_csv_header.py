@@ -41,6 +41,18 @@ def header_of(text: str, **options: Any) -> Header:
         "A12,x y\nB13,z\n",
         "true,Miller\nfalse,Jensen\n",
         "Miller,3 Main St\nJensen,7 High St\n",
+        "Miller,Rose Cottage\nJensen,3 Main St\nOkafor,7 High St\n",
+        "Anna,Miller\nBob,Jensen\nEva,Okafor\n",
+        "Miller,AB+\nJensen,A-\nOkafor,O+\n",
+        "Miller,<5\nJensen,51\n",
+        "Miller,ca. 1961\nJensen,1970\n",
+        "Miller,12 mg\nJensen,51\n",
+        "Miller,#DIV/0!\nJensen,51\n",
+        "Miller,positive\nJensen,1\n",
+        "Miller,NaT\nJensen,2024-01-31\n",
+        "Miller,+\nJensen,51\n",
+        "van der berg\nMiller\nJensen\nOkafor\n",
+        "ann_miller,Oslo\nbob,Rome\neva,Bern\n",
     ],
 )
 @pytest.mark.parametrize("end", ["\n", "\r\n"])
@@ -49,7 +61,10 @@ def test_a_record_is_refused_and_not_quoted(text: str, end: str) -> None:
         header_of(text.replace("\n", end))
     assert refused.value.code == "dataset_header_unclear"
     told = str(refused.value.to_problem())
-    assert all(word not in told for word in ("Miller", "1961", "C50", "female", "ann@", "Anna", "A12", "Main"))
+    assert all(
+        word not in told
+        for word in ("Miller", "1961", "C50", "female", "ann@", "Anna", "A12", "Main", "ann_", "Rose", "mg")
+    )
     assert "header=False" in told
 
 
@@ -64,6 +79,8 @@ def test_a_record_is_refused_and_not_quoted(text: str, end: str) -> None:
         "name,city\nAnn,Oslo\nBob,Rome\nEva,Bern\n",
         "Na,K,Cl\n140,4.1,101\n138,3.9,\n",
         "label," + ",".join(f"pixel{n}" for n in range(9)) + "\n" + "1," * 9 + "1\n",
+        "1stFlrSF,PHQ9,#\n856,12,1\n920,7,2\n",
+        "iso,lang\nUSA,en\nDEU,de\n",
         "kind\n" + "alpha\nbeta\ngamma\n" * 10,
     ],
 )
@@ -154,8 +171,14 @@ def test_why_numbers_are_texts() -> None:
     )
     (comma,) = header_of("age;b\n34;1\n1,5;2\n").notes
     assert comma.endswith("'1,5' is not a number; pass decimal=',' if the comma is a decimal mark")
-    (spaces,) = header_of("age, b\n34, 1\n51, 2\n").notes
-    assert spaces.endswith("' 1' is not a number, because of the spaces around it; remove them")
+    (units, _) = header_of("mass,height\nkg,m\n70,1.8\n80,1.7\n").notes
+    assert units.endswith("'kg' is not a number; pass skip_lines=[2] if that line holds units")
+    (grouped,) = header_of("a;b\n1.024;1\n2.500;2\n").notes
+    assert grouped == (
+        "column 'a' has three digits after each point; pass decimal=',' and thousands='.' if the point groups digits"
+    )
+    assert not header_of("a;b\n1.024;1\n2.50;2\n").notes
+    assert not header_of("age, b\n34, 1\n51, NA\n").notes
     assert not header_of("age,b\n34,1\nNA,2\n").notes
     assert not header_of("age,b\n34,1\n?,2\n", missing=("?",)).notes
     assert not header_of("icd,b\n34,1\nC50,2\n").notes

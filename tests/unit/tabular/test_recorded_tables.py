@@ -1,7 +1,8 @@
 """CSV files of every kind, and what version 0.1 made of them.
 
 Should happen: the same schema and the same stored bytes, or a refusal with the same code and line. Since version 0.2
-infinity is a number, and a first line that nothing tells from a record needs ``header``.
+infinity is a number, spaces around a number are left out, and a first line that nothing tells from a record needs
+``header``.
 Should not happen: a file of this list is stored differently by another version of the reader.
 """
 
