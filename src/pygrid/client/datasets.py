@@ -454,7 +454,7 @@ def _send(
                     check_packed_name(source)
                 parts.append(FormPart(name, "application/octet-stream", body_of(source, stack)))
         form = FormBody(parts)
-        body: Body = stack.enter_context(shown_upload(form, progress))
+        body: Body = stack.enter_context(shown_upload(form, progress, "stored" if kind is DatasetInfo else "checked"))
         headers = {"Content-Type": form.media_type}
         return api.send_body(path, kind, body, headers=headers, timeout_s=_UPLOAD_PATIENCE_S, once=True)
 

@@ -73,7 +73,11 @@ def test_progress_follows_the_bytes_and_changes_none(capsys: pytest.CaptureFixtu
         assert body.num_bytes == len(data)
         assert b"".join(bytes(piece) for piece in body) == data
         assert b"".join(bytes(piece) for piece in body) == data, "a retry sends it again"
-    assert "checking" in capsys.readouterr().err
+    shown = capsys.readouterr().err.splitlines()
+    assert shown[-2:] == ["1.28 MB sent, checking", "1.28 MB sent and stored"]
+    with pytest.raises(InvalidInput), shown_upload(BytesBody(data), True):
+        raise InvalidInput("a record has no number")
+    assert capsys.readouterr().err == "1.28 MB, ended by an error\n"
     with shown_upload(BytesBody(data), False) as body:
         assert isinstance(body, BytesBody)
 

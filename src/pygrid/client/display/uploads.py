@@ -30,12 +30,22 @@ class _CountedBody:
 
 
 @contextlib.contextmanager
-def shown_upload(body: Body, progress: bool | None) -> Iterator[Body]:
-    """The body, with a bar of the sent bytes."""
+def shown_upload(body: Body, progress: bool | None, outcome: str = "stored") -> Iterator[Body]:
+    """The body, with a bar of the sent bytes; at the end of the block, the bar says what happened.
+
+    Args:
+        outcome: what has happened if the block ends without an error.
+    """
     total = body.num_bytes
     with ProgressView("upload", progress) as view:
 
         def show(done: int) -> None:
             view.show(size(total) if done < total else f"{size(total)} sent, checking", done, total)
 
-        yield _CountedBody(body, show) if view.is_shown else body
+        try:
+            yield _CountedBody(body, show) if view.is_shown else body
+        except BaseException:
+            # Without an answer, nobody here knows whether it is stored.
+            view.show(f"{size(total)}, ended by an error", total, total)
+            raise
+        view.show(f"{size(total)} sent and {outcome}", total, total)
