@@ -196,6 +196,31 @@ def test_an_unknown_setting_is_refused() -> None:
         load_settings({}, colour="red")
 
 
+@pytest.mark.parametrize(
+    ("name", "meant"),
+    [
+        ("PYGRID_DATABASE_URL", "DATABASE_URL"),
+        ("PYGRID_PORT", "GRID_NODE_PORT"),
+        ("PYGRID_SECRET_KEY", "SECRET_KEY"),
+        ("PYGRID_OPEN_SINGUP", "PYGRID_OPEN_SIGNUP"),
+        ("PYGRID_TRUSTED_PROXY", "PYGRID_TRUSTED_PROXIES"),
+    ],
+)
+def test_a_variable_that_was_meant_for_a_setting_is_refused(name: str, meant: str) -> None:
+    with pytest.raises(InvalidConfig, match=f"{name} is not .* did you mean {meant}[?]"):
+        load_settings({name: "7"})
+    with pytest.raises(InvalidConfig, match=f"{name} is not .* did you mean {meant.replace('NODE', 'NETWORK')}[?]"):
+        load_network_settings({name: "7"})
+
+
+def test_variables_of_other_programs_are_not_refused() -> None:
+    others = ("PYGRID_URL", "PYGRID_TOKEN", "PYGRID_CA_FILE", "PYGRID_REPLICA_1", "PYGRID_SERVICE_HOST", "PYGRID_SQL")
+    sources = Path(__file__).parents[2].glob("src/pygrid/c*/*.py")
+    read = set(re.findall(r"\bPYGRID_[A-Z0-9_]+\b", "".join(map(Path.read_text, sources))))
+    settings = {field.metadata["env"] for _, field in FIELDS}
+    load_settings(dict.fromkeys({*others, *read} - settings, "7") | {"PYGRID_PORT": "tcp://10.0.0.1:5000"})
+
+
 FIELDS = [(kind, field) for kind in (DomainSettings, NetworkSettings) for field in dataclasses.fields(kind)]
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import difflib
 import ipaddress
 import os
 import re
@@ -60,6 +61,7 @@ def load_network_settings(env: Mapping[str, str] | None = None, **given: Any) ->
 
 def _load(cls: type[S], env: Mapping[str, str] | None, given: dict[str, Any]) -> S:
     environment = os.environ if env is None else env
+    _check_variables(cls, environment)
     kinds = get_type_hints(cls)
     values: dict[str, Any] = {}
     for field in dataclasses.fields(cls):
@@ -74,6 +76,26 @@ def _load(cls: type[S], env: Mapping[str, str] | None, given: dict[str, Any]) ->
     if unknown:
         raise InvalidConfig(f"no such setting: {', '.join(sorted(unknown))}", code=codes.UNKNOWN_SETTING)
     return cls(**values)
+
+
+def _check_variables(cls: type[AppSettings], environment: Mapping[str, str]) -> None:
+    """Refuse a variable that was meant for a setting and is not read, such as PYGRID_DATABASE_URL.
+
+    Raises:
+        InvalidConfig: ``unknown_setting``.
+    """
+    fields = [field for kind in (DomainSettings, NetworkSettings, cls) for field in dataclasses.fields(kind)]
+    known = {name for field in fields for name in (field.metadata["env"], field.metadata["also"])}
+    by_field = {f"PYGRID_{field.name.upper()}": field.metadata["env"] for field in fields}
+    for name, value in environment.items():
+        # Kubernetes sets PYGRID_PORT=tcp://... for a service that is named pygrid.
+        if not name.startswith("PYGRID_") or name in known or not value or value.startswith("tcp://"):
+            continue
+        if meant := by_field.get(name) or next(iter(difflib.get_close_matches(name, known, 1, 0.88)), None):
+            raise InvalidConfig(
+                f"{name} is not the variable of a setting; did you mean {meant}? Remove or rename it",
+                code=codes.UNKNOWN_SETTING,
+            )
 
 
 def with_secret(settings: S) -> S:

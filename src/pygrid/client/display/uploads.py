@@ -31,7 +31,7 @@ class _CountedBody:
 
 @contextlib.contextmanager
 def shown_upload(body: Body, progress: bool | None, outcome: str = "stored") -> Iterator[Body]:
-    """The body, with a bar of the sent bytes; at the end of the block, the bar says what happened.
+    """The body, with a bar of the sent bytes, which ends with the outcome.
 
     Args:
         outcome: what has happened if the block ends without an error.
