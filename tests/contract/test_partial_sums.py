@@ -183,3 +183,25 @@ def test_a_completed_cycle_takes_no_partial_sum(site: Site) -> None:
     eventually_blocking(lambda: len(list(site.objects.list("diffs/"))) > num_objects)
     site.others[0].close()  # runs what waits
     assert site.rows() == []
+
+
+@pytest.mark.parametrize(
+    ("mib_folded", "mib_of_sum", "num_left", "is_due"),
+    [
+        (63, 1, None, False),
+        (64, 1, None, True),
+        (79, 20, 50, False),
+        (80, 20, 50, True),
+        (20, 20, 4, True),
+        (20, 20, 5, False),
+        (19, 20, 0, False),
+        (7, 1, 0, False),
+        (8, 1, 0, True),
+        (1000, 129, 0, False),
+    ],
+)
+def test_a_sum_is_stored_when_it_saves_work(
+    mib_folded: int, mib_of_sum: int, num_left: int | None, is_due: bool
+) -> None:
+    """Its bytes are at most a quarter of those of its reports, except near the end, which others would have to read."""
+    assert PartialLimits().are_reached(mib_folded * 2**20, mib_of_sum * 2**20, num_left) == is_due

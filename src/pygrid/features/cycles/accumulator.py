@@ -53,9 +53,9 @@ class CycleSum:
         self._sum.fold(vote_of(report), lambda: self._blocks(report, data, content))
         self._unstored_bytes += report.length
 
-    def store_if_due(self, cycle_id: int, partials: PartialSums) -> None:
-        """Store the sum as a partial sum, if enough was folded since the last time."""
-        if not (self._may_store and partials.is_due(self._unstored_bytes, self._sum.num_bytes)):
+    def store_if_due(self, cycle_id: int, partials: PartialSums, num_left: int | None) -> None:
+        """Store the sum as a partial sum, if enough was folded since the last time. See `PartialSums.is_due`."""
+        if not (self._may_store and partials.is_due(self._unstored_bytes, self._sum.num_bytes, num_left)):
             return
         self._unstored_bytes = 0
         partials.put_soon(cycle_id, self._sum.snapshot())
@@ -130,11 +130,13 @@ class CycleSums:
         self._partials = partials
         self._sums: dict[int, CycleSum] = {}
         self._completed: dict[int, int] = {}
-        self._queued: deque[tuple[HostedProcess, Report, bytes | None, ReportContent]] = deque()
+        self._queued: deque[tuple[HostedProcess, Report, bytes | None, ReportContent, int]] = deque()
 
-    def queue(self, process: HostedProcess, report: Report, data: bytes | None, content: ReportContent) -> bool:
+    def queue(
+        self, process: HostedProcess, report: Report, data: bytes | None, content: ReportContent, num_reports: int = 0
+    ) -> bool:
         """Note an accepted report for `fold_queued`, which must be called soon if this returns True. In any thread."""
-        self._queued.append((process, report, data, content))
+        self._queued.append((process, report, data, content, num_reports))
         return len(self._queued) == 1
 
     def fold_queued(self) -> bool:
@@ -144,13 +146,19 @@ class CycleSums:
         return bool(self._queued)
 
     def fold(
-        self, process: HostedProcess, report: Report, data: bytes | None, content: ReportContent | None = None
+        self,
+        process: HostedProcess,
+        report: Report,
+        data: bytes | None,
+        content: ReportContent | None = None,
+        num_reports: int = 0,
     ) -> None:
         """Fold an accepted report, as it will probably count.
 
         Args:
             data: its bytes; None: they are read from the store.
             content: from its check; None: its header is read again.
+            num_reports: of its cycle, with this one.
         """
         if report.cycle_id <= self._completed.get(process.id, 0):
             return
@@ -158,7 +166,8 @@ class CycleSums:
             kept = self._get(process, report.cycle_id)
             kept.fold(report, data, content)
             if self._partials is not None:
-                kept.store_if_due(report.cycle_id, self._partials)
+                most = process.config.max_diffs
+                kept.store_if_due(report.cycle_id, self._partials, None if most is None else most - num_reports)
         except Exception:
             logger.exception("fold failed; the sum will be rebuilt", extra={"cycle_id": report.cycle_id})
             self._sums.pop(report.cycle_id, None)

@@ -36,8 +36,24 @@ class PartialLimits:
     """Bytes of the reports that were folded since it was stored last."""
     min_share: int = 4
     """The same, as a multiple of the bytes of the sum."""
+    num_last: int = 4
+    """Reports left until the cycle closes, from which a sum is stored after reports of its own bytes."""
+    min_last_bytes: int = 8 * 1024 * 1024
+    """Smallest bytes of these reports."""
     max_bytes: int = 128 * 1024 * 1024
     """Larger sums are not stored, because a copy of them is in memory meanwhile."""
+
+    def are_reached(self, num_bytes: int, sum_bytes: int, num_left: int | None) -> bool:
+        """Whether a sum is worth storing.
+
+        Args:
+            num_bytes: of the reports that were folded since it was stored last.
+            num_left: reports until the cycle closes; None: it does not close after a number of reports.
+        """
+        least = max(self.min_bytes, self.min_share * sum_bytes)
+        if num_left is not None and num_left <= self.num_last:
+            least = min(least, max(self.min_last_bytes, sum_bytes))
+        return num_bytes >= least and sum_bytes <= self.max_bytes
 
 
 @dataclass(frozen=True)
@@ -59,15 +75,10 @@ class PartialSums:
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="partial-sums")
         self._storing: Future[None] | None = None
 
-    def is_due(self, num_bytes: int, sum_bytes: int) -> bool:
-        """Whether a sum is worth storing now, and nothing is being stored.
-
-        Args:
-            num_bytes: of the reports that were folded since it was stored last.
-        """
-        limits = self._limits
-        is_worth_it = num_bytes >= max(limits.min_bytes, limits.min_share * sum_bytes)
-        return is_worth_it and sum_bytes <= limits.max_bytes and (self._storing is None or self._storing.done())
+    def is_due(self, num_bytes: int, sum_bytes: int, num_left: int | None) -> bool:
+        """Whether a sum is worth storing now (see `PartialLimits`), and nothing is being stored."""
+        is_free = self._storing is None or self._storing.done()
+        return is_free and self._limits.are_reached(num_bytes, sum_bytes, num_left)
 
     def put_soon(self, cycle_id: int, values: SumValues) -> None:
         """Store the sum of all reports that this replica has folded, in a thread."""

@@ -286,7 +286,7 @@ class CyclesService:
             if spool is not None:
                 spool.discard()
             return None
-        self._fold_soon(redeemed.process, report, received)
+        self._fold_soon(redeemed.process, report, received, cycle.num_reports)
         self._store.signals.notify(progress_topic(process_id))
         if cycle.state is CycleState.CLOSING or self._has_new_grace(cycle):
             self._scheduler.watch(cycle)
@@ -308,9 +308,11 @@ class CyclesService:
             return True  # another replica has begun this cycle, and this one has not heard of it
         return current is not None and current.id == redeemed.cycle.id
 
-    def _fold_soon(self, process: HostedProcess, report: Report, received: Received) -> None:
+    def _fold_soon(self, process: HostedProcess, report: Report, received: Received, num_reports: int) -> None:
         """Fold an accepted report into the running sum; the completion folds those that are missing there."""
-        if process.averaging_plan is None and self._sums.queue(process, report, received.data, received.content):
+        if process.averaging_plan is None and self._sums.queue(
+            process, report, received.data, received.content, num_reports
+        ):
             self._executor.submit(self._fold_queued)
 
     def _fold_queued(self) -> None:
