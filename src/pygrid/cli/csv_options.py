@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import ast
+import re
+import shlex
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -11,11 +14,16 @@ import typer
 
 from pygrid import codes
 from pygrid.cli.output import say
-from pygrid.errors import InvalidDataset, InvalidInput
+from pygrid.errors import InvalidInput
 
 T = TypeVar("T")
 
 _PANEL = "CSV files"
+_ARGUMENT = re.compile(
+    r"\b(header|names|index|delimiter|decimal|thousands|missing|skip_lines|encoding)="
+    r"""(True|False|\[[\d, ]+\]|\['(?:[^'\\]|\\.)*'\]|\["[^"]*"\]|'(?:[^'\\]|\\.)*'|"[^"]*"|(?![^\s,)]))"""
+)
+"""An argument of Python for a CSV file, in the text of a refusal or a note."""
 Header = Annotated[
     bool | None,
     typer.Option(
@@ -98,25 +106,39 @@ def _line_numbers(text: str) -> range:
     return range(int(first), int(last or first) + 1)
 
 
+def as_options(text: str) -> str:
+    """The text with arguments of Python, such as ``missing=['?']``, as options, such as ``--missing '?'``."""
+    return _ARGUMENT.sub(lambda found: _option(found[1], found[2]), text)
+
+
+def _option(name: str, value: str) -> str:
+    if name == "header":
+        return "--header" if value == "True" else "--no-header"
+    flag = "--skip-line" if name == "skip_lines" else f"--{name}"
+    read = ast.literal_eval(value) if value else None
+    words = read if isinstance(read, list) else [] if read is None else [read]
+    return " ".join(f"{flag} {shlex.quote(str(word))}" for word in words) or flag
+
+
 def send_or_ask(send: Callable[..., T], file: Path | None) -> T:
     """Call ``send``; if the first line can be names or a record, ask on a terminal and call it again.
 
     Args:
         file: the CSV file; None: the table does not come from a file.
     Raises:
-        InvalidDataset: ``dataset_header_unclear``: there is no terminal, or the answer is to stop.
+        InvalidInput: the file is refused; the message names options.
     """
     try:
         return send()
-    except InvalidDataset as error:
-        is_unclear = file is not None and error.code == str(codes.DATASET_HEADER_UNCLEAR)
-        if not is_unclear or not (sys.stdin.isatty() and sys.stdout.isatty()):
-            raise
-        say(error.detail)
-        assert file is not None
+    except InvalidInput as error:
+        told = as_options(error.detail)
+        is_unclear = error.code == str(codes.DATASET_HEADER_UNCLEAR) and "--skip-line" not in told
+        if file is None or not is_unclear or not (sys.stdin.isatty() and sys.stdout.isatty()):
+            raise type(error)(told, code=error.code, **error.fields) from error
+        say(told)
         with file.open("rb") as opened:
             say(f"first line: {opened.readline(500).decode('utf-8', 'replace').strip()}")
-        if not typer.confirm("Does the first line hold the names of the columns?", default=None):
-            say("The first line is stored as a record; the columns are column1, column2 and so on.")
-            return send(header=False)
-        return send(header=True)
+    has_names = typer.confirm("Does the first line hold the names of the columns?", default=None)
+    if not has_names:
+        say("The first line is stored as a record; the columns are column1, column2 and so on.")
+    return send(header=has_names)

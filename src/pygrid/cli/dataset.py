@@ -181,7 +181,7 @@ def _say_upload(what: str, info: DatasetInfo | UploadTrial) -> None:
     say(f"{what}: {info.schema.num_records:,} records, {len(columns)} columns, {size(info.size_bytes)}")
     say_table(DatasetColumns(columns))
     for note in info.notes:
-        say(f"note: {note}")
+        say(f"note: {csv_options.as_options(note)}")
 
 
 @app.command("refresh")
