@@ -12,6 +12,7 @@ NUM_BYTES = 1024
 """Bytes that tell the kind of a file."""
 _TABLE = "save the table as CSV or Parquet"
 _ARRAYS = "save the arrays with numpy.savez as NPZ, or as safetensors"
+_STATA = f"{_TABLE}, for example with pandas.read_stata"
 _PICTURES = "read the pictures into one array with a first axis for the record, and save it as NPZ"
 _UNPACK = "unpack it, and upload the table in it; CSV files are read in gzip and zstd too"
 _STARTS: tuple[tuple[bytes, str, str], ...] = (
@@ -44,7 +45,9 @@ _STARTS: tuple[tuple[bytes, str, str], ...] = (
     (b"Obj\x01", "an Avro file", "save the table as Parquet"),
     (b"RDX", "an R data file", "write the data frame with write.csv(..., row.names = FALSE)"),
     (b"RDA", "an R data file", "write the data frame with write.csv(..., row.names = FALSE)"),
-    (b"<stata_dta>", "a Stata file", "save the table as CSV or Parquet, for example with pandas.read_stata"),
+    (b"<stata_dta>", "a Stata file", _STATA),
+    (b"\x72\x02\x01\0", "a Stata file", _STATA),
+    (b"\x73\x02\x01\0", "a Stata file", _STATA),
     (
         bytes.fromhex("000000000000000000000000c2ea8160b31411cfbd92080009c7318c181f1011"),
         "a SAS file",
@@ -91,6 +94,8 @@ def check_kind(first: bytes, within: str = "") -> None:
         InvalidDataset: ``dataset_format_not_read``.
     """
     found = _kind(first)
+    if within and (again := detect_compression(first)):
+        found = f"compressed with {again}", "unpack it once"
     if found is None and within and (form := detect_format(first)) != "csv":
         found = (
             f"a file of the format {form}",

@@ -91,6 +91,8 @@ def zstd(data: bytes) -> bytes:
         (b"BZh91AY&SY" + bytes(16), ("bzip2", "unpack")),
         (b"\xfd7zXZ\0" + bytes(16), ("xz", "unpack")),
         (bytes(128) + b"DICM" + bytes(64), ("DICOM",)),
+        (gzip.compress(gzip.compress(b"a,b\n1,2\n")), ("compressed with gzip, in gzip", "unpack it once")),
+        (b"\x72\x02\x01\0" + bytes(64), ("Stata", "read_stata")),
     ],
     ids=lambda value: "-".join(value) if isinstance(value, tuple) else "file",
 )
