@@ -67,13 +67,7 @@ class Codes(dict[str, int]):
     """
 
     def __init__(
-        self,
-        column: str,
-        max_count: int,
-        max_chars: int,
-        fixed: Iterable[str] | None,
-        *,
-        missing: Collection[str] = (),
+        self, column: str, max_count: int, max_chars: int, fixed: Iterable[str] | None, *, missing: Collection[str] = ()
     ) -> None:
         super().__init__({text: code for code, text in enumerate(fixed)} if fixed is not None else {})
         self._missing = missing

@@ -12,6 +12,7 @@ NUM_BYTES = 1024
 """Bytes that tell the kind of a file."""
 _TABLE = "save the table as CSV or Parquet"
 _ARRAYS = "save the arrays with numpy.savez as NPZ, or as safetensors"
+_SAS = f"{_TABLE}, for example with pandas.read_sas"
 _STATA = f"{_TABLE}, for example with pandas.read_stata"
 _PICTURES = "read the pictures into one array with a first axis for the record, and save it as NPZ"
 _UNPACK = "unpack it, and upload the table in it; CSV files are read in gzip and zstd too"
@@ -48,17 +49,9 @@ _STARTS: tuple[tuple[bytes, str, str], ...] = (
     (b"<stata_dta>", "a Stata file", _STATA),
     (b"\x72\x02\x01\0", "a Stata file", _STATA),
     (b"\x73\x02\x01\0", "a Stata file", _STATA),
-    (
-        bytes.fromhex("000000000000000000000000c2ea8160b31411cfbd92080009c7318c181f1011"),
-        "a SAS file",
-        "save the table as CSV or Parquet, for example with pandas.read_sas",
-    ),
-    (
-        b"HEADER RECORD*****",
-        "a SAS transport file",
-        "save the table as CSV or Parquet, for example with pandas.read_sas",
-    ),
-    (b"$FL2", "an SPSS file", "save the table as CSV or Parquet, for example with pandas.read_spss"),
+    (bytes.fromhex("000000000000000000000000c2ea8160b31411cfbd92080009c7318c181f1011"), "a SAS file", _SAS),
+    (b"HEADER RECORD*****", "a SAS transport file", _SAS),
+    (b"$FL2", "an SPSS file", f"{_TABLE}, for example with pandas.read_spss"),
     (b"\x7fELF", "a program", _TABLE),
 )
 _OFFICE = (b"[Content_Types].xml", b"docProps/", b"_rels/", b"xl/", b"word/", b"customXml/")
