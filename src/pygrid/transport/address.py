@@ -7,6 +7,7 @@ grid+http(s)://HOST[:PORT]/DOMAIN[?identity=ed25519:...]          through the re
 from __future__ import annotations
 
 import os
+import re
 from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import parse_qsl, quote, unquote, urlsplit
@@ -76,11 +77,12 @@ def network_token_of_environment(network_url: str) -> str | None:
 
 
 def check_url(url: str) -> str:
-    """The direct address of a Domain, without a trailing slash.
+    """The direct address of a Domain, without a trailing slash. That of its console (``/admin/...``) counts as it.
 
     Raises:
         InvalidInput: not ``http(s)://HOST[:PORT][/PATH]``; user names, passwords, queries and fragments are refused.
     """
+    url = re.sub(r"(?<=[^/])/admin(/.*)?$", "", url.strip())
     try:
         parts = urlsplit(url)
         is_address = parts.scheme in ("http", "https") and parts.hostname and (parts.port is None or parts.port >= 0)

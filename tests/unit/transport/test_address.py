@@ -16,8 +16,10 @@ from pygrid.transport.relayed import RelayedTransport
 KEY = IdentityKey(bytes.fromhex("d75a980182b10ab7d54bfed3c964073a0ee172f3daa62325af021a68f707511a"))
 
 
-def test_a_direct_address_stays_itself():
-    assert parse_address("https://domain.example/base/") == "https://domain.example/base"
+@pytest.mark.parametrize("end", ["", "/", "/admin", "/admin/", "/admin/datasets/3", "/\n"])
+@pytest.mark.parametrize("url", ["https://domain.example/base", "http://127.0.0.1:5000", "http://admin"])
+def test_a_direct_address_stays_itself_and_the_console_is_part_of_it(url, end):
+    assert parse_address(f"{url}{end}") == url
 
 
 @pytest.mark.parametrize(
