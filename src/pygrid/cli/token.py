@@ -13,8 +13,7 @@ from pygrid.cli.output import say, say_json, say_table
 app = App("Make, list and revoke API tokens for scripts and notebooks.\n\nExample: pygrid token make nightly")
 
 UserOption = Annotated[
-    str | None,
-    typer.Option("--user", metavar="EMAIL", help="User whose tokens are meant; default: you."),
+    str | None, typer.Option("--user", metavar="EMAIL", help="User whose tokens are meant; default: you.")
 ]
 TokenName = Annotated[str, typer.Argument(metavar="NAME", help="Name of the token, for you.")]
 

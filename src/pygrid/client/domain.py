@@ -13,14 +13,7 @@ from pygrid.client.credentials import choose_url, find_network_token, find_token
 from pygrid.client.datasets import Dataset, Datasets
 from pygrid.client.display.process_tables import ProcessTable
 from pygrid.client.hosting import USUAL_PLAN, ModelSource, PlanSource, hosting_form, written
-from pygrid.client.jobs import (
-    Job,
-    JobTable,
-    Requests,
-    find_jobs,
-    get_job,
-    submit_job,
-)
+from pygrid.client.jobs import Job, JobTable, Requests, find_jobs, get_job, submit_job
 from pygrid.client.models import (
     HostedModel,
     ModelTable,

@@ -139,11 +139,7 @@ class Job:
                 yield msgspec.json.decode(event.data, type=JobInfo) if event.kind else None
 
     def wait(
-        self,
-        until: JobState | Sequence[JobState] = (),
-        *,
-        timeout_s: float | None = None,
-        progress: bool | None = None,
+        self, until: JobState | Sequence[JobState] = (), *, timeout_s: float | None = None, progress: bool | None = None
     ) -> Job:
         """Wait until the job has ended, or is in one of the states ``until``, and return this job.
 

@@ -103,12 +103,7 @@ class NetworkClient(SessionClient):
     """A Network: searches all its Domains, and connects to them; `connect_network` returns one."""
 
     def __init__(
-        self,
-        transport: Transport,
-        *,
-        token: str | None = None,
-        owns_transport: bool = False,
-        ca_file: CaFile = None,
+        self, transport: Transport, *, token: str | None = None, owns_transport: bool = False, ca_file: CaFile = None
     ) -> None:
         super().__init__(transport, token=token, owns_transport=owns_transport)
         self._ca_file = ca_file

@@ -84,12 +84,7 @@ class LocalDriver:
         return self._server is not None and self._server.is_sound
 
     async def run(
-        self,
-        spec: JobSpec,
-        on_progress: OnProgress | None = None,
-        *,
-        pad: bool = True,
-        begin: Begin | None = None,
+        self, spec: JobSpec, on_progress: OnProgress | None = None, *, pad: bool = True, begin: Begin | None = None
     ) -> JobResult:
         check_spec(spec)
         if spec.id in self._job_ids:

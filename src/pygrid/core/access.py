@@ -80,9 +80,7 @@ class Principal:
 USER = Role(1, "User", frozenset())
 COMPLIANCE_OFFICER = Role(2, "Compliance Officer", frozenset({Permission.TRIAGE_REQUESTS}))
 ADMINISTRATOR = Role(
-    3,
-    "Administrator",
-    frozenset(DOMAIN_PERMISSIONS) - {Permission.EDIT_ROLES, Permission.MANAGE_INFRASTRUCTURE},
+    3, "Administrator", frozenset(DOMAIN_PERMISSIONS) - {Permission.EDIT_ROLES, Permission.MANAGE_INFRASTRUCTURE}
 )
 OWNER = Role(4, "Owner", frozenset(DOMAIN_PERMISSIONS))
 MODEL_OWNER = Role(5, "Model Owner", frozenset({Permission.HOST_MODELS}))

@@ -281,11 +281,7 @@ def _bucketize(column: Column, step: BucketizeStep) -> tuple[Column, Compute]:
     if not 1 <= len(edges) <= MAX_EDGES or any(low >= high for low, high in itertools.pairwise(edges)):
         _refuse(column.name, f"bucketize: name 1 to {MAX_EDGES:,} edges in rising order")
     texts = [_shown(column, edge) for edge in edges]
-    levels = (
-        f"<{texts[0]}",
-        *(f"{low}..{high}" for low, high in itertools.pairwise(texts)),
-        f">={texts[-1]}",
-    )
+    levels = (f"<{texts[0]}", *(f"{low}..{high}" for low, high in itertools.pairwise(texts)), f">={texts[-1]}")
     changed = msgspec.structs.replace(
         column,
         dtype="category",

@@ -69,11 +69,7 @@ def network_feature(
 ) -> Feature:
     """The nodes of 2020, the association requests of 2021, the searches of both, and accounts over the WebSocket."""
     nodes = LegacyNodes(
-        database,
-        associations,
-        clock,
-        allow_private=settings.allow_private_addresses,
-        is_open=settings.legacy_open,
+        database, associations, clock, allow_private=settings.allow_private_addresses, is_open=settings.legacy_open
     )
     messages = {"socket-ping": ping, **AccountMessages(accounts).of_network()}
     return Feature(

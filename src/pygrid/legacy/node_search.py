@@ -16,14 +16,7 @@ from pygrid.core.discovery import asks_for, mentions
 from pygrid.errors import InvalidInput, Unavailable
 from pygrid.features.discovery.registry import DomainRegistry, SearchTarget
 from pygrid.messages.decoding import decode_json
-from pygrid.messages.discovery import (
-    MAX_NAMES,
-    CatalogAnswer,
-    CatalogSummary,
-    FoundDataset,
-    FoundModel,
-    SearchQuery,
-)
+from pygrid.messages.discovery import MAX_NAMES, CatalogAnswer, CatalogSummary, FoundDataset, FoundModel, SearchQuery
 from pygrid.transport.untrusted import fetch_untrusted
 
 MODELS_PATH = "/data-centric/models/"

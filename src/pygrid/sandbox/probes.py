@@ -69,13 +69,7 @@ def examine(*, sandboxed: bool = True, as_nobody: bool = False, writes: bool = F
         as_nobody: become an ordinary user first (needs root).
         writes: use the sandbox of a reader of files, which writes to one folder.
     """
-    command = [
-        sys.executable,
-        "-I",
-        "-m",
-        __name__,
-        *(str(int(flag)) for flag in (sandboxed, as_nobody, writes)),
-    ]
+    command = [sys.executable, "-I", "-m", __name__, *(str(int(flag)) for flag in (sandboxed, as_nobody, writes))]
     with tempfile.TemporaryDirectory(prefix="pygrid-probes-") as folder:
         os.chmod(folder, 0o755)
         Path(folder, "secret").write_text("secret")

@@ -152,10 +152,7 @@ def _kept_secret(path: Path) -> str:
     return secret
 
 
-_BOOLEANS = {
-    **dict.fromkeys(("1", "true", "yes", "on"), True),
-    **dict.fromkeys(("0", "false", "no", "off"), False),
-}
+_BOOLEANS = {**dict.fromkeys(("1", "true", "yes", "on"), True), **dict.fromkeys(("0", "false", "no", "off"), False)}
 
 
 def _parse(kind: type, name: str, text: str) -> Any:

@@ -211,13 +211,7 @@ def find_owner_email(connection: sa.Connection) -> str | None:
 
 
 def put_user(
-    connection: sa.Connection,
-    *,
-    email: str,
-    password_hash: str,
-    private_key_hash: str,
-    role_id: int,
-    now: dt.datetime,
+    connection: sa.Connection, *, email: str, password_hash: str, private_key_hash: str, role_id: int, now: dt.datetime
 ) -> int:
     """Add a user; returns its id. Raises Conflict: ``email_taken``."""
     email_key = key_of_email(email)

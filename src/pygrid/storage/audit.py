@@ -323,11 +323,7 @@ class AuditedWrites(NotifiedWrites):
     """
 
     def __init__(
-        self,
-        database: Database,
-        head_file: Path,
-        head_store: HeadStore | None = None,
-        signals: Signals | None = None,
+        self, database: Database, head_file: Path, head_store: HeadStore | None = None, signals: Signals | None = None
     ) -> None:
         super().__init__(database, signals)
         self._head_store = head_store

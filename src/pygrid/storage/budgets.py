@@ -20,9 +20,7 @@ from pygrid import codes
 from pygrid.errors import Conflict, NotFound
 from pygrid.messages.jobs import Unit
 from pygrid.privacy import ledger
-from pygrid.privacy.ledger import (
-    Cap,
-)
+from pygrid.privacy.ledger import Cap
 from pygrid.storage import audit
 from pygrid.storage.sql.metadata import UtcDateTime, metadata
 

@@ -94,13 +94,7 @@ class Charge:
 
 
 def reserve(
-    connection: sa.Connection,
-    *,
-    job_id: str,
-    dataset_id: int,
-    user_id: int,
-    events: Sequence[Event],
-    now: dt.datetime,
+    connection: sa.Connection, *, job_id: str, dataset_id: int, user_id: int, events: Sequence[Event], now: dt.datetime
 ) -> Accepted | Rejected:
     """Debit a job before it starts, if it fits into the cap of the dataset and into that of the user.
 

@@ -42,10 +42,7 @@ class DatabaseClock(SystemClock):
     """
 
     def __init__(
-        self,
-        database: Database,
-        machine_s: Callable[[], float] = time.time,
-        elapsed_s: Callable[[], float] = elapsed_s,
+        self, database: Database, machine_s: Callable[[], float] = time.time, elapsed_s: Callable[[], float] = elapsed_s
     ) -> None:
         self._database, self._machine_s, self._elapsed_s = database, machine_s, elapsed_s
         self._ahead_s: float | None = None

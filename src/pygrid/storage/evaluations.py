@@ -87,9 +87,7 @@ def list_evaluations(
             evaluations.c.at,
         )
         .where(
-            evaluations.c.process_id == process_id,
-            evaluations.c.checkpoint > after,
-            evaluations.c.source.in_(sources),
+            evaluations.c.process_id == process_id, evaluations.c.checkpoint > after, evaluations.c.source.in_(sources)
         )
         .order_by(evaluations.c.checkpoint)
         .limit(limit)

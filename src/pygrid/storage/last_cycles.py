@@ -27,9 +27,7 @@ def find_last_cycle(connection: sa.Connection, process_id: int) -> LastCycle | N
     newest = (
         sa.select(cycles.c.id, cycles.c.radius, cycles.c.num_reports)
         .where(
-            cycles.c.process_id == process_id,
-            cycles.c.state == CycleState.COMPLETED.value,
-            cycles.c.num_reports > 0,
+            cycles.c.process_id == process_id, cycles.c.state == CycleState.COMPLETED.value, cycles.c.num_reports > 0
         )
         .order_by(cycles.c.sequence.desc())
         .limit(1)

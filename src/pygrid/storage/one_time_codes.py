@@ -109,11 +109,7 @@ def list_invitations(connection: sa.Connection, now: dt.datetime) -> Sequence[In
     """The invitations that can be accepted, oldest first."""
     statement = (
         sa.select(
-            one_time_codes.c.id,
-            one_time_codes.c.email,
-            roles.c.name,
-            _inviter.c.email,
-            one_time_codes.c.expires_at,
+            one_time_codes.c.id, one_time_codes.c.email, roles.c.name, _inviter.c.email, one_time_codes.c.expires_at
         )
         .join_from(one_time_codes, roles, one_time_codes.c.role_id == roles.c.id)
         .outerjoin(_inviter, one_time_codes.c.created_by == _inviter.c.id)

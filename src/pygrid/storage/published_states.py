@@ -90,11 +90,7 @@ class PublishedStates:
         target = self._folder / (model_hash + _SUFFIX)
         part = target.with_suffix(f".{os.getpid()}.part")
         try:
-            with (
-                self._blobs.local(model_hash) as path,
-                path.open("rb") as file,
-                part.open("wb") as out,
-            ):
+            with self._blobs.local(model_hash) as path, path.open("rb") as file, part.open("wb") as out:
                 arrays = _arrays(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ))
                 for piece in state_pieces([arrays[name] for name in order]):
                     out.write(piece)

@@ -7,13 +7,4 @@ are not listed there are skipped. Nothing is ever unpickled.
 from pygrid.syft.plans import Action, PlanMessage, Ref, read_plan, write_plan
 from pygrid.syft.states import read_state, state_pieces, write_state
 
-__all__ = [
-    "Action",
-    "PlanMessage",
-    "Ref",
-    "read_plan",
-    "read_state",
-    "state_pieces",
-    "write_plan",
-    "write_state",
-]
+__all__ = ["Action", "PlanMessage", "Ref", "read_plan", "read_state", "state_pieces", "write_plan", "write_state"]

@@ -37,10 +37,7 @@ class StreamCheck:
     """
 
     def __init__(
-        self,
-        max_bytes: int,
-        on_layout: Callable[[Layout], None],
-        on_values: Callable[[Float32], None] | None = None,
+        self, max_bytes: int, on_layout: Callable[[Layout], None], on_values: Callable[[Float32], None] | None = None
     ) -> None:
         self._max_bytes = max_bytes
         self._on_values = on_values

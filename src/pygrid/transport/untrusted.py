@@ -49,12 +49,7 @@ class _Target:
 
 
 async def fetch_untrusted(
-    url: str,
-    *,
-    json: Any = None,
-    allow_private: bool = False,
-    timeout_s: float = TIMEOUT_S,
-    max_bytes: int = MAX_BYTES,
+    url: str, *, json: Any = None, allow_private: bool = False, timeout_s: float = TIMEOUT_S, max_bytes: int = MAX_BYTES
 ) -> UntrustedAnswer:
     """GET an untrusted address, or POST ``json`` to it.
 

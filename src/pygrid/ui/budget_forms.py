@@ -12,11 +12,7 @@ from pygrid.errors import InvalidInput
 from pygrid.messages.jobs import PolicyInfo
 from pygrid.privacy.words import explain_epsilon, sure
 
-USES = {
-    "mixed": "statistics and training",
-    "statistics": "statistics",
-    "training": "training",
-}
+USES = {"mixed": "statistics and training", "statistics": "statistics", "training": "training"}
 
 
 class Preset(msgspec.Struct, frozen=True):

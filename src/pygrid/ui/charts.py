@@ -131,9 +131,7 @@ def spending_chart(points: Sequence[tuple[dt.datetime, float]], cap: float) -> C
     )
 
 
-def run_charts(
-    runs: Mapping[str, tuple[Sequence[CycleInfo], Sequence[EvaluationInfo]]],
-) -> list[Chart]:
+def run_charts(runs: Mapping[str, tuple[Sequence[CycleInfo], Sequence[EvaluationInfo]]]) -> list[Chart]:
     """Return a chart of each metric with a line for each run, by its name."""
     curves: dict[str, dict[str, dict[int, float]]] = {}
     for run, (cycles, evaluations) in runs.items():

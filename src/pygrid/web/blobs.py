@@ -60,12 +60,7 @@ class BlobResponses:
     ) -> Response[Any]:
         """Return the blob, a range of it (``Range``), or 304 if the client has it (``If-None-Match``)."""
         etag = f'"{name}"'
-        all_headers = {
-            "ETag": etag,
-            "Cache-Control": "private, no-cache",
-            "Accept-Ranges": "bytes",
-            **(headers or {}),
-        }
+        all_headers = {"ETag": etag, "Cache-Control": "private, no-cache", "Accept-Ranges": "bytes", **(headers or {})}
         if etag in request.headers.get("if-none-match", ""):
             return Response(None, status_code=304, headers=all_headers)
         data = self._cache.get(name)

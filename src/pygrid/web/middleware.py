@@ -178,10 +178,7 @@ class Paths:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == ScopeType.HTTP and scope["path"].startswith("//"):
-            changed = {
-                "path": "/" + scope["path"].lstrip("/"),
-                "raw_path": b"/" + scope["raw_path"].lstrip(b"/"),
-            }
+            changed = {"path": "/" + scope["path"].lstrip("/"), "raw_path": b"/" + scope["raw_path"].lstrip(b"/")}
             await self._app(cast("Scope", {**scope, **changed}), receive, send)
         else:
             await self._app(scope, receive, send)

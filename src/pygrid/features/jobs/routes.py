@@ -156,11 +156,7 @@ async def get_policy(request: AppRequest, state: State, dataset_id: DatasetId) -
     return tagged(await service(state, PoliciesService).get(request.user, dataset_id))
 
 
-@put(
-    "/datasets/{dataset_id:int}/policy",
-    guards=[require()],
-    responses=describe_problems(400, 401, 403, 404, 409, 412),
-)
+@put("/datasets/{dataset_id:int}/policy", guards=[require()], responses=describe_problems(400, 401, 403, 404, 409, 412))
 async def put_policy(
     request: AppRequest,
     state: State,

@@ -28,9 +28,5 @@ def build(clock: Clock, store: Store, settings: DomainSettings) -> ModelsFeature
     )
     models = ModelsService(store, inference, clock, max_request_bytes=settings.inference_questions_mb * 1024**2)
     return ModelsFeature(
-        service=models,
-        services=(models,),
-        routes=tuple(model_routes),
-        start=models.recover,
-        close=inference.close,
+        service=models, services=(models,), routes=tuple(model_routes), start=models.recover, close=inference.close
     )

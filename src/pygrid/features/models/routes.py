@@ -10,12 +10,7 @@ from litestar.openapi.datastructures import ResponseSpec
 from litestar.params import HeaderParameter, PathParameter
 
 from pygrid.core.access import Permission
-from pygrid.features.models.forms import (
-    MAX_FORM_BYTES,
-    MAX_TEXT_FORM_BYTES,
-    read_published_form,
-    read_serve_form,
-)
+from pygrid.features.models.forms import MAX_FORM_BYTES, MAX_TEXT_FORM_BYTES, read_published_form, read_serve_form
 from pygrid.features.models.service import ModelsService
 from pygrid.messages import media
 from pygrid.messages.models import ModelIds, ModelList, ServedModel, ServedModelInfo

@@ -46,7 +46,7 @@ class CheckpointComparison:
         a, b = await self._store.database.read(load)
         if max(a.size_bytes, b.size_bytes) > MAX_BYTES:
             raise InvalidInput(
-                f"a checkpoint has {a.size_bytes:,} bytes; at most {MAX_BYTES:,} are compared here: download both",
+                f"a checkpoint has {a.size_bytes:,} bytes; at most {MAX_BYTES:,} are compared here: download both"
             )
         key = a.model_hash, b.model_hash
         async with self._turn:

@@ -69,9 +69,7 @@ class PublishedHosting:
 
     def _read_config(self, message: HostMessage) -> PublishedConfig:
         found = read_published_config(
-            message.server_config,
-            has_averaging_plan=bool(message.averaging_plan),
-            allows_short_secrets=self.is_open,
+            message.server_config, has_averaging_plan=bool(message.averaging_plan), allows_short_secrets=self.is_open
         )
         name = str(message.client_config.get("name"))[:100]
         if found.unused:

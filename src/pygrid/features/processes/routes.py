@@ -14,12 +14,7 @@ from litestar.params import FromQuery, HeaderParameter, JSONBody, PathParameter,
 from litestar.response import Stream
 
 from pygrid.core.access import Permission
-from pygrid.features.processes.forms import (
-    MAX_FORM_BYTES,
-    MAX_MESSAGE_BYTES,
-    read_host_form,
-    read_host_message,
-)
+from pygrid.features.processes.forms import MAX_FORM_BYTES, MAX_MESSAGE_BYTES, read_host_form, read_host_message
 from pygrid.features.processes.published import PublishedHosting
 from pygrid.features.processes.service import ProcessesService
 from pygrid.messages import media

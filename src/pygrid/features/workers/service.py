@@ -18,13 +18,7 @@ from pygrid.compute.engines import Engines
 from pygrid.compute.leased import LeasedDriver, OnDisconnect
 from pygrid.compute.leases import Offer
 from pygrid.core.access import Permission, Principal, require
-from pygrid.core.job_spec import (
-    MAX_MESSAGE_BYTES,
-    OUTCOME,
-    RESULT,
-    Outcome,
-    Progress,
-)
+from pygrid.core.job_spec import MAX_MESSAGE_BYTES, OUTCOME, RESULT, Outcome, Progress
 from pygrid.errors import Forbidden, Gone, InvalidConfig, InvalidInput, Unauthenticated
 from pygrid.ids import hash_secret, new_secret
 from pygrid.lifecycle import Stopping

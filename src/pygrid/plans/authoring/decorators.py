@@ -33,13 +33,7 @@ from pygrid.plans.authoring.lowering import OPSET
 from pygrid.plans.authoring.optim import Optimizer, checked_optimizer
 from pygrid.plans.authoring.ports import DataSpec, Float
 from pygrid.plans.authoring.predictions import call_forward, columns_of_forward
-from pygrid.plans.authoring.programs import (
-    LossPrograms,
-    Signature,
-    StepProgram,
-    Subject,
-    average_program,
-)
+from pygrid.plans.authoring.programs import LossPrograms, Signature, StepProgram, Subject, average_program
 from pygrid.plans.authoring.selfcheck import Feeder, check_against_eager, check_runs, is_per_example_independent
 from pygrid.plans.authoring.statecheck import check_repeats, check_state
 from pygrid.plans.authoring.variants.build import checked_targets, with_variants

@@ -143,12 +143,7 @@ class S3Objects:
         self._call(
             key,
             lambda: self._api.put(
-                self._large,
-                key,
-                path,
-                use_multipart=is_large,
-                chunk_size=PART_BYTES,
-                max_concurrency=_PARTS_AT_ONCE,
+                self._large, key, path, use_multipart=is_large, chunk_size=PART_BYTES, max_concurrency=_PARTS_AT_ONCE
             ),
         )
 

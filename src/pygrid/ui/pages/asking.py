@@ -152,11 +152,7 @@ def read_statistics_form(fields: Mapping[str, str], info: DatasetInfo, budget: B
             raise InvalidInput(f"a question is one of {', '.join(KINDS)}", code=codes.INVALID_FORM, field="kind")
         asked.append(_read_question(kind, fields, number, columns))
     return JobRequest(
-        info.id,
-        "statistics",
-        fields.get("reason", ""),
-        statistics=tuple(asked),
-        privacy=_read_privacy(fields, budget),
+        info.id, "statistics", fields.get("reason", ""), statistics=tuple(asked), privacy=_read_privacy(fields, budget)
     )
 
 
@@ -275,12 +271,7 @@ async def _page(
 
 
 async def _price(
-    request: AppRequest,
-    state: State,
-    tab: Tab,
-    fields: Mapping[str, str],
-    info: DatasetInfo,
-    budget: BudgetInfo | None,
+    request: AppRequest, state: State, tab: Tab, fields: Mapping[str, str], info: DatasetInfo, budget: BudgetInfo | None
 ) -> PriceView:
     """Return the price of the form; a form that is not complete has a reason instead."""
     priced = {**fields, "reason": "price"}

@@ -159,11 +159,7 @@ async def _page(
         ) from None
     period = query.get("period", "all") if query.get("period") in PERIODS else "all"
     history = await service(state, SpendingService).history(
-        principal,
-        dataset_id,
-        days=PERIODS[period],
-        before=find_cursor(query.get("before", "")),
-        limit=PAGE_ROWS + 1,
+        principal, dataset_id, days=PERIODS[period], before=find_cursor(query.get("before", "")), limit=PAGE_ROWS + 1
     )
     jobs = history.jobs[:PAGE_ROWS]
     fields = {

@@ -120,10 +120,5 @@ async def _page(
                 one.id, one.domain or "", one.max_uses, one.num_uses, one.created_at, one.expires_at, words, tone
             )
         )
-    view = InvitationsView(
-        lines,
-        new,
-        fields or {},
-        "network.invite(domain=None, max_uses=1)",
-    )
+    view = InvitationsView(lines, new, fields or {}, "network.invite(domain=None, max_uses=1)")
     return await console_of(request).page(request, "invitations.html", "Invitations", view, error=error)

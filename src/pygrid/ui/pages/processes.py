@@ -130,10 +130,7 @@ async def list_lines(state: State, principal: Principal, limit: int) -> list[Pro
 
 @get("/processes", guards=[signed_in()])
 async def processes_page(
-    request: AppRequest,
-    state: State,
-    q: FromQuery[str] = "",
-    before: FromQuery[str] = "",
+    request: AppRequest, state: State, q: FromQuery[str] = "", before: FromQuery[str] = ""
 ) -> Response[bytes]:
     """Show the hosted processes, newest first."""
     wanted, chosen = find_format(request), request.query_params.get("state", "")

@@ -83,11 +83,7 @@ async def begin(
 
 
 @get("/oidc/callback", guards=[maybe_signed_in])
-async def finish(
-    request: AppRequest,
-    code: FromQuery[str] = "",
-    iss: FromQuery[str | None] = None,
-) -> Response[bytes]:
+async def finish(request: AppRequest, code: FromQuery[str] = "", iss: FromQuery[str | None] = None) -> Response[bytes]:
     """Take the provider's answer, and begin the session."""
     principal: Principal | None = request.scope["user"]
     request.scope["user"] = None

@@ -208,11 +208,7 @@ async def show_process(
     pictures = await service(state, ProcessPictures).draw(principal, process_id) if tab == "plans" else []
     view = _view(request, tab, process, progress, _Tables(cycles, evaluations, checkpoints, pictures))
     return await console_of(request).page(
-        request,
-        "process.html",
-        f"{process.name} {process.version}",
-        view,
-        error=error,
+        request, "process.html", f"{process.name} {process.version}", view, error=error
     )
 
 
@@ -223,13 +219,7 @@ class _Tables(msgspec.Struct, frozen=True):
     pictures: list[tuple[str, Picture]]
 
 
-def _view(
-    request: AppRequest,
-    tab: Tab,
-    process: ProcessInfo,
-    progress: CycleProgress,
-    tables: _Tables,
-) -> ProcessView:
+def _view(request: AppRequest, tab: Tab, process: ProcessInfo, progress: CycleProgress, tables: _Tables) -> ProcessView:
     config, row, cycles = process.server_config, row_of(process), tables.cycles
     metrics = sorted({name for cycle in cycles for name in cycle.metrics})
     is_live = tab == "live"
@@ -278,11 +268,7 @@ def _python_of(process: ProcessInfo) -> str:
 
 def _charts(cycles: list[CycleInfo], evaluations: list[EvaluationInfo], progress: CycleProgress) -> list[Chart]:
     norms = norm_chart(progress.norms, progress.radii)
-    return [
-        *metric_charts(cycles, evaluations),
-        *([] if norms is None else [norms]),
-        *schedule_charts(cycles),
-    ]
+    return [*metric_charts(cycles, evaluations), *([] if norms is None else [norms]), *schedule_charts(cycles)]
 
 
 def _rows(cycles: list[CycleInfo], evaluations: list[EvaluationInfo], metrics: list[str]) -> list[CycleRow]:

@@ -142,11 +142,7 @@ async def staged_page(request: AppRequest, state: State, staged_id: PathText) ->
     return await _staged(request, state, staged_id, {})
 
 
-@post(
-    "/datasets/staged/{staged_id:str}",
-    guards=[_GUARD],
-    request_max_body_size=MAX_UPLOAD_FORM_BYTES,
-)
+@post("/datasets/staged/{staged_id:str}", guards=[_GUARD], request_max_body_size=MAX_UPLOAD_FORM_BYTES)
 async def change_staged(request: AppRequest, state: State, staged_id: PathText) -> Response[bytes]:
     """Look at a file again with other descriptions, store it, or discard it."""
     staging, fields = service(state, StagingService), await read_fields(request, MAX_UPLOAD_FIELDS)

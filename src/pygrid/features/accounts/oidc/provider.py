@@ -39,10 +39,7 @@ LEEWAY_S = 60
 """Largest difference of the clocks of the provider and the app, in seconds."""
 MAX_TEXT = 255
 """Longest subject, by OpenID Connect Core, section 2."""
-ALGORITHMS = (
-    *("RS256", "RS384", "RS512", "PS256", "PS384", "PS512"),
-    *("ES256", "ES384", "ES512", "EdDSA", "Ed25519"),
-)
+ALGORITHMS = (*("RS256", "RS384", "RS512", "PS256", "PS384", "PS512"), *("ES256", "ES384", "ES512", "EdDSA", "Ed25519"))
 """Signatures with a key pair. ``none`` and signatures with the client's secret are never accepted."""
 
 
@@ -123,10 +120,7 @@ class OidcProvider:
 
     async def _exchange(self, metadata: ProviderMetadata, code: str, pending: PendingSignIn) -> TokenAnswer:
         body = prepare_token_request(
-            "authorization_code",
-            code=code,
-            redirect_uri=pending.redirect_uri,
-            code_verifier=pending.verifier,
+            "authorization_code", code=code, redirect_uri=pending.redirect_uri, code_verifier=pending.verifier
         )
         auth = ClientAuth(self._config.client_id, self._config.client_secret, self._client_method(metadata))
         headers = {"Accept": "application/json", "Content-Type": "application/x-www-form-urlencoded"}

@@ -21,14 +21,7 @@ from pygrid.clock import Clock
 from pygrid.core import access
 from pygrid.core.access import OWNER, USER, Principal, Role
 from pygrid.core.addresses import shortened
-from pygrid.core.oidc import (
-    BrowserAnswer,
-    PendingSignIn,
-    ProvidedIdentity,
-    ProviderConfig,
-    RoleMapping,
-    needs_password,
-)
+from pygrid.core.oidc import BrowserAnswer, PendingSignIn, ProvidedIdentity, ProviderConfig, RoleMapping, needs_password
 from pygrid.core.user_agents import describe_user_agent
 from pygrid.errors import Conflict, Forbidden, InvalidInput, NotFound
 from pygrid.features.accounts.passwords import hash_of_no_password

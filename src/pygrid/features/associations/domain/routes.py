@@ -69,8 +69,6 @@ async def leave_network(request: AppRequest, state: State, association_id: Assoc
 
 
 association_routes = [
-    Router(
-        "/", route_handlers=[list_associations, get_association, join_network, leave_network], tags=["associations"]
-    ),
+    Router("/", route_handlers=[list_associations, get_association, join_network, leave_network], tags=["associations"])
 ]
 """They need the service `DomainAssociations`."""

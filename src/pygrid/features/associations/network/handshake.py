@@ -70,10 +70,7 @@ class Handshake:
         self, database: Database, identity: Identity, clock: Clock, metrics: Metrics, terms: NetworkTerms
     ) -> None:
         self._turned = Counter(
-            "pygrid_network_turned_away",
-            "Domains that were refused, by reason.",
-            ("code",),
-            registry=metrics.registry,
+            "pygrid_network_turned_away", "Domains that were refused, by reason.", ("code",), registry=metrics.registry
         )
         self._database = database
         self._identity = identity

@@ -86,10 +86,7 @@ class ConnectedDomains:
         self._interval_s = interval_s
         self._members: dict[str, ConnectedDomain] = {}
         gauge = Gauge(
-            "pygrid_network_domains",
-            "Domains of this Network, by health.",
-            ("state",),
-            registry=metrics.registry,
+            "pygrid_network_domains", "Domains of this Network, by health.", ("state",), registry=metrics.registry
         )
         for health in DomainHealth:
             gauge.labels(str(health)).set_function(partial(self.count, health))

@@ -98,7 +98,7 @@ async def _refuse(socket: AnySocket, error: PygridError) -> None:
     ]
     with contextlib.suppress(WebSocketDisconnect, OSError):
         await socket.send(
-            cast("Any", {"type": "websocket.http.response.start", "status": error.status, "headers": headers}),
+            cast("Any", {"type": "websocket.http.response.start", "status": error.status, "headers": headers})
         )
         await socket.send(cast("Any", {"type": "websocket.http.response.body", "body": answer.content}))
 

@@ -21,15 +21,7 @@ from torch import fx
 from pygrid import codes
 from pygrid.errors import AuthoringError
 from pygrid.plans.authoring.diagnostics import SourceLocation, authoring_error, described
-from pygrid.plans.authoring.lowering.graph import (
-    Dim,
-    Dims,
-    LoweredGraph,
-    LoweredValue,
-    as_dim,
-    as_dims,
-    broadcast,
-)
+from pygrid.plans.authoring.lowering.graph import Dim, Dims, LoweredGraph, LoweredValue, as_dim, as_dims, broadcast
 from pygrid.plans.manifest import DType
 
 MAX_CONSTANT_BYTES = 1 << 20

@@ -58,11 +58,7 @@ class _Windows:
 
     @property
     def attributes(self) -> dict[str, Any]:
-        return {
-            "kernel_shape": list(self.kernel),
-            "strides": list(self.stride),
-            "pads": [*self.padding, *self.after],
-        }
+        return {"kernel_shape": list(self.kernel), "strides": list(self.stride), "pads": [*self.padding, *self.after]}
 
 
 # -- the largest element ---------------------------------------------------------------------------------------------
