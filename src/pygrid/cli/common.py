@@ -70,6 +70,20 @@ def handle_errors(command: Callable[P, R]) -> Callable[P, R]:
     return run
 
 
+def confirm(question: str) -> None:
+    """Ask before a change that cannot be undone; another answer than yes ends the command.
+
+    Raises:
+        InvalidInput: there is no terminal.
+    """
+    try:
+        typer.confirm(question, abort=True)
+    except typer.Abort:
+        if sys.stdin.isatty():
+            raise
+        raise InvalidInput("nothing is changed, because the answer is not yes; in a script, pass --yes") from None
+
+
 def read_password(prompt: str, from_stdin: bool) -> str:
     """A new password: a line of standard input, or what the user types twice."""
     if from_stdin:

@@ -11,7 +11,7 @@ import typer
 
 from pygrid.cli import csv_options
 from pygrid.cli import dataset_sources as sources
-from pygrid.cli.common import JsonOption, UrlOption, YesOption, handle_errors
+from pygrid.cli.common import JsonOption, UrlOption, YesOption, confirm, handle_errors
 from pygrid.cli.help import App
 from pygrid.cli.output import say, say_facts, say_json, say_table
 from pygrid.errors import InvalidInput
@@ -359,7 +359,7 @@ def delete(
         dataset = domain.datasets[name]
         info = dataset.info()
         if not yes:
-            typer.confirm(f"Delete {info.name} with {len(info.versions)} versions permanently?", abort=True)
+            confirm(f"Delete {info.name} with {len(info.versions)} versions permanently?")
         dataset.delete()
     say(f"{info.name} is deleted")
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from pygrid.cli.common import JsonOption, UrlOption, YesOption, handle_errors
+from pygrid.cli.common import JsonOption, UrlOption, YesOption, confirm, handle_errors
 from pygrid.cli.help import App
 from pygrid.cli.output import say, say_facts, say_json, say_table
 from pygrid.cli.serving_options import (
@@ -210,7 +210,7 @@ def delete(name: Name, version: Version = None, yes: YesOption = False, url: Url
         info = process.info()
         if not yes:
             what = f"{info.name} {info.version} with {info.num_checkpoints} checkpoints"
-            typer.confirm(f"Delete {what} permanently?", abort=True)
+            confirm(f"Delete {what} permanently?")
         process.delete()
     say(f"{info.name} {info.version} is deleted")
 

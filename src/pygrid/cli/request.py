@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from pygrid.cli.common import JsonOption, UrlOption, YesOption, handle_errors
+from pygrid.cli.common import JsonOption, UrlOption, YesOption, confirm, handle_errors
 from pygrid.cli.help import App
 from pygrid.cli.job import JobId, print_jobs, print_review, show_job
 from pygrid.cli.output import say
@@ -56,7 +56,7 @@ def approve(job_id: JobId, comment: Comment = "", yes: YesOption = False, url: U
         job = domain.job(job_id)
         if not yes:
             print_review(job)
-            typer.confirm("Approve this?", abort=True)
+            confirm("Approve this?")
         say(f"{job_id} is {job.approve(comment).state}")
 
 

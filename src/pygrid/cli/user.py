@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from pygrid.cli.common import AppOption, JsonOption, YesOption, handle_errors, read_password
+from pygrid.cli.common import AppOption, JsonOption, YesOption, confirm, handle_errors, read_password
 from pygrid.cli.help import App
 from pygrid.cli.local_store import DatabaseUrl
 from pygrid.cli.output import say, say_json, say_table
@@ -194,6 +194,6 @@ def remove(email: Email, yes: YesOption = False, url: AppOption = None) -> None:
 
     with connect(url) as client:
         if not yes:
-            typer.confirm(f"Delete the account {email} on {client.url}?", abort=True)
+            confirm(f"Delete the account {email} on {client.url}?")
         client.users.remove(email)
     say(f"the account {email} is deleted")
