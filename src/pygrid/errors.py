@@ -20,6 +20,7 @@
     ├── TooSlow                  408  the peer stalled
     ├── UnsupportedMediaType     415  the route does not read this content type
     ├── RangeNotSatisfiable      416  the file ends before the requested range begins
+    ├── WrongHost                421  the request names another server
     ├── TooManyRequests          429  retry after `retry_after_s` seconds
     ├── Unavailable              503  the server cannot do this at present
     ├── StorageFull              507  the disk of the server is full
@@ -142,6 +143,10 @@ class UnsupportedMediaType(PygridError):
 
 class RangeNotSatisfiable(PygridError):
     status, default_code = 416, codes.RANGE_NOT_SATISFIABLE
+
+
+class WrongHost(PygridError):
+    status, default_code = 421, codes.UNKNOWN_HOST
 
 
 class TooManyRequests(PygridError):

@@ -67,12 +67,12 @@ async def test_given_names_and_every_ip_address_are_known(far: Web, host: str) -
 @pytest.mark.parametrize("method", ["GET", "POST"])
 async def test_every_other_host_is_refused_whatever_is_asked(far: Web, host: str, method: str) -> None:
     for path in ("/healthz", "/users", "/model-centric/authenticate", "/nothing"):
-        assert_problem(await far.request(method, path, headers={"host": host}), 403, "unknown_host")
+        assert_problem(await far.request(method, path, headers={"host": host}), 421, "unknown_host")
 
 
 async def test_two_hosts_are_refused(web: Web) -> None:
     answer = await web.get("/healthz", headers=[("host", "localhost"), ("host", "evil.example")])
-    assert_problem(answer, 403, "unknown_host")
+    assert_problem(answer, 421, "unknown_host")
 
 
 FOREIGN = [
@@ -167,19 +167,19 @@ async def websocket(app: Litestar, path: str, **headers: str) -> list[dict[str, 
 
 
 @pytest.mark.parametrize(
-    ("path", "headers"),
+    ("path", "headers", "status"),
     [
-        ("/", {"host": "evil.example"}),
-        ("/", {"host": "evil.example", "origin": "https://evil.example"}),
-        ("/relay/x", {"origin": "https://evil.example"}),
+        ("/", {"host": "evil.example"}, 421),
+        ("/", {"host": "evil.example", "origin": "https://evil.example"}, 421),
+        ("/relay/x", {"origin": "https://evil.example"}, 403),
     ],
 )
 async def test_a_page_of_another_origin_opens_no_other_websocket(
-    web: Web, domain: Litestar, path: str, headers: dict[str, str]
+    web: Web, domain: Litestar, path: str, headers: dict[str, str], status: int
 ) -> None:
     sent = await websocket(domain, path, **headers)
     assert [message["type"] for message in sent] == ["websocket.http.response.start", "websocket.http.response.body"]
-    assert sent[0]["status"] == 403
+    assert sent[0]["status"] == status
 
 
 @pytest.mark.parametrize("headers", [{}, {"origin": "http://localhost"}, {"origin": "http://localhost:80"}])
@@ -192,7 +192,7 @@ async def test_a_network_is_as_strict(tmp_path: Path) -> None:
     app = build_network(load_network_settings({"PYGRID_HOSTS": "network"}, data_dir=tmp_path))
     async with running(app) as web:
         assert (await web.get("/healthz", headers={"host": "network:7000"})).status_code == 200
-        assert_problem(await web.get("/healthz", headers={"host": "evil.example"}), 403, "unknown_host")
+        assert_problem(await web.get("/healthz", headers={"host": "evil.example"}), 421, "unknown_host")
         assert_problem(await web.post("/users", json=BODY, headers={"origin": "null"}), 403, "cross_site_refused")
         for path in ("/", "/relay/x"):
             sent = await websocket(app, path, origin="https://evil.example")

@@ -25,7 +25,7 @@ from litestar.enums import ScopeType
 from litestar.types import ASGIApp, Receive, Scope, Send
 
 from pygrid import codes
-from pygrid.errors import Forbidden
+from pygrid.errors import Forbidden, PygridError, WrongHost
 from pygrid.messages import media
 from pygrid.messages.relay import RELAYED
 
@@ -73,8 +73,8 @@ class Site:
 
 
 class RefuseOtherSites:
-    """Refuses with 403 requests for another host (``unknown_host``) and from pages of other sites
-    (``cross_site_refused``).
+    """Refuses requests for another host (421 ``unknown_host``) and from pages of other sites (403
+    ``cross_site_refused``).
 
     Args:
         open_paths: devices' routes, which pages of any origin may call.
@@ -100,16 +100,15 @@ class RefuseOtherSites:
         else:
             await _refuse(scope, receive, send, error)
 
-    def _find_fault(self, scope: Scope) -> Forbidden | None:
+    def _find_fault(self, scope: Scope) -> PygridError | None:
         headers: dict[bytes, list[bytes]] = {}
         for name, value in scope["headers"]:
             headers.setdefault(name.lower(), []).append(value)
         hosts = [value.decode("latin-1") for value in headers.get(b"host", [])]
         if len(hosts) > 1 or (hosts and not _is_relayed(scope) and not self._site.is_known(hosts[0])):
             shown = hosts[0][:100]
-            return Forbidden(
+            return WrongHost(
                 f"{shown!r} is not a known name of this server: if it is one, add it to PYGRID_HOSTS (--hosts)",
-                code=codes.UNKNOWN_HOST,
                 host=shown,
             )
         if scope["path"] in self._open_paths or (scope["type"] == ScopeType.HTTP and scope["method"] in _HARMLESS):
@@ -129,7 +128,7 @@ def is_of_other_site(scope: Scope) -> bool:
     return bool(scope.get("state", {}).get(_FOREIGN))
 
 
-async def _refuse(scope: Scope, receive: Receive, send: Send, error: Forbidden) -> None:
+async def _refuse(scope: Scope, receive: Receive, send: Send, error: PygridError) -> None:
     body = msgspec.json.encode(error.to_problem())
     headers = [(b"content-type", media.PROBLEM.encode()), (b"content-length", str(len(body)).encode())]
     start: Any = {"type": "http.response.start", "status": error.status, "headers": headers}
