@@ -208,6 +208,17 @@ async def test_a_session_ends_after_twelve_idle_hours_and_not_before(
     assert_problem(await web.get("/users/me", headers=session), 403, "invalid_credentials")
 
 
+async def test_a_session_ends_after_seven_days_however_active(web: Web, people: People, clock: ManualClock) -> None:
+    session = await people.owner()
+    for _ in range(2 * 7 - 1):
+        clock.advance(12 * 3600 - 1)
+        assert (await web.get("/users/me", headers=session)).status_code == 200
+    clock.advance(3600)
+    assert (await web.get("/users/me", headers=session)).status_code == 200
+    clock.advance(11 * 3600 + 13)
+    assert_problem(await web.get("/users/me", headers=session), 403, "invalid_credentials")
+
+
 async def test_sessions_that_ended_are_forgotten(
     domain: Litestar, web: Web, people: People, clock: ManualClock
 ) -> None:

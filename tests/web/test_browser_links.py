@@ -84,6 +84,18 @@ async def test_an_api_token_makes_no_link(command: Command) -> None:
     assert (await command.web.post("/users/browser-link")).status_code == 400
 
 
+async def test_a_link_gives_no_session_more_than_seven_days(command: Command) -> None:
+    for _ in range(2 * 7 - 1):
+        command.clock.advance(12 * 3600 - 1)
+        path = await command.link()
+    tab = Browser(command.web)
+    assert (await tab.post(path)).status_code == 303
+    command.clock.advance(12 * 3600 - 1)
+    await tab.page("/admin/me")
+    command.clock.advance(20)
+    assert (await tab.get("/admin/me")).headers["location"].startswith("/admin/login")
+
+
 async def asks_for_the_password(tab: Browser) -> bool:
     answer = await tab.post("/admin/people/2/role", {"role": "1"})
     assert answer.status_code in (303, 401), answer.text

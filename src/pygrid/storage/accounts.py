@@ -121,6 +121,7 @@ class SessionRow:
     """A stored session; it is valid until ``expires_at``."""
 
     principal: Principal
+    created_at: dt.datetime
     last_seen_at: dt.datetime
     expires_at: dt.datetime
 
@@ -392,14 +393,15 @@ def put_memberships(connection: sa.Connection, user_id: int, group_ids: Sequence
 
 def find_session(connection: sa.Connection, token_hash: str) -> SessionRow | None:
     """The session, with the present role of its user. A role that is missing in the database has no permissions."""
+    times = [sessions.c.created_at, sessions.c.last_seen_at, sessions.c.expires_at]
     query = (
-        sa.select(sessions.c.user_id, sessions.c.last_seen_at, sessions.c.expires_at, *_ROLE)
+        sa.select(sessions.c.user_id, *times, *_ROLE)
         .join_from(sessions, users)
         .outerjoin(roles)
         .where(sessions.c.token_hash == token_hash)
     )
     row = connection.execute(query).first()
-    return None if row is None else SessionRow(Principal(row.user_id, _role(row)), row.last_seen_at, row.expires_at)
+    return None if row is None else SessionRow(Principal(row.user_id, _role(row)), *row[1:4])
 
 
 def update_session(connection: sa.Connection, token_hash: str, now: dt.datetime, expires_at: dt.datetime) -> None:

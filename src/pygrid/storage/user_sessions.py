@@ -13,6 +13,8 @@ ID_CHARS = 16
 """A session is named by the first characters of the hash of its token, which lead nobody to the token."""
 SESSION_IDLE = dt.timedelta(hours=12)
 """Time without a request after which a session ends."""
+SESSION_MAX = dt.timedelta(days=7)
+"""Time after the proof of the password after which a session ends, however much it is used."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,10 +48,15 @@ def put_session(
         "user_id": user_id,
         "created_at": began_at or now,
         "last_seen_at": now,
-        "expires_at": now + SESSION_IDLE,
+        "expires_at": end_of_session(began_at or now, now),
         "label": label,
     }
     connection.execute(sa.insert(sessions).values(values))
+
+
+def end_of_session(began_at: dt.datetime, now: dt.datetime) -> dt.datetime:
+    """When a session ends without a further request."""
+    return min(now + SESSION_IDLE, began_at + SESSION_MAX)
 
 
 def list_sessions(connection: sa.Connection, user_id: int, now: dt.datetime) -> list[UserSession]:

@@ -30,7 +30,7 @@ from pygrid.storage.audit import NotifiedWrites
 from pygrid.storage.one_time_codes import delete_expired_codes
 from pygrid.storage.setup_code import SetupCode
 from pygrid.storage.sql.database import Database
-from pygrid.storage.user_sessions import SESSION_IDLE, put_session
+from pygrid.storage.user_sessions import SESSION_IDLE, end_of_session, put_session
 
 
 class SessionChanges:
@@ -68,7 +68,8 @@ class KeyedUser:
 
 @dataclass(frozen=True, slots=True)
 class NewSession:
-    """A new session. The token is not stored; it is valid for ``expires_in_s`` after each use."""
+    """A new session. The token is not stored; it is valid for ``expires_in_s`` after each use, seven days at
+    most."""
 
     token: str
     expires_in_s: int
@@ -297,7 +298,7 @@ class SignIn:
         self.session_changes.notify()
 
     async def authenticate(self, token: str) -> Principal:
-        """Return the user of a session with their present role, and extend the session.
+        """Return the user of a session with their present role, and extend the session, at most to its seventh day.
 
         Raises:
             InvalidCredentials: the session does not exist or has ended.
@@ -307,9 +308,8 @@ class SignIn:
         if session is None or session.expires_at <= now:
             raise InvalidCredentials("this session is unknown or has ended: log in again")
         if now - session.last_seen_at >= SESSION_TOUCH:
-            await self._database.write(
-                lambda connection: store.update_session(connection, token_hash, now, now + SESSION_IDLE)
-            )
+            ends_at = end_of_session(session.created_at, now)
+            await self._database.write(lambda connection: store.update_session(connection, token_hash, now, ends_at))
         return session.principal
 
     async def find_principal(self, token: str) -> Principal | None:
