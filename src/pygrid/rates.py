@@ -1,4 +1,4 @@
-"""Limits on the rate of uses per address, in memory of a fixed size that no number of addresses can flush.
+"""Limits on the rate of uses per address or session, in memory of a fixed size that no number of them can flush.
 
 Each key has a token bucket in each of `ROWS` rows of a table, at a place that a secret hash selects. A key is refused
 only if all its buckets are full. So other keys can cause a refusal only if they share its bucket in every row. No entry
@@ -25,21 +25,21 @@ _PLACE_BYTES = 4
 
 
 class RateTable:
-    """At most ``per_minute`` uses a minute for each key, and as many at once.
+    """Limits the uses of each key.
 
     Args:
-        per_minute: 0 switches the limit off.
-        what: names the uses, for the refusal.
-        setting: where an operator changes ``per_minute``.
+        per_s: uses per second; 0 switches the limit off.
+        at_once: uses after a pause.
+        refusal: text of the refusal; ``{wait_s}`` in it becomes the seconds until the next use.
     """
 
-    def __init__(self, clock: Clock, per_minute: int, what: str, setting: str) -> None:
+    def __init__(self, clock: Clock, per_s: float, at_once: int, refusal: str) -> None:
         self._clock = clock
-        self._per_minute = per_minute
-        self._what = what
-        self._setting = setting
+        self._per_s = per_s
+        self._at_once = at_once
+        self._refusal = refusal
         self._secret = secrets.token_bytes(32)
-        size = ROWS * CELLS if per_minute else 0
+        size = ROWS * CELLS if per_s else 0
         self._used = array("d", bytes(8 * size))
         self._at = array("d", bytes(8 * size))
 
@@ -49,23 +49,19 @@ class RateTable:
         Raises:
             TooManyRequests: ``rate_limited``, with ``retry_after_s``; the use was not counted and must not go ahead.
         """
-        if not self._per_minute or key is None:
+        if not self._per_s or key is None:
             return
-        now, per_s = self._clock.now().timestamp(), self._per_minute / 60
+        now, per_s = self._clock.now().timestamp(), self._per_s
         places = self._places(key)
         for place in places:
             # A clock that was set back empties no bucket.
             self._used[place] = max(0.0, self._used[place] - max(0.0, now - self._at[place]) * per_s)
             self._at[place] = now
         least = min(self._used[place] for place in places)
-        if least + 1 > self._per_minute:
-            wait_s = (least + 1 - self._per_minute) / per_s
-            raise TooManyRequests(
-                f"more than {self._per_minute} {self._what} a minute came from your address; try again in {wait_s:.1f} "
-                f"s (the operator of this Domain can raise {self._setting})",
-                code=codes.RATE_LIMITED,
-                retry_after_s=round(wait_s, 3),
-            )
+        if least + 1 > self._at_once:
+            wait_s = (least + 1 - self._at_once) / per_s
+            text = self._refusal.format(wait_s=f"{wait_s:.1f}")
+            raise TooManyRequests(text, code=codes.RATE_LIMITED, retry_after_s=round(wait_s, 3))
         for place in places:
             self._used[place] = max(self._used[place], least + 1)
 

@@ -32,7 +32,7 @@ def signed_in(*permissions: Permission) -> Guard:
     The guard raises:
         Unauthenticated: ``unauthenticated``, ``invalid_credentials``; the page of the error leads to the sign-in.
         Forbidden: ``not_permitted``; ``cross_origin_refused`` as `check_origin`.
-        TooManyRequests: ``too_many_requests``: the session opens too many pages.
+        TooManyRequests: ``rate_limited``: the session opens too many pages.
     """
 
     async def guard(connection: Connection, _handler: BaseRouteHandler) -> None:
@@ -60,7 +60,7 @@ async def maybe_signed_in(connection: Connection, _handler: BaseRouteHandler) ->
 
 async def _authenticate(connection: Connection, token: str) -> Principal:
     principal = await find_authenticator(connection).authenticate(token)
-    service(connection.app.state, SessionLimits).take_page(token)
+    service(connection.app.state, SessionLimits).pages.take(token)
     connection.scope["user"] = principal
     return principal
 

@@ -10,7 +10,6 @@ from hypothesis import strategies as st
 
 from pygrid.clock import ManualClock
 from pygrid.errors import TooManyRequests
-from pygrid.ui import session_limits
 from pygrid.ui.session_limits import MAX_APP_STREAMS, MAX_STREAMS, PAGES_AT_ONCE, PAGES_PER_S, SessionLimits
 
 
@@ -19,7 +18,7 @@ def opens(limits: SessionLimits, session: str, num_pages: int) -> int:
     done = 0
     for _ in range(num_pages):
         try:
-            limits.take_page(session)
+            limits.pages.take(session)
         except TooManyRequests:
             continue
         done += 1
@@ -63,18 +62,8 @@ def test_a_refused_page_can_be_opened_after_the_time_that_is_named() -> None:
     assert opens(limits, "a", 150) == PAGES_AT_ONCE
     assert opens(limits, "b", 1) == 1
     with pytest.raises(TooManyRequests, match="more than 20 pages a second") as refused:
-        limits.take_page("a")
+        limits.pages.take("a")
     clock.advance(refused.value.to_problem()["retry_after_s"] + 1e-5)
-    limits.take_page("a")
+    limits.pages.take("a")
     clock.advance(60)
     assert opens(limits, "a", 150) == PAGES_AT_ONCE
-
-
-def test_sessions_that_pause_take_no_memory(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(session_limits, "MIN_PRUNED", 10)
-    clock = ManualClock()
-    limits = SessionLimits(clock)
-    for number in range(1000):
-        limits.take_page(f"session {number}")
-        clock.advance(1)
-    assert limits.num_counted <= 11

@@ -58,7 +58,7 @@ async def test_a_flood_of_pages_of_a_session_is_refused(site: Site) -> None:
     bob = await Browser(site.web).sign_in("bob@example.org")
     limits = service(site.app.state, SessionLimits)
     for _ in range(PAGES_AT_ONCE):
-        limits.take_page(ann.cookie.partition("=")[2])
+        limits.pages.take(ann.cookie.partition("=")[2])
 
     async def check_refusal(answer: httpx.Response) -> None:
         assert (answer.status_code, answer.headers["retry-after"]) == (429, "1")

@@ -49,18 +49,11 @@ class DeviceQuotas:
         self.limits = limits
         self._clock = clock
         self._key = blake2b(secret.encode(), person=b"device quotas").digest()
-        rate = limits.authentications_per_minute
-        self._authentications = RateTable(clock, rate, "authentications", "PYGRID_AUTHENTICATIONS_PER_MINUTE")
-        self._subjects = RateTable(clock, rate, "authentications", "PYGRID_AUTHENTICATIONS_PER_MINUTE")
-        self._cycle_requests = RateTable(
-            clock, limits.cycle_requests_per_minute, "cycle requests", "PYGRID_CYCLE_REQUESTS_PER_MINUTE"
-        )
-        self._pings = RateTable(
-            clock, PINGS * limits.cycle_requests_per_minute, "pings", "PYGRID_CYCLE_REQUESTS_PER_MINUTE"
-        )
-        self._speed_tests = RateTable(
-            clock, limits.speed_tests_per_minute, "speed tests", "PYGRID_SPEED_TESTS_PER_MINUTE"
-        )
+        self._authentications = _table(clock, limits.authentications_per_minute, "authentications")
+        self._subjects = _table(clock, limits.authentications_per_minute, "authentications")
+        self._cycle_requests = _table(clock, limits.cycle_requests_per_minute, "cycle requests")
+        self._pings = _table(clock, PINGS * limits.cycle_requests_per_minute, "pings", "CYCLE_REQUESTS")
+        self._speed_tests = _table(clock, limits.speed_tests_per_minute, "speed tests")
 
     def take_authentication(self, address: str) -> None:
         """Count an authentication. All `take_` functions raise TooManyRequests: ``rate_limited``."""
@@ -117,3 +110,12 @@ class DeviceQuotas:
     def _mark(self, kind: str, text: str) -> str:
         data = f"{kind} {text}".encode(errors="surrogatepass")
         return blake2b(data, key=self._key, digest_size=16).hexdigest()
+
+
+def _table(clock: Clock, per_minute: int, what: str, setting: str = "") -> RateTable:
+    name = setting or what.upper().replace(" ", "_")
+    refusal = (
+        f"more than {per_minute} {what} a minute came from your address; try again in {{wait_s}} s (the operator of "
+        f"this Domain can raise PYGRID_{name}_PER_MINUTE)"
+    )
+    return RateTable(clock, per_minute / 60, per_minute, refusal)
