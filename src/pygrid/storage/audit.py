@@ -13,7 +13,7 @@ import asyncio
 import datetime as dt
 import hashlib
 import logging
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
@@ -143,18 +143,18 @@ def list_entries(connection: sa.Connection, after: int = 0, limit: int = 100) ->
 
 
 def list_newest(
-    connection: sa.Connection, *, before: int | None = None, limit: int = 100, action: str = ""
+    connection: sa.Connection, *, before: int | None = None, limit: int = 100, texts: Sequence[Sequence[str]] = ()
 ) -> list[AuditEntry]:
     """Entries with numbers below ``before``, newest first.
 
     Args:
-        action: only entries of this action.
+        texts: only entries whose JSON contains one of each of these.
     """
     query = sa.select(audit_entries).order_by(audit_entries.c.number.desc()).limit(limit)
     if before is not None:
         query = query.where(audit_entries.c.number < before)
-    if action:
-        query = query.where(audit_entries.c.entry.contains(f'"action":"{action}"', autoescape=True))
+    for one in texts:
+        query = query.where(sa.or_(*(audit_entries.c.entry.contains(text, autoescape=True) for text in one)))
     return [_entry(row.number, row.entry) for row in connection.execute(query)]
 
 

@@ -63,18 +63,23 @@ ACTIONS = {
     "user_invited": "invited a person with the role {role}",
     "user_logged_in": "signed in",
     "user_logged_out": "signed out",
-    "user_signed_up": "got account {user_id} with the role {role}",
+    "user_signed_up": "opened {account} with the role {role}",
     "worker_let_in": "authorized a Worker",
     "worker_revoked": "revoked a Worker",
 }
-"""Words of each action: a sentence, or what follows its actor. ``{dataset}`` and ``{account}`` have the number that the
-entry records, and the present name, which can change."""
+"""Words of each action: a sentence, or what follows its actor. ``{dataset}`` and ``{account}`` have the present name if
+the reader may see it, else the number."""
 BOOKKEEPING = frozenset(
     action for action in ACTIONS if action.startswith(("charge_", "budget_reserved", "federated_", "user_logged_"))
 ) | {"checkpoint_evaluated", "job_presented", "job_put_back", "job_started"}
 """Actions that follow from others, which the start page leaves out."""
 NO_NAMES: Mapping[str, str] = {}
-_PATHS = {"dataset_id": "/admin/datasets/", "job_id": "/admin/jobs/", "process_id": "/admin/processes/"}
+_OBJECTS = {
+    "job_id": ("job", "/admin/jobs/"),
+    "dataset_id": ("dataset", "/admin/datasets/"),
+    "process_id": ("process", "/admin/processes/"),
+    "user_id": ("account", "/admin/people/"),
+}
 
 
 class _Known(dict[str, Any]):
@@ -91,18 +96,17 @@ def say_entry(actor: str, action: str, data: Mapping[str, Any], names: Mapping[s
     """
     known = _Known(data)
     for kind, key in (("dataset", "dataset_id"), ("account", "user_id")):
-        name = f" ({names[key]})" if key in names else ""
-        known[kind] = f"{kind} {known[key]}{name}"
+        known[kind] = f"{kind} {names.get(key, known[key])}"
     words = ACTIONS.get(action, action.replace("_", " ")).format_map(known)
     if words[:1].isupper():
         return words + (f" ({actor})" if actor else "")
     return f"{actor or 'The app'} {words}"
 
 
-def path_of(data: Mapping[str, Any]) -> str:
-    """Return the address of the object of an entry; empty: it has none."""
-    for key in ("job_id", "dataset_id", "process_id"):
+def find_object(data: Mapping[str, Any]) -> tuple[str, str]:
+    """Return what an entry is about, by its number, and the address of its page; empty: nothing that has a page."""
+    for key, (kind, path) in _OBJECTS.items():
         value = data.get(key)
         if isinstance(value, int) or (isinstance(value, str) and value.isalnum()):
-            return f"{_PATHS[key]}{value}"
-    return ""
+            return f"{kind} {value}", f"{path}{value}"
+    return "", ""

@@ -181,9 +181,8 @@ async def test_the_log_the_settings_and_the_health_of_an_app_are_shown(site: Sit
     ann, bob = await browser(site), await browser(site, "scientist")
     await site.owner.upload()
     log = await ann.page("/admin/audit")
-    assert "owner@example.org stored dataset 1" in log.text
-    assert "stored dataset 1" not in (await ann.page("/admin/audit?action=user_logged_in")).text
-    assert (await ann.get("/admin/audit?action=x%25")).status_code == 400
+    assert "owner@example.org stored dataset" in log.text
+    await _filter_the_log(ann)
     assert "entries are unmodified" in (await ann.post("/admin/audit/verify")).text
     settings = await ann.page("/admin/settings")
     assert "PYGRID_REVIEW_GROUPS" in settings.text
@@ -192,12 +191,28 @@ async def test_the_log_the_settings_and_the_health_of_an_app_are_shown(site: Sit
     assert not re.search(r"[0-9a-f]{64}", secret), "a secret is shown as set"
     assert "signed in" in log.text
     (lately,) = re.findall(r'<section id="lately".*?</section>', (await ann.page("/admin/")).html, re.DOTALL)
-    assert "stored dataset 1" in lately
+    assert "stored dataset" in lately
     assert "signed in" not in lately, "what follows from other acts is in the log alone"
     await _look_at_the_health(site, ann)
     for path in ("/admin/audit", "/admin/settings", "/admin/health", "/admin/people", "/admin/roles"):
         page = await bob.page(path, 403)
         assert "lacks can_" in page.text or "needs a role" in page.text
+
+
+async def _filter_the_log(ann: Browser) -> None:
+    """Each filter finds the entry of the dataset, and leaves out others."""
+    (row,) = (await ann.get("/admin/audit?format=json&action=dataset_uploaded")).json()
+    assert row["about"] == "dataset 1"
+    name = row["words"].partition("stored dataset ")[2]
+    for query in (f"about={name}", "about=1", f"day={row['at'][:10]}", "person=OWNER@example.org"):
+        assert f"stored dataset {name}" in (await ann.page(f"/admin/audit?{query}")).text, query
+    assert "signed in" not in (await ann.page(f"/admin/audit?about={name}")).text
+    others = ("action=user_logged_in", "person=scientist@example.org", "day=2001-01-01", "about=2", "about=00000000")
+    for query in (*others, "person=nobody", "about=nothing", 'about="action"', "person=%25"):
+        assert f"stored dataset {name}" not in (await ann.page(f"/admin/audit?{query}")).text, query
+    for query in ("action=x%25", "day=yesterday", "day=2026-1-1"):
+        page = await ann.page(f"/admin/audit?{query}", 400)
+        assert page.find("div", role="alert"), query
 
 
 async def test_an_operator_ends_the_sessions_of_a_person(site: Site) -> None:
@@ -212,7 +227,7 @@ async def test_an_operator_ends_the_sessions_of_a_person(site: Site) -> None:
     assert re.search(r"\d+ sessions ended\.", ended.text), ended.text
     for who in (bob, other):
         assert (await who.get("/admin/")).status_code == 303
-    assert "ended sessions of account 2 (scientist@example.org)" in (await ann.page("/admin/audit")).text
+    assert "ended sessions of account scientist@example.org" in (await ann.page("/admin/audit")).text
     again = Page.read(await ann.post(f"{path}/sessions", {"act": "end"}))
     assert "0 sessions ended." in again.text
     administrator = await site.people.with_role(3, site.owner.headers, "admin@example.org")
@@ -236,12 +251,12 @@ async def test_the_log_names_what_its_reader_may_see(site: Site) -> None:
     await site.owner.upload("patients")
     await site.owner.upload("secret plan", visibility="private")
     told = {name: (await who.page("/admin/audit")).text for name, who in (("ann", ann), ("officer", officer))}
-    assert "stored dataset 1 (patients)" in told["ann"]
-    assert "stored dataset 2 (secret plan)" in told["ann"]
-    assert "stored dataset 1 (patients)" in told["officer"]
+    assert "stored dataset patients " in told["ann"]
+    assert "stored dataset secret plan " in told["ann"]
+    assert "stored dataset patients " in told["officer"]
     assert "stored dataset 2" in told["officer"]
     assert "secret" not in told["officer"]
     assert "secret" not in (await officer.get("/admin/audit?format=json")).text
     renamed = {"name": "patients of 2026", "description": "", "visibility": "listed"}
     assert (await ann.post("/admin/datasets/1/edit", renamed)).status_code == 303
-    assert "stored dataset 1 (patients of 2026)" in (await ann.page("/admin/audit")).text
+    assert "stored dataset patients of 2026 " in (await ann.page("/admin/audit")).text

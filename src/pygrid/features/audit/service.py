@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,7 +14,7 @@ from pygrid import codes
 from pygrid.core.access import Permission, Principal, require
 from pygrid.errors import InvalidInput, TooManyRequests
 from pygrid.storage import audit
-from pygrid.storage.accounts import find_emails, list_emails
+from pygrid.storage.accounts import find_emails, find_user_id, list_emails
 from pygrid.storage.audit import AuditEntry, Head
 from pygrid.storage.sql.database import Database
 
@@ -42,6 +43,19 @@ class AuditCheck:
     """Number of the exported entry that the chain was compared with; None: there is none."""
 
 
+@dataclass(frozen=True, slots=True)
+class AuditFilter:
+    """Which entries are wanted; an empty text allows all."""
+
+    action: str = ""
+    person: str = ""
+    """E-mail of whom did it, or to whom it was done."""
+    about: str = ""
+    """Name or number of a dataset, or at least the first 8 characters of the id of a job."""
+    day: str = ""
+    """Day in UTC, such as 2026-12-01."""
+
+
 class AuditService:
     """Use cases of the audit log.
 
@@ -57,20 +71,26 @@ class AuditService:
         self._verifying = asyncio.Lock()
 
     async def list_entries(
-        self, principal: Principal, *, before: int | None = None, limit: int = 100, action: str = ""
+        self,
+        principal: Principal,
+        *,
+        before: int | None = None,
+        limit: int = 100,
+        wanted: AuditFilter = AuditFilter(),
     ) -> list[AuditLine]:
         """Return entries, newest first.
 
         Args:
             before: only entries with a smaller number.
-            action: only entries of this action.
+        Raises:
+            InvalidInput: ``invalid_input``, with ``field``: an action or a day is not written as one.
         """
         require(principal, self._permission)
-        if action and not action.replace("_", "").isalnum():
-            raise InvalidInput("an action is a name such as job_approved", code=codes.INVALID_INPUT)
+        _check(wanted)
 
         def load(connection: sa.Connection) -> list[AuditLine]:
-            found = audit.list_newest(connection, before=before, limit=min(limit, MAX_LIMIT), action=action)
+            texts = _texts(connection, principal, wanted)
+            found = audit.list_newest(connection, before=before, limit=min(limit, MAX_LIMIT), texts=texts)
             emails = list_emails(connection, {one.actor for one in found if one.actor is not None})
             named = {"user_id": find_emails(connection, _ids(found, "user_id"))}
             if of_datasets := _ids(found, "dataset_id"):  # a Network has none
@@ -109,6 +129,42 @@ class AuditService:
 
     def _known(self) -> Head | None:
         return audit.read_head(self._head_file) if self._head_file.exists() else None
+
+
+def _check(wanted: AuditFilter) -> None:
+    if wanted.action and not wanted.action.replace("_", "").isalnum():
+        raise InvalidInput("an action is a name such as job_approved", code=codes.INVALID_INPUT, field="action")
+    if wanted.day and not re.fullmatch(r"[0-9]{4}-[0-9]{2}-[0-9]{2}", wanted.day):
+        raise InvalidInput(
+            f"day is {wanted.day[:80]!r}: write it like 2026-12-01", code=codes.INVALID_INPUT, field="day"
+        )
+
+
+def _texts(connection: sa.Connection, principal: Principal, wanted: AuditFilter) -> list[tuple[str, ...]]:
+    """Return what the JSON of the wanted entries contains. Texts of others have their quotes escaped there."""
+    texts: list[tuple[str, ...]] = []
+    if wanted.action:
+        texts.append((f'"action":"{wanted.action}"',))
+    if wanted.day:
+        texts.append((f'"at":"{wanted.day}T',))
+    if wanted.person:
+        user_id = find_user_id(connection, wanted.person)
+        texts.append((f'"actor":{user_id or -1},', *_field("user_id", user_id)))
+    if re.fullmatch(r"[0-9a-f]{8,32}", wanted.about):
+        texts.append((f'"job_id":"{wanted.about}',))
+    elif wanted.about:
+        from pygrid.storage.datasets import find_dataset_by_name
+
+        number = int(wanted.about) if wanted.about.isdecimal() else None
+        found = find_dataset_by_name(connection, principal, wanted.about) if number is None else None
+        texts.append(_field("dataset_id", number if found is None else found.id))
+    return texts
+
+
+def _field(name: str, value: int | None) -> tuple[str, str]:
+    """Return the field in JSON, before another field and as the last; None: as no entry has it."""
+    start = f'"{name}":{-1 if value is None else value}'
+    return f"{start},", f"{start}}}"
 
 
 def _ids(entries: Sequence[AuditEntry], key: str) -> set[int]:

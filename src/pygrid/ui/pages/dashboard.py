@@ -17,6 +17,7 @@ from pygrid.ui.pages.paging import PAGE_ROWS
 from pygrid.ui.pages.processes import ProcessLine, list_lines
 from pygrid.ui.pages.requests import list_requests
 from pygrid.ui.pages.supervision import AuditEntryRow, entry_rows
+from pygrid.ui.render import show_number
 from pygrid.ui.request_words import ask_in_words
 from pygrid.web.requests import AppRequest
 from pygrid.web.services import service
@@ -27,6 +28,7 @@ class BudgetBar(msgspec.Struct, frozen=True):
     name: str
     spent: float
     cap: float
+    is_own: bool
 
 
 class FirstStep(msgspec.Struct, frozen=True):
@@ -58,8 +60,25 @@ async def domain_dashboard(request: AppRequest, state: State) -> Response[bytes]
     bars, unbudgeted = await _budgets(state, principal)
     steps = _first_steps(principal, has_data=bool(bars or unbudgeted), has_models=bool(running))
     log = await _log(state, principal)
-    view = DashboardView(await _requests(state, principal), running, bars, steps, unbudgeted, log)
+    needs = [*_failing(state, principal), *await _requests(state, principal), *_nearly_spent(bars)]
+    view = DashboardView(needs, running, bars, steps, unbudgeted, log)
     return await console_of(request).page(request, "dashboard.html", "Dashboard", view)
+
+
+def _failing(state: State, principal: Principal) -> list[Need]:
+    tasks = ", ".join(state.tasks.failing) if principal.may(Permission.EDIT_SETTINGS) else ""
+    return [Need("/admin/health", f"A background task fails: {tasks}.")] if tasks else []
+
+
+def _nearly_spent(bars: list[BudgetBar]) -> list[Need]:
+    """Own budgets of which more than 80% are spent."""
+    return [
+        Need(
+            bar.path, f"The budget of {bar.name} has {show_number(bar.cap - bar.spent)} of {show_number(bar.cap)} left."
+        )
+        for bar in bars
+        if bar.is_own and bar.spent > 0.8 * bar.cap
+    ]
 
 
 async def _requests(state: State, principal: Principal) -> list[Need]:
@@ -93,7 +112,7 @@ async def _budgets(state: State, principal: Principal) -> tuple[list[BudgetBar],
         level = levels.get(dataset.id)
         if level is not None:
             name = dataset.name if level.is_whole else f"{dataset.name}, your share"
-            bars.append(BudgetBar(f"/admin/budgets/{dataset.id}", name, level.spent, level.cap))
+            bars.append(BudgetBar(f"/admin/budgets/{dataset.id}", name, level.spent, level.cap, dataset.mine))
         elif dataset.mine:
             unbudgeted.append(Need(f"/admin/datasets/{dataset.id}?tab=budget", dataset.name))
     return bars, tuple(unbudgeted)

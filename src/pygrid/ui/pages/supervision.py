@@ -17,11 +17,11 @@ from litestar.params import FromQuery
 
 from pygrid import __version__
 from pygrid.core.access import Permission
-from pygrid.errors import PygridError
-from pygrid.features.audit.service import AuditCheck, AuditLine, AuditService
+from pygrid.errors import InvalidInput, PygridError
+from pygrid.features.audit.service import AuditCheck, AuditFilter, AuditLine, AuditService
 from pygrid.settings import PANELS, AppSettings
 from pygrid.ui.access import signed_in
-from pygrid.ui.audit_words import ACTIONS, path_of, say_entry
+from pygrid.ui.audit_words import ACTIONS, find_object, say_entry
 from pygrid.ui.charts import Chart
 from pygrid.ui.console import console_of
 from pygrid.ui.pages.paging import PAGE_ROWS, Paging, make_paging
@@ -33,6 +33,7 @@ from pygrid.web.services import service
 
 SEE_AUDIT = (Permission.TRIAGE_REQUESTS, Permission.EDIT_SETTINGS)
 """One of them is needed to open the audit log."""
+_FILTERS = tuple(field.name for field in dataclasses.fields(AuditFilter))
 _AUDIT = signed_in(*SEE_AUDIT)
 _SETTINGS = signed_in(Permission.EDIT_SETTINGS)
 
@@ -42,13 +43,15 @@ class AuditEntryRow(msgspec.Struct, frozen=True):
     at: dt.datetime
     actor: str
     words: str
+    about: str
+    """What the entry is about, by its number: names can change."""
     path: str
     action: str
 
 
 class AuditView(msgspec.Struct, frozen=True):
     rows: list[AuditEntryRow]
-    action: str
+    wanted: AuditFilter
     actions: list[str]
     paging: Paging
     check: AuditCheck | None
@@ -79,11 +82,10 @@ class HealthView(msgspec.Struct, frozen=True):
 
 
 @get("/audit", guards=[_AUDIT])
-async def audit_page(
-    request: AppRequest, state: State, action: FromQuery[str] = "", before: FromQuery[int | None] = None
-) -> Response[bytes]:
+async def audit_page(request: AppRequest, state: State, before: FromQuery[int | None] = None) -> Response[bytes]:
     """Show the audit log, newest entries first."""
-    return await _audit(request, state, action=action[:64], before=before)
+    fields = {name: request.query_params.get(name, "").strip()[:254] for name in _FILTERS}
+    return await _audit(request, state, wanted=AuditFilter(**fields), before=before)
 
 
 @post("/audit/verify", guards=[_AUDIT])
@@ -101,20 +103,23 @@ async def _audit(
     state: State,
     error: PygridError | None = None,
     *,
-    action: str = "",
+    wanted: AuditFilter = AuditFilter(),  # noqa: B008
     before: int | None = None,
     check: AuditCheck | None = None,
 ) -> Response[bytes]:
-    wanted = find_format(request)
-    found = await service(state, AuditService).list_entries(
-        request.user, before=before, limit=PAGE_ROWS + 1, action=action
-    )
+    format_, found = find_format(request), []
+    try:
+        found = await service(state, AuditService).list_entries(
+            request.user, before=before, limit=PAGE_ROWS + 1, wanted=wanted
+        )
+    except InvalidInput as problem:
+        error = problem
     rows = entry_rows(found[:PAGE_ROWS])
-    if wanted:
-        return answer_rows(wanted, "audit", rows, ("number", "at", "actor", "words", "action"))
+    if format_ and error is None:
+        return answer_rows(format_, "audit", rows, ("number", "at", "actor", "words", "action", "about"))
     view = AuditView(
         rows,
-        action,
+        wanted,
         sorted(ACTIONS),
         make_paging(
             request, rows[-1].number if len(found) > PAGE_ROWS else None, has_files=bool(rows), path="/admin/audit"
@@ -132,7 +137,7 @@ def entry_rows(lines: Sequence[AuditLine]) -> list[AuditEntryRow]:
             one.entry.at,
             one.actor,
             say_entry(one.actor, one.entry.action, one.entry.data, one.names),
-            path_of(one.entry.data),
+            *find_object(one.entry.data),
             one.entry.action,
         )
         for one in lines
