@@ -124,7 +124,7 @@ def test_a_private_job_runs_by_policy(owner: Run, scientist: Run, folder: Path) 
     job = output[0]
     sheet = said(scientist, "job", "show", job[:12])
     assert "released" in sheet
-    assert "epsilon 2, delta 1e-05 for each record" in sheet
+    assert "epsilon 2, delta 0.00001 for each record" in sheet
     assert said(scientist, "job", "watch", job).strip() == "released"
     assert job in said(scientist, "job", "list", "--mine")
     assert job in said(owner, "job", "list", "--dataset", "flowers", "--state", "released")
@@ -239,9 +239,9 @@ def test_nobody_decides_on_their_own_request_and_strangers_see_nothing(
 
 def test_a_budget_is_changed_where_it_may_be(owner: Run) -> None:
     output = said(owner, "budget", "set", "flowers", "--epsilon", "12")
-    assert "epsilon 12 at delta 1e-05, 5 for each user" in output
+    assert "epsilon 12 at delta 0.00001, 5 for each user" in output
     assert "run without a decision" in output
-    assert "the budget was opened for delta 1e-05" in refused(owner, "budget", "set", "flowers", "--delta", "1e-3")
+    assert "the budget was opened for delta 0.00001" in refused(owner, "budget", "set", "flowers", "--delta", "1e-3")
     assert json.loads(said(owner, "budget", "show", "flowers", "--json"))["policy"]["epsilon"] == 12
 
 

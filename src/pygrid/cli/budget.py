@@ -11,6 +11,7 @@ from pygrid.cli.help import App
 from pygrid.cli.local_store import DatabaseUrl, DataDir, stored_domain
 from pygrid.cli.output import say, say_facts, say_json, say_table
 from pygrid.errors import InvalidInput
+from pygrid.units import decimal
 
 if TYPE_CHECKING:
     from sqlalchemy import Connection
@@ -125,7 +126,8 @@ def set_budget(
 
 def _say_policy(name: str, policy: PolicyInfo) -> None:
     who = "run without a decision within the caps" if policy.auto_approve else "wait for a decision"
-    say(f"{name}: epsilon {policy.epsilon:g} at delta {policy.delta:g}, {policy.epsilon_per_user:g} for each user")
+    share = f"{decimal(policy.epsilon_per_user)} for each user"
+    say(f"{name}: epsilon {decimal(policy.epsilon)} at delta {decimal(policy.delta)}, {share}")
     say(f"the protected unit is {policy.unit}")
     say(f"private jobs {who}; non-private jobs always wait for a decision")
     say(f"jobs may run in the pools {', '.join(policy.pools or ())}")
@@ -143,16 +145,16 @@ def _show_online(name: str, url: str | None, as_json: bool) -> None:
         say_json(budget)
         return
     policy = budget.policy
-    facts = [("dataset", name), ("unit", policy.unit), ("delta", f"{policy.delta:g}")]
+    facts = [("dataset", name), ("unit", policy.unit), ("delta", decimal(policy.delta))]
     if budget.spent is not None:
         facts.append(("spent in total", _share(budget.spent, policy.epsilon, budget.left or 0.0)))
     facts.append(("spent by you", _share(budget.yours, budget.your_cap, budget.your_left)))
-    facts += [(f"spent by {user}", f"{spent:.3g}") for user, spent in sorted((budget.users or {}).items())]
+    facts += [(f"spent by {user}", decimal(spent, 3)) for user, spent in sorted((budget.users or {}).items())]
     say_facts(facts)
 
 
 def _share(spent: float, cap: float, left: float) -> str:
-    return f"epsilon {spent:.3g} of {cap:g}, {left:.3g} left"
+    return f"epsilon {decimal(spent, 3)} of {decimal(cap)}, {decimal(left, 3)} left"
 
 
 def _rows(connection: Connection, dataset_id: int | None) -> BudgetTable:

@@ -175,7 +175,7 @@ def _try_upload(source: sources.Table, given: dict[str, Any], url: str | None) -
 
 def _say_upload(what: str, info: DatasetInfo | UploadTrial) -> None:
     from pygrid.cli.tables import DatasetColumns
-    from pygrid.summaries.units import size
+    from pygrid.units import size
 
     columns = info.schema.columns
     say(f"{what}: {info.schema.num_records:,} records, {len(columns)} columns, {size(info.size_bytes)}")

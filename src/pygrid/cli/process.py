@@ -291,7 +291,7 @@ def serve(
 
 def _facts(info: ProcessInfo) -> Iterator[tuple[str, object]]:
     from pygrid.client.display.process_tables import num_completed
-    from pygrid.summaries.units import size
+    from pygrid.units import size
 
     yield "process", f"{info.name} {info.version}"
     yield "state", info.state

@@ -12,6 +12,7 @@ import msgspec
 from pygrid.client.display.tables import Table, TableColumn
 from pygrid.messages.datasets import Column, VersionInfo
 from pygrid.messages.preparation_text import write_preparation
+from pygrid.units import decimal
 
 
 class PlainTable(Table[Sequence[object]]):
@@ -54,9 +55,11 @@ class BudgetTable(Table[BudgetRow]):
             TableColumn("dataset", lambda row: row.dataset, weight=6),
             TableColumn("id", lambda row: row.dataset_id, weight=2, align="right"),
             TableColumn("user", lambda row: row.who, weight=5),
-            TableColumn("epsilon spent", lambda row: f"{row.epsilon_spent:.3g} of {row.epsilon:g}", weight=6),
-            TableColumn("left", lambda row: f"{row.epsilon_left:.3g}", weight=4, align="right"),
-            TableColumn("delta", lambda row: f"{row.delta:g}", weight=3, align="right"),
+            TableColumn(
+                "epsilon spent", lambda row: f"{decimal(row.epsilon_spent, 3)} of {decimal(row.epsilon)}", weight=6
+            ),
+            TableColumn("left", lambda row: decimal(row.epsilon_left, 3), weight=4, align="right"),
+            TableColumn("delta", lambda row: decimal(row.delta), weight=3, align="right"),
             TableColumn("unit", lambda row: row.unit, weight=2),
             TableColumn("jobs", lambda row: row.num_charges, weight=1, align="right"),
         )

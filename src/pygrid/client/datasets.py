@@ -47,10 +47,10 @@ from pygrid.messages.jobs import BudgetInfo, PolicyInfo
 from pygrid.messages.plain_words import in_plain_words
 from pygrid.messages.preparation_text import preparations_of, write_preparation
 from pygrid.messages.preparations import PrepareRequest
-from pygrid.summaries.units import counted, size
 from pygrid.tensors import decode
 from pygrid.transport import Api, Body, Request, Response
 from pygrid.transport.encoding import json_body, to_message
+from pygrid.units import counted, size
 
 T = TypeVar("T")
 

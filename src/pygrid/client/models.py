@@ -17,11 +17,11 @@ from pygrid.client.hosting import FormBody, FormPart
 from pygrid.errors import InvalidInput
 from pygrid.messages.media import TENSORS
 from pygrid.messages.models import ModelList, ModelVisibility, ServedModel, ServedModelInfo, ServeRequest
-from pygrid.summaries.units import size
 from pygrid.tensors import decode, encode
 from pygrid.transport import Api, Request
 from pygrid.transport.base import BytesBody
 from pygrid.transport.encoding import json_body
+from pygrid.units import size
 
 OnnxSource = bytes | str | os.PathLike[str] | Any
 """The bytes of an ONNX model, the path of its file, or an ``onnx.ModelProto``."""

@@ -22,6 +22,7 @@ from pygrid.messages.jobs import JobRequest, StatisticRequest
 from pygrid.plans.gate import GateReport
 from pygrid.plans.hyper import resolve_hyper
 from pygrid.plans.manifest import DataPort, Manifest
+from pygrid.units import decimal
 
 MAX_REASON = 5_000
 MAX_EPOCHS = 10_000
@@ -343,7 +344,7 @@ def _refuse_undeclared(where: str, column: Column, keys: Sequence[int | str]) ->
     else:
         low, high = _key_bounds(column)
         unknown = [key for key in keys if not low <= int(key) <= high]
-        allowed = f"{low:g} to {high:g}"
+        allowed = f"{decimal(low)} to {decimal(high)}"
     if unknown:
         raise _unknown_key(where, unknown[0], column, allowed)
 

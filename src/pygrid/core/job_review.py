@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from pygrid.messages.jobs import FlagSeverity, JobCost, JobFlag, JobRequest
+from pygrid.units import counted, decimal
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,7 +83,7 @@ def _red(facts: ReviewFacts, limits: ReviewThresholds) -> Iterator[JobFlag]:
         yield _flag(
             "red",
             "result_can_hold_records",
-            f"The result is {ratio:.2g} times as large as the data that the job reads, so it can hold records.",
+            f"The result is {decimal(ratio, 2)} times as large as the data that the job reads, so it can hold records.",
         )
     if facts.rows_mix:
         yield _flag(
@@ -133,7 +134,7 @@ def _flag(severity: FlagSeverity, name: str, sentence: str) -> JobFlag:
 
 
 def _age(age: dt.timedelta) -> str:
-    minutes = max(0, int(age.total_seconds() // 60))
-    if minutes < 60:
-        return "1 minute" if minutes == 1 else f"{minutes} minutes"
-    return "1 hour" if minutes < 120 else f"{minutes // 60} hours"
+    minutes = int(age.total_seconds() // 60)
+    if minutes < 1:
+        return "less than a minute"
+    return counted(minutes, "minute") if minutes < 60 else counted(minutes // 60, "hour")

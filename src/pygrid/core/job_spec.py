@@ -24,6 +24,7 @@ from pygrid.errors import InvalidInput
 from pygrid.messages.datasets import CODED, TIMES, Dtype
 from pygrid.messages.jobs import JobKind, Unit
 from pygrid.plans.manifest import Port
+from pygrid.units import decimal
 
 StatisticKind = Literal["count", "sum", "mean", "variance", "quantile", "histogram"]
 FailureKind = Literal[
@@ -330,8 +331,8 @@ def _check_statistic(spec: JobSpec, statistic: Statistic) -> None:
         max(abs(lower), abs(upper)) > _MAX_BOUND or upper - lower < 1 / _MAX_BOUND
     ):
         raise _invalid(
-            f"{kind} of {statistic.column!r}: the bounds {lower:g} .. {upper:g} are not usable; they must be at most "
-            f"{_MAX_BOUND:g} in size, and at least {1 / _MAX_BOUND:g} apart"
+            f"{kind} of {statistic.column!r}: the bounds {decimal(lower)} .. {decimal(upper)} are not usable; they "
+            f"must be at most {decimal(_MAX_BOUND)} in size, and at least {decimal(1 / _MAX_BOUND)} apart"
         )
     rising = all(a < b for a, b in zip(statistic.edges, statistic.edges[1:], strict=False))
     if kind in ("quantile", "histogram") and (

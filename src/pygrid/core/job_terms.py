@@ -23,6 +23,7 @@ from pygrid.privacy.accountants import calibrate, epsilon_of
 from pygrid.privacy.clipping import MAX_CLIP, MIN_CLIP
 from pygrid.privacy.events import Event, PoissonSampledGaussian, check_epsilon
 from pygrid.privacy.ledger import Cap, Cost, check_delta_for, cost_of
+from pygrid.units import decimal
 
 MAX_ROUNDS = 1_000_000
 
@@ -59,7 +60,7 @@ def make_terms(
         raise _invalid(f"clip is {asked.clip}; it is a number from {MIN_CLIP:g} to {MAX_CLIP:g}, such as 1.0")
     for cap in caps:
         if asked.delta > cap.delta:
-            raise _invalid(f"delta is {asked.delta}; the budget has delta {cap.delta:g}; use at most that")
+            raise _invalid(f"delta is {asked.delta}; the budget has delta {decimal(cap.delta)}; use at most that")
     num_units = _num_units(request, schema, asked)
     rate = _sampling_rate(request, asked, num_units)
     cycles = 1 if request.federation is None else request.federation.cycles

@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from pygrid.core.job_spec import PrivacyTerms, Statistic
+from pygrid.units import decimal
 
 Z95 = 1.96
 """Standard deviations on each side of a normal value that hold 95% of the probability."""
@@ -70,7 +71,9 @@ def read_answer(answer: Mapping[str, Any], lower: float, upper: float, edges: Se
     for (key, value), count in zip(groups, counts, strict=True):
         if isinstance(value, list):
             for at, one in enumerate(value):
-                bin_words = f"{edges[at]:g} to {edges[at + 1]:g}" if at + 1 < len(edges) else f"bin {at + 1}"
+                bin_words = (
+                    f"{decimal(edges[at])} to {decimal(edges[at + 1])}" if at + 1 < len(edges) else f"bin {at + 1}"
+                )
                 words = f"{key}: {bin_words}" if key != "" else bin_words
                 cells.append(AnswerCell(words, one, _margin(answer, one, None, 0.0), None))
         else:

@@ -14,6 +14,7 @@ from msgspec import UNSET, UnsetType
 
 from pygrid.messages.preparations import Preparation, PreparedFrom
 from pygrid.messages.sql_origins import SqlOrigin
+from pygrid.units import decimal
 
 Dtype = Literal["float32", "float64", "int32", "int64", "uint8", "bool", "text", "category", "date", "datetime"]
 """The type of a column. A text and a category are stored as codes, a date as days and a datetime as microseconds since
@@ -108,7 +109,7 @@ class Column(msgspec.Struct, frozen=True, omit_defaults=True):
         if self.num_categories is not None:
             bounds = f"{self.num_categories} categories"
         elif self.min is not None or self.max is not None:
-            low, high = ("" if bound is None else f"{bound:g}" for bound in (self.min, self.max))
+            low, high = ("" if bound is None else decimal(bound) for bound in (self.min, self.max))
             bounds = f"{low}..{high}"
         return ", ".join(filter(None, (bounds, "some missing" if self.has_missing else "")))
 

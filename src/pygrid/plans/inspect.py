@@ -12,6 +12,7 @@ from pygrid.plans.gate import GateReport
 from pygrid.plans.manifest import Manifest
 from pygrid.plans.operators import OPERATORS
 from pygrid.plans.text import human_bytes, human_count
+from pygrid.units import decimal
 
 
 class PlanInput(msgspec.Struct, frozen=True):
@@ -81,7 +82,7 @@ def describe(plan: Plan, report: GateReport) -> PlanDescription:
         num_parameters=sum(math.prod(array.shape) for array in report.model_spec.values()),
         inputs=_inputs(manifest),
         hyper=tuple(
-            PlanInput(name, f"{hyper.default:g}, allowed {hyper.min:g} to {hyper.max:g}", "")
+            PlanInput(name, f"{decimal(hyper.default)}, allowed {decimal(hyper.min)} to {decimal(hyper.max)}", "")
             for name, hyper in manifest.hyper.items()
         ),
         outputs=_outputs(manifest, report),

@@ -30,6 +30,7 @@ from pygrid import codes
 from pygrid.errors import InvalidInput
 from pygrid.privacy.accountants import WHOLE_ORDERS, Curve, curve, divergence_within, index_of, zero_curve
 from pygrid.privacy.events import ApproximateDp, Event, Gaussian, PoissonSampledGaussian, check_delta, check_epsilon
+from pygrid.units import decimal
 
 
 class ChargeState(enum.StrEnum):
@@ -155,7 +156,8 @@ def check_delta_for(delta: float, num_records: int) -> None:
     most = 1 / (10 * max(1, num_records))
     if delta > most:
         raise InvalidInput(
-            f"delta is {delta:g}, too large for {num_records:,} records: use at most 1 / (10 * records), {most:.2g}",
+            f"delta is {decimal(delta)}, too large for {num_records:,} records: use at most 1 / (10 * records), "
+            f"{decimal(most, 2)}",
             code=codes.INVALID_DELTA,
         )
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import math
 
+from pygrid.units import chance
+
 _CONTENTS = {
     "record": "a record has",
     "subject": "the records of a person have",
@@ -33,7 +35,7 @@ def explain_epsilon(epsilon: float, delta: float, unit: str = "record") -> str:
     """
     return (
         f"Somebody who is 50% sure which of two contents {_CONTENTS.get(unit, _CONTENTS['record'])} can become at most "
-        f"{sure(epsilon)} sure, except with probability {delta:g}."
+        f"{sure(epsilon)} sure, except with a probability of {chance(delta)}."
     )
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pygrid.messages.jobs import FederationRequest, JobCost, JobInfo, JobRequest
 from pygrid.plans.text import printable
 from pygrid.privacy.words import explain_epsilon
-from pygrid.summaries.units import counted, size
+from pygrid.units import counted, decimal, size
 
 _KINDS = {
     "train": "train a model",
@@ -57,7 +57,7 @@ def sheet(info: JobInfo) -> list[tuple[str, str]]:
     rows.append(("what leaves", leaves_in_words(info)))
     if info.metrics:
         where = "of the result" if info.state in ("held", "released") else "on the mock"
-        rows.append((where, ", ".join(f"{name} {value:.4g}" for name, value in sorted(info.metrics.items()))))
+        rows.append((where, ", ".join(f"{name} {decimal(value, 4)}" for name, value in sorted(info.metrics.items()))))
     if info.facts:
         facts = {name: value for name, value in info.facts.items() if value and name in _FACTS}
         rows.append(("the Worker saw", ", ".join(f"{_plain(value)} {_FACTS[name]}" for name, value in facts.items())))
@@ -77,9 +77,9 @@ def privacy_in_words(info: JobInfo) -> str:
         if info.request is not None and info.request.federation is not None:
             return "none: exact, and only this approval stands between the data and the coordinator"
         return "none: an exact answer, which a person signs off"
-    words = f"epsilon {terms.epsilon:g}, delta {terms.delta:g} for each {terms.unit}"
+    words = f"epsilon {decimal(terms.epsilon)}, delta {decimal(terms.delta)} for each {terms.unit}"
     # Metrics and answers are bounded one by one, each by its own declared bounds.
-    return f"{words}; contributions clipped to {terms.clip:g}" if info.kind == "train" else words
+    return f"{words}; contributions clipped to {decimal(terms.clip)}" if info.kind == "train" else words
 
 
 def cost_in_words(info: JobInfo) -> str:
@@ -87,8 +87,8 @@ def cost_in_words(info: JobInfo) -> str:
     if info.cost is None:
         return ""
     if info.cost.your_price is None:
-        return f"{info.cost.epsilon:.3g}"
-    return f"{info.cost.your_price:.3g}{_of(info.cost.your_cap)}"
+        return decimal(info.cost.epsilon, 3)
+    return f"{decimal(info.cost.your_price, 3)}{_of(info.cost.your_cap)}"
 
 
 def request_rows(request: JobRequest) -> list[tuple[str, str]]:
@@ -97,10 +97,12 @@ def request_rows(request: JobRequest) -> list[tuple[str, str]]:
     if request.binding:
         rows.append(("columns", ", ".join(f"{column} as {port}" for port, column in request.binding.items())))
     if request.kind == "train":
-        hyper = "".join(f", {name} {value:g}" for name, value in request.hyper.items())
+        hyper = "".join(f", {name} {decimal(value)}" for name, value in request.hyper.items())
         rows.append(("training", f"{counted(request.epochs, 'epoch')} in batches of {request.batch_size}{hyper}"))
     if request.metric_bounds:
-        bounds = (f"{name} {lower:g} to {upper:g}" for name, (lower, upper) in request.metric_bounds.items())
+        bounds = (
+            f"{name} {decimal(lower)} to {decimal(upper)}" for name, (lower, upper) in request.metric_bounds.items()
+        )
         rows.append(("metrics within", ", ".join(bounds)))
     if request.select:
         rows.append(("of its outputs", ", ".join(request.select)))
@@ -116,34 +118,28 @@ def request_rows(request: JobRequest) -> list[tuple[str, str]]:
 
 
 def _budget_rows(cost: JobCost, bound: str, unit: str) -> list[tuple[str, str]]:
-    noise = f"{counted(cost.rounds, 'round')} with noise of {cost.noise_multiplier:.3g} times {bound}"
-    rows = [("cost", f"epsilon {cost.epsilon:.3g}: {noise}")]
+    noise = f"{counted(cost.rounds, 'round')} with noise of {decimal(cost.noise_multiplier, 3)} times {bound}"
+    rows = [("cost", f"epsilon {decimal(cost.epsilon, 3)}: {noise}")]
     if cost.certainty is not None:
         rows.append(("that means", explain_epsilon(cost.epsilon, cost.delta, unit)))
     if cost.spent_before is not None and cost.spent_after is not None:
-        takes = _takes(cost.price)
-        rows.append(("budget", f"{takes}{cost.spent_before:.3g} before, {cost.spent_after:.3g} after{_of(cost.cap)}"))
+        rows.append(("budget", _change(cost.price, cost.spent_before, cost.spent_after, cost.cap)))
     if cost.fits is not None:
         rows.append(
             ("room for it", "yes, now" if cost.fits else "NO: the budget would refuse it, also after an approval")
         )
     if cost.yours_before is not None and cost.yours_after is not None:
-        takes = _takes(cost.your_price)
-        rows.append(
-            (
-                "asker's share",
-                f"{takes}{cost.yours_before:.3g} before, {cost.yours_after:.3g} after{_of(cost.your_cap)}",
-            )
-        )
+        rows.append(("asker's share", _change(cost.your_price, cost.yours_before, cost.yours_after, cost.your_cap)))
     return rows
 
 
-def _takes(price: float | None) -> str:
-    return "" if price is None else f"takes {price:.3g}: "
+def _change(price: float | None, before: float, after: float, cap: float | None) -> str:
+    takes = "" if price is None else f"takes {decimal(price, 3)}: "
+    return f"{takes}{decimal(before, 3)} before, {decimal(after, 3)} after{_of(cap)}"
 
 
 def _of(cap: float | None) -> str:
-    return "" if cap is None else f" of {cap:g}"
+    return "" if cap is None else f" of {decimal(cap)}"
 
 
 def leaves_in_words(info: JobInfo) -> str:
@@ -160,7 +156,7 @@ def leaves_in_words(info: JobInfo) -> str:
     amount = "" if info.result_bytes is None else f", {size(info.result_bytes)}"
     ratio = info.bytes_out_ratio
     if ratio is not None:
-        amount += f" ({ratio:.2g} times the data)"
+        amount += f" ({decimal(ratio, 2)} times the data)"
     if not exact:
         return f"{what}{amount}; only sums with noise go into it"
     if info.kind == "predict":
@@ -181,7 +177,7 @@ def _leaves_each_cycle(federation: FederationRequest, *, exact: bool) -> str:
 
 def _plain(value: object) -> str:
     if isinstance(value, float):
-        return f"{value:.3g}"
+        return decimal(value, 3)
     if isinstance(value, list | tuple):
         return " + ".join(map(str, value))
     return f"{value:,}" if isinstance(value, int) else str(value)

@@ -13,8 +13,8 @@ from pygrid.configuration.evaluation import mode_of
 from pygrid.messages.processes import CycleInfo, EvaluationInfo
 from pygrid.plans.text import printable
 from pygrid.storage.progress import ReportNorm
-from pygrid.summaries.units import counted
 from pygrid.ui.render import show_number
+from pygrid.units import counted
 
 Kind = Literal["line", "dashed", "band", "dots", "rings", "steps", "limit"]
 

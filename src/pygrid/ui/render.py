@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import datetime as dt
-import math
 from collections.abc import Callable
 from functools import cached_property
 from pathlib import Path
@@ -14,7 +13,7 @@ from markupsafe import Markup, escape
 from pygrid import codes
 from pygrid.errors import NotFound
 from pygrid.plans.text import printable
-from pygrid.summaries.units import counted, size
+from pygrid.units import counted, decimal, size
 
 if TYPE_CHECKING:
     from jinja2 import Environment
@@ -104,16 +103,8 @@ def show_text(text: object) -> Markup:
 
 
 def show_number(value: float | None, digits: int = 3) -> str:
-    """Return a number with separators and this number of significant digits; those before the point are all shown."""
-    if value is None:
-        return "-"
-    if not math.isfinite(value):
-        return str(value)
-    if float(value).is_integer() or abs(value) >= 10**digits - 0.5:
-        return f"{round(value):,}" if abs(value) < 1e15 else f"{value:.{digits}g}"
-    if 1e-9 <= abs(value) < 1e-4:
-        return f"{value:.{digits - 1 - math.floor(math.log10(abs(value)))}f}".rstrip("0")
-    return f"{value:,.{digits}g}"
+    """Return a number as `decimal`; a dash for none."""
+    return "-" if value is None else decimal(value, digits)
 
 
 def show_percent(value: float) -> str:

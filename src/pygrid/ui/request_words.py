@@ -9,6 +9,7 @@ from typing import Any
 import msgspec
 
 from pygrid.messages.jobs import JobInfo, StatisticRequest
+from pygrid.units import decimal
 
 MAX_STATISTICS_SHOWN = 3
 MAX_ROWS = 200
@@ -64,7 +65,7 @@ def name_statistic(one: StatisticRequest) -> str:
 
 def ask_in_words(info: JobInfo) -> str:
     """Return who asks for what, in one sentence."""
-    terms = f", with epsilon {info.privacy.epsilon:g}" if info.privacy else ", without noise"
+    terms = f", with epsilon {decimal(info.privacy.epsilon)}" if info.privacy else ", without noise"
     where = f"{info.dataset_name} version {info.version}"
     if info.kind == "statistics" and info.request is not None:
         names = [name_statistic(one) for one in info.request.statistics]

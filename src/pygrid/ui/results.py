@@ -14,6 +14,7 @@ from pygrid.core.statistic_errors import Z95, AnswerCell, read_answer
 from pygrid.errors import InvalidTensors
 from pygrid.messages.jobs import JobInfo, JobRequest
 from pygrid.tensors.safetensors import decode
+from pygrid.units import decimal
 
 MAX_READ_BYTES = 16 * 1024**2
 """Largest result that is shown; larger ones are only downloaded."""
@@ -137,7 +138,7 @@ def draw_bars(title: str, cells: Sequence[AnswerCell]) -> BarPlot | None:
     bars = []
     for number, cell in enumerate(known):
         value, margin = cell.value or 0.0, cell.margin
-        words = f"{cell.key}: {value:.4g}" + ("" if margin is None else f" \u00b1 {margin:.3g}")
+        words = f"{cell.key}: {decimal(value, 4)}" + ("" if margin is None else f" \u00b1 {decimal(margin, 3)}")
         bars.append(
             BarShape(
                 label=cell.key[:40],
@@ -159,5 +160,5 @@ def _rows(arrays: dict[str, Any]) -> list[list[str]]:
         flat = array[:MAX_ROWS].reshape(min(MAX_ROWS, len(array)), -1) if array.ndim else array.reshape(1, 1)
         for at in range(min(5, flat.shape[1])):
             names.append(name if flat.shape[1] == 1 else f"{name}[{at}]")
-            columns.append([f"{value:.4g}" for value in flat[:, at].tolist()])
+            columns.append([decimal(value, 4) for value in flat[:, at].tolist()])
     return [names, *map(list, zip(*columns, strict=True))] if columns else []

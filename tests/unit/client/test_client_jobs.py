@@ -412,7 +412,7 @@ def test_the_sheet_says_what_an_approver_needs() -> None:
         "train a model on iris, version 2",
         "cd" * 32,
         "For a model of 15 parameters",
-        "epsilon 2, delta 1e-06 for each record; contributions clipped to 1",
+        "epsilon 2, delta 0.000001 for each record; contributions clipped to 1",
         "numbers as x",
         "3 epochs in batches of 32, lr 0.5",
         "NO: the budget would refuse it",
@@ -429,7 +429,7 @@ def test_the_sheet_says_what_an_approver_needs() -> None:
 def test_the_sheet_names_clipping_only_where_something_is_clipped(kind: JobKind) -> None:
     cost = JobCost(2.0, 1e-6, 1.5, 1)
     rows = dict(sheet(info("waiting", kind=kind, privacy=PrivacyRequest(2.0, 1e-6), cost=cost)))
-    assert rows["privacy"] == "epsilon 2, delta 1e-06 for each record"
+    assert rows["privacy"] == "epsilon 2, delta 0.000001 for each record"
     assert rows["cost"] == "epsilon 2: 1 round with noise of 1.5 times the bound on one unit"
 
 

@@ -12,7 +12,7 @@ from rich.console import Console
 from pygrid.client.display.process_tables import seconds
 from pygrid.client.display.training_view import describe, picture
 from pygrid.messages.processes import CycleInfo, ProcessInfo
-from pygrid.summaries.units import size
+from pygrid.units import size
 
 T0 = dt.datetime(2026, 1, 1, tzinfo=dt.UTC)
 

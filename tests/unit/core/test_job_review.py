@@ -80,7 +80,7 @@ def test_thresholds_are_those_of_the_owner() -> None:
 @pytest.mark.parametrize(
     ("age", "words"),
     [
-        (dt.timedelta(0), "0 minutes"),
+        (dt.timedelta(seconds=59), "less than a minute"),
         (dt.timedelta(minutes=1), "1 minute"),
         (dt.timedelta(minutes=61), "1 hour"),
         (dt.timedelta(hours=3, minutes=59), "3 hours"),

@@ -316,7 +316,7 @@ def test_a_delta_that_protects_no_record_is_refused() -> None:
 
 
 def test_a_budget_kept_for_a_smaller_delta_is_not_asked_for_a_larger_one() -> None:
-    with pytest.raises(InvalidInput, match="the budget has delta 1e-07"):
+    with pytest.raises(InvalidInput, match=r"the budget has delta 0\.0000001"):
         make_terms(asked(), SCHEMA, (open_cap(3.0, 1e-7),))
 
 

@@ -46,7 +46,7 @@ def test_the_command_tells_it_in_words(tmp_path):
         "softmax regression",
         PLAN.id,
         "label 0..2",
-        "0.1, allowed 1e-05 to 1",
+        "0.1, allowed 0.00001 to 1",
         "Leaves, 60 bytes per run (as much as 2 examples)",
         "LogSoftmax",
         "proven from the graph",

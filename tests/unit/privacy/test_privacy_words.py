@@ -42,4 +42,4 @@ def test_a_larger_epsilon_never_sounds_safer(one: float, other: float) -> None:
 def test_a_sentence_names_the_unit(unit: str, words: str) -> None:
     sentence = explain_epsilon(1.0, 1e-6, unit)
     assert words in sentence
-    assert sentence.endswith("except with probability 1e-06.")
+    assert sentence.endswith("except with a probability of 1 in 1,000,000.")

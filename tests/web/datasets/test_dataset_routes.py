@@ -485,7 +485,7 @@ async def test_an_upload_is_refused_before_it_is_taken_if_the_disk_has_no_room(o
     free = shutil.disk_usage(owner.folder).free
     service(domain.state, UploadsService).limits = DatasetLimits(min_free_bytes=free * 2)
     problem = assert_problem(await owner.try_upload({"name": "x"}), 507, "storage_full")
-    assert "free bytes" in problem["detail"]
+    assert "must stay free" in problem["detail"]
     assert owner.stored() == []
     # Announced, and so large that its files and their columns would not leave what is to be free: no byte of a file is
     # taken.

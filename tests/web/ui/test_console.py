@@ -27,7 +27,7 @@ from pygrid.storage.audit import AuditedWrites
 from pygrid.storage.setup_code import find_setup_code
 from pygrid.ui.access import next_path
 from pygrid.ui.console import CSP, Console
-from pygrid.ui.render import FOLDER, Renderer, show_number, show_size, show_text, show_time
+from pygrid.ui.render import FOLDER, Renderer, show_size, show_text, show_time
 from pygrid.web.services import service
 from support.console import Browser, Page
 from support.jobs import DATASETS, MODEL, Site, npz, records, running_site
@@ -358,26 +358,6 @@ def test_long_texts_are_folded() -> None:
     assert shown.startswith("<details><summary><bdi>&lt;")
     assert shown.count("&lt;") == 500 + 600
     assert str(show_text("short")) == "<bdi>short</bdi>"
-
-
-@pytest.mark.parametrize(
-    ("value", "words"),
-    [
-        (0.0, "0"),
-        (12345.0, "12,345"),
-        (1234.56, "1,235"),
-        (99.96, "100"),
-        (999.9, "1,000"),
-        (0.123456, "0.123"),
-        (1.5e-7, "0.00000015"),
-        (-1e-6, "-0.000001"),
-        (1e-12, "1e-12"),
-        (None, "-"),
-        (float("inf"), "inf"),
-    ],
-)
-def test_numbers_are_short(value: float | None, words: str) -> None:
-    assert show_number(value) == words
 
 
 @pytest.mark.parametrize(("num_bytes", "words"), [(0, "0 B"), (999, "999 B"), (1500, "1.5 kB"), (2.5e12, "2.5 TB")])

@@ -15,7 +15,7 @@ from pygrid.client.process import process_facts
 from pygrid.messages.datasets import DatasetInfo, DatasetSummary, Schema, UploadTrial
 from pygrid.messages.jobs import BudgetInfo, JobCost, PolicyInfo
 from pygrid.messages.processes import ProcessInfo
-from pygrid.summaries.units import counted, size
+from pygrid.units import counted, decimal, size
 
 Facts = Iterator[tuple[str, object]]
 
@@ -50,22 +50,26 @@ def _summary(info: DatasetSummary) -> Facts:
 
 
 def _budget(budget: BudgetInfo) -> Facts:
-    yield "you", f"epsilon {budget.yours:.3g} of {budget.your_cap:g} spent, {budget.your_left:.3g} left"
+    yield "you", _spent(budget.yours, budget.your_cap, budget.your_left)
     if budget.spent is not None and budget.left is not None:
-        yield "all users", f"epsilon {budget.spent:.3g} of {budget.policy.epsilon:g} spent, {budget.left:.3g} left"
+        yield "all users", _spent(budget.spent, budget.policy.epsilon, budget.left)
     for email, spent in sorted((budget.users or {}).items()):
-        yield email, f"epsilon {spent:.3g}"
-    yield "delta", f"{budget.policy.delta:g}"
+        yield email, f"epsilon {decimal(spent, 3)}"
+    yield "delta", decimal(budget.policy.delta)
     yield "protects", f"each {budget.policy.unit}"
 
 
+def _spent(spent: float, cap: float, left: float) -> str:
+    return f"epsilon {decimal(spent, 3)} of {decimal(cap)} spent, {decimal(left, 3)} left"
+
+
 def _cost(cost: JobCost) -> Facts:
-    yield "guarantee", f"epsilon {cost.epsilon:.3g}, delta {cost.delta:g}"
+    yield "guarantee", f"epsilon {decimal(cost.epsilon, 3)}, delta {decimal(cost.delta)}"
     if cost.your_price is not None and cost.your_cap is not None:
-        yield "takes from your part", f"{cost.your_price:.3g} of {cost.your_cap:g}"
+        yield "takes from your part", f"{decimal(cost.your_price, 3)} of {decimal(cost.your_cap)}"
     if cost.price is not None and cost.cap is not None:
-        yield "takes from the budget", f"{cost.price:.3g} of {cost.cap:g}"
-    yield "noise", f"{counted(cost.rounds, 'round')} with noise multiplier {cost.noise_multiplier:.3g}"
+        yield "takes from the budget", f"{decimal(cost.price, 3)} of {decimal(cost.cap)}"
+    yield "noise", f"{counted(cost.rounds, 'round')} with noise multiplier {decimal(cost.noise_multiplier, 3)}"
     if cost.fits is not None:
         yield "fits the budget", "yes" if cost.fits else "no"
 

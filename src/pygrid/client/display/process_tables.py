@@ -7,7 +7,7 @@ from functools import partial
 
 from pygrid.client.display.tables import Table, TableColumn, metric_columns
 from pygrid.messages.processes import CheckpointInfo, Contribution, CycleInfo, EvaluationInfo, ProcessInfo
-from pygrid.summaries.units import size
+from pygrid.units import size
 
 
 class ProcessTable(Table[ProcessInfo]):

@@ -18,7 +18,7 @@ from pygrid.client.display.live import NotebookOutput, html_bar
 from pygrid.client.display.process_tables import CyclesTable, seconds
 from pygrid.messages.processes import CycleInfo, ProcessInfo
 from pygrid.plans.text import printable
-from pygrid.summaries.units import counted, size
+from pygrid.units import counted, size
 
 _MAX_ROWS = 15
 _BAR_WIDTH = 40

@@ -6,8 +6,8 @@ import contextlib
 from collections.abc import Callable, Iterator
 
 from pygrid.client.display.live import ProgressView
-from pygrid.summaries.units import size
 from pygrid.transport import Body
+from pygrid.units import size
 
 
 class _CountedBody:

@@ -28,6 +28,7 @@ from pygrid.messages.preparations import Preparation
 from pygrid.storage import datasets as rows
 from pygrid.storage.columns import ColumnDraft, ColumnFiles, hash_content, map_columns
 from pygrid.storage.sql.failures import may_be_done
+from pygrid.units import size
 
 MAX_MOCK_BYTES = 256 * 1024**2
 """Size of an uploaded mock dataset as stored."""
@@ -179,13 +180,7 @@ class Receiver:
         return converted
 
     async def _check_room(self, num_bytes: int, limits: DatasetLimits) -> None:
-        free = (await asyncio.to_thread(shutil.disk_usage, self._files.folder)).free
-        if num_bytes + limits.min_free_bytes > free:
-            raise StorageFull(
-                f"the disk of this Domain has {free:,} free bytes; this upload needs about {num_bytes:,}, and "
-                f"{limits.min_free_bytes:,} must stay free",
-                free_bytes=free,
-            )
+        await asyncio.to_thread(check_free, self._files.folder, num_bytes, limits)
 
     async def _make_columns(
         self, draft: UploadDraft[R], files: UploadedFiles, limits: DatasetLimits
@@ -278,3 +273,14 @@ def _with_sources(declared: tuple[ColumnDeclaration, ...], request: VersionReque
         )
         for column in declared
     )
+
+
+def check_free(folder: Path, num_bytes: int, limits: DatasetLimits) -> None:
+    """Check that the disk of a folder has space for an upload. Raises StorageFull, with ``free_bytes``."""
+    free = shutil.disk_usage(folder).free
+    if num_bytes + limits.min_free_bytes > free:
+        raise StorageFull(
+            f"the disk of this Domain has {size(free)} free; this upload needs about {size(num_bytes)}, and "
+            f"{size(limits.min_free_bytes)} must stay free",
+            free_bytes=free,
+        )

@@ -13,6 +13,7 @@ import numpy.typing as npt
 from pygrid.core.column_times import write_time
 from pygrid.core.datasets import CODED, TIMES, Column
 from pygrid.storage.columns import map_columns
+from pygrid.units import decimal
 
 MAX_VALUES = 10_000_000
 """Values of a column that are read; a larger column is profiled from its first records, which the profile says."""
@@ -84,4 +85,4 @@ def _shown(column: Column, value: float) -> float | str:
 
 def _text(column: Column, value: float) -> str:
     shown = _shown(column, float(value))
-    return shown if isinstance(shown, str) else f"{shown:.4g}"
+    return shown if isinstance(shown, str) else decimal(shown, 4)

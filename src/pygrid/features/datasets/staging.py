@@ -11,7 +11,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import datetime as dt
-import shutil
 from collections.abc import AsyncIterator
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -22,12 +21,13 @@ from pygrid import codes
 from pygrid.clock import Clock
 from pygrid.core.access import Permission, Principal, require
 from pygrid.core.column_hints import find_hints
-from pygrid.errors import InvalidDataset, PayloadTooLarge, StorageFull, TooManyRequests
-from pygrid.features.datasets.intake import UploadedFiles
+from pygrid.errors import InvalidDataset, PayloadTooLarge, TooManyRequests
+from pygrid.features.datasets.intake import UploadedFiles, check_free
 from pygrid.features.datasets.records import first_records
 from pygrid.features.datasets.uploads import UploadsService
 from pygrid.messages.datasets import DatasetInfo, Preview, UploadRequest, UploadTrial, VersionRequest
 from pygrid.storage.staged_files import StagedFiles, StagedUpload
+from pygrid.units import size
 
 KEPT = dt.timedelta(hours=24)
 MAX_STAGED = 3
@@ -88,15 +88,9 @@ class StagingService:
         announced = announced_bytes or 0
         if announced > limits.max_upload_bytes + 64 * 1024:
             raise PayloadTooLarge(
-                f"the file has more than {limits.max_upload_bytes:,} bytes", max_bytes=limits.max_upload_bytes
+                f"the file has more than {size(limits.max_upload_bytes)}", max_bytes=limits.max_upload_bytes
             )
-        free = (await asyncio.to_thread(shutil.disk_usage, self._files.folder)).free
-        if announced + limits.min_free_bytes > free:
-            raise StorageFull(
-                f"the disk of this Domain has {free:,} free bytes; this upload needs about {announced:,}, and "
-                f"{limits.min_free_bytes:,} must stay free",
-                free_bytes=free,
-            )
+        await asyncio.to_thread(check_free, self._files.folder, announced, limits)
 
     @contextlib.asynccontextmanager
     async def receive(self, principal: Principal, announced_bytes: int | None) -> AsyncIterator[Path]:

@@ -18,6 +18,7 @@ from pygrid.privacy import ledger
 from pygrid.privacy.ledger import Accepted, Cap, ChargeState, Cost, Rejected
 from pygrid.privacy.words import best_guess
 from pygrid.storage import budgets, charges
+from pygrid.units import decimal
 
 
 @dataclass(frozen=True)
@@ -113,8 +114,8 @@ def find_shortage(connection: sa.Connection, job: JobRecord) -> Conflict | None:
         job_cost = ledger.epsilon_spent(cost, account.user_cap)
         left = ledger.epsilon_left(account.spent_by_user, account.user_cap)
         whose = (
-            f"this job takes {job_cost:.3g} of the requester's part of the privacy budget, which has {left:.3g} of "
-            f"{account.user_cap.epsilon:g} left"
+            f"this job takes {decimal(job_cost, 3)} of the requester's part of the privacy budget, which has "
+            f"{decimal(left, 3)} of {decimal(account.user_cap.epsilon)} left"
         )
     return Conflict(
         f"{whose}: use a smaller epsilon, or ask the data owner for more",

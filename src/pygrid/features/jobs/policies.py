@@ -32,6 +32,7 @@ from pygrid.storage.content import confirm_content
 from pygrid.storage.datasets import DatasetRow
 from pygrid.storage.policies import Policy
 from pygrid.storage.sql.database import Database
+from pygrid.units import decimal
 
 
 @dataclass(frozen=True)
@@ -132,7 +133,7 @@ class PoliciesService:
             )
         if wanted.delta != budget.cap.delta or (policy is not None and policy.use.value != wanted.use):
             raise Conflict(
-                f"the budget was opened for delta {budget.cap.delta:g}"
+                f"the budget was opened for delta {decimal(budget.cap.delta)}"
                 f"{f' and {policy.use}' if policy is not None else ''}, which never change; only "
                 "epsilon can be changed",
                 code=codes.BUDGET_FIXED,

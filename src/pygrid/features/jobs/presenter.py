@@ -27,6 +27,7 @@ from pygrid.plans.text import human_bytes, human_count, one_line
 from pygrid.storage import jobs as rows
 from pygrid.storage.accounts import list_emails
 from pygrid.storage.federated import list_parts
+from pygrid.units import decimal
 
 _MAX_KEYS_SHOWN = 10
 _MAX_NAME = 80
@@ -196,7 +197,7 @@ def describe_model(
         num_records * sum(column.record_bytes for column in columns),
         port_bytes(tuple(outputs), num_records),
     )
-    ratio = f", {bytes_out / bytes_in:.2g} times the data that is read" if bytes_in else ""
+    ratio = f", {decimal(bytes_out / bytes_in, 2)} times the data that is read" if bytes_in else ""
     rows = ", ".join(map(_named, outputs))
     records = (
         f"each of {num_records:,} records"
@@ -222,7 +223,7 @@ def _row(port: Port) -> str:
 
 
 def _bound(bound: float | str) -> str:
-    return bound if isinstance(bound, str) else f"{bound:g}"
+    return bound if isinstance(bound, str) else decimal(bound)
 
 
 def describe_statistics(statistics: Sequence[Statistic], request: JobRequest) -> str:

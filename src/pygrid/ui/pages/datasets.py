@@ -32,6 +32,7 @@ from pygrid.ui.request_words import ask_in_words
 from pygrid.ui.snippets import literal
 from pygrid.ui.tables import answer_rows, find_format
 from pygrid.ui.words import JOB_STATES, VISIBILITIES
+from pygrid.units import decimal
 from pygrid.web.requests import AppRequest
 from pygrid.web.services import service
 
@@ -148,7 +149,7 @@ def show_cell(value: object) -> str:
     if value is None:
         return "-"
     if isinstance(value, float):
-        return "missing" if math.isnan(value) else f"{value:.5g}"
+        return "missing" if math.isnan(value) else decimal(value, 5)
     return str(value)[:60]
 
 
@@ -258,7 +259,7 @@ def _columns(info: DatasetInfo) -> list[ColumnView]:
 def _bounds(low: float | None, high: float | None) -> str:
     if low is None and high is None:
         return ""
-    return f"{'' if low is None else f'{low:g}'} .. {'' if high is None else f'{high:g}'}"
+    return f"{'' if low is None else decimal(low)} .. {'' if high is None else decimal(high)}"
 
 
 async def _table(state: State, principal: Principal, info: DatasetInfo, tab: str) -> RecordTable | None:

@@ -26,6 +26,7 @@ from pygrid.ui.console import console_of, see_other
 from pygrid.ui.forms import MAX_FORM_BYTES as MAX_FIELDS_BYTES
 from pygrid.ui.forms import PathId, read_fields
 from pygrid.ui.snippets import literal
+from pygrid.units import decimal
 from pygrid.web.forms import PartTarget, read_form, unknown_part
 from pygrid.web.requests import AppRequest, stream_body
 from pygrid.web.services import service
@@ -247,8 +248,10 @@ def _groups(plans: list[Plan]) -> list[SettingGroup]:
         Setting("epochs", "Passes over the data of a device", "Empty: 1.", "whole", low=1),
         Setting("batch_size", "Examples for one update", f"At most {largest}.", "whole", low=1, high=largest),
         *(
-            Setting(name, name, f"{hyper.min:g} to {hyper.max:g}; the author's default is {hyper.default:g}.")
-            for name, hyper in sorted(hypers.items())
+            Setting(
+                name, name, f"{decimal(one.min)} to {decimal(one.max)}; the author's default is {decimal(one.default)}."
+            )
+            for name, one in sorted(hypers.items())
         ),
     )
     return [SettingGroup("Training on a device", settings)]

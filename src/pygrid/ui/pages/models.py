@@ -22,6 +22,7 @@ from pygrid.ui.downloads import BYTES, download_headers
 from pygrid.ui.forms import MAX_FORM_BYTES as MAX_FIELDS_BYTES
 from pygrid.ui.forms import PathText, read_fields
 from pygrid.ui.snippets import literal
+from pygrid.units import decimal
 from pygrid.web.blobs import ServedModelBlobs
 from pygrid.web.requests import AppRequest, stream_body
 from pygrid.web.services import service
@@ -200,5 +201,5 @@ def _output(name: str, array: Any) -> OutputView:
     rows = array.reshape(len(array), -1) if array.ndim else array.reshape(1, 1)
     first = [float(value) for value in rows[0].tolist()]
     is_share = 2 <= len(first) <= 100 and min(first) >= 0 and abs(sum(first) - 1) < 1e-3
-    shown = [[f"{value:.5g}" for value in row[:MAX_SHOWN].tolist()] for row in rows[:MAX_SHOWN]]
+    shown = [[decimal(value, 5) for value in row[:MAX_SHOWN].tolist()] for row in rows[:MAX_SHOWN]]
     return OutputView(name, shown, [(str(at), value) for at, value in enumerate(first)] if is_share else [])

@@ -28,6 +28,7 @@ from pygrid.ui.request_words import AnswerTable, answer_tables, ask_in_words
 from pygrid.ui.svg import PlanDrawing, draw_plan
 from pygrid.ui.tables import answer_rows, find_format
 from pygrid.ui.words import JOB_STATES
+from pygrid.units import decimal
 from pygrid.web.requests import AppRequest
 from pygrid.web.services import service
 
@@ -271,7 +272,7 @@ def _decision(found: JobReview, comment: str) -> DecisionView | None:
 def _leaves(info: JobInfo) -> list[tuple[str, str]]:
     rows = [("what", leaves_in_words(info))]
     if info.expected_ratio is not None:
-        rows.append(("expected size", f"{info.expected_ratio:.2g} times the data that is read"))
+        rows.append(("expected size", f"{decimal(info.expected_ratio, 2)} times the data that is read"))
     rows.append(("noise", "yes" if info.privacy is not None else "no"))
     return rows
 
@@ -279,14 +280,14 @@ def _leaves(info: JobInfo) -> list[tuple[str, str]]:
 def _trial(info: JobInfo) -> list[tuple[str, str]]:
     if info.state in ("held", "released") or not info.metrics:
         return []
-    return [(name, f"{value:.4g}") for name, value in sorted(info.metrics.items())]
+    return [(name, decimal(value, 4)) for name, value in sorted(info.metrics.items())]
 
 
 def _history(info: JobInfo, history: RequesterHistory) -> list[tuple[str, str]]:
     outcomes = [f"{count} {state.value}" for state, count in sorted(history.outcomes.items())]
     rows = [("earlier requests", ", ".join(outcomes) if outcomes else "none on this dataset")]
     if history.epsilon_spent is not None:
-        rows.append(("epsilon spent so far", f"{history.epsilon_spent:.3g}"))
+        rows.append(("epsilon spent so far", decimal(history.epsilon_spent, 3)))
     if info.waiting_beside:
         rows.append(("also waiting", f"{info.waiting_beside:,} on this dataset"))
     return rows
