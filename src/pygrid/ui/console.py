@@ -48,11 +48,13 @@ class MenuEntry(msgspec.Struct, frozen=True):
     """Letter of the keyboard shortcut, after ``g``."""
     permissions: tuple[Permission, ...] = ()
     """One of them is needed to see the entry; empty: every account sees it."""
+    is_rare: bool = False
+    """Phones show it under *More*."""
 
 
 _SUPERVISION = (
-    MenuEntry("/admin/settings", "Settings", "s", (Permission.EDIT_SETTINGS,)),
-    MenuEntry("/admin/health", "Health", "h", (Permission.EDIT_SETTINGS,)),
+    MenuEntry("/admin/settings", "Settings", "s", (Permission.EDIT_SETTINGS,), True),
+    MenuEntry("/admin/health", "Health", "h", (Permission.EDIT_SETTINGS,), True),
 )
 _DOMAIN_MENU = (
     MenuEntry("/admin/", "Dashboard", "d"),
@@ -62,12 +64,12 @@ _DOMAIN_MENU = (
     MenuEntry("/admin/budgets", "Budgets", "b"),
     MenuEntry("/admin/jobs", "Jobs", "j"),
     MenuEntry("/admin/models", "Models", "m"),
-    MenuEntry("/admin/workers", "Workers", "w", (Permission.MANAGE_INFRASTRUCTURE,)),
-    MenuEntry("/admin/networks", "Networks", "n", (Permission.MANAGE_INFRASTRUCTURE,)),
+    MenuEntry("/admin/workers", "Workers", "w", (Permission.MANAGE_INFRASTRUCTURE,), True),
+    MenuEntry("/admin/networks", "Networks", "n", (Permission.MANAGE_INFRASTRUCTURE,), True),
     MenuEntry("/admin/search", "Search", "f"),
-    MenuEntry("/admin/people", "People", "e", (Permission.TRIAGE_REQUESTS, Permission.CREATE_USERS)),
-    MenuEntry("/admin/roles", "Roles", "o", (Permission.TRIAGE_REQUESTS,)),
-    MenuEntry("/admin/audit", "Audit", "a", (Permission.TRIAGE_REQUESTS,)),
+    MenuEntry("/admin/people", "People", "e", (Permission.TRIAGE_REQUESTS, Permission.CREATE_USERS), True),
+    MenuEntry("/admin/roles", "Roles", "o", (Permission.TRIAGE_REQUESTS,), True),
+    MenuEntry("/admin/audit", "Audit", "a", (Permission.TRIAGE_REQUESTS,), True),
     *_SUPERVISION,
 )
 _NETWORK_MENU = (

@@ -13,16 +13,16 @@
   }
   // The menu is open where it has a line of its own, and folded on phones.
   const isWide = matchMedia("(min-width: 641px)");
-  let menu = null;
   function fold() {
-    menu = document.querySelector("details.menu");
-    if (menu) menu.open = isWide.matches;
+    for (const one of document.querySelectorAll(".menu, .menu details")) {
+      one.open = isWide.matches || (one.parentElement.closest(".menu") !== null && one.querySelector("[aria-current]") !== null);
+    }
   }
   isWide.addEventListener("change", fold);
 
   const observer = new MutationObserver(register);
   function register() {
-    if (!menu) fold();
+    if (document.readyState === "loading") fold();
     if (!window.htmx) return;
     observer.disconnect();
     window.htmx.registerExtension("pygrid", {
