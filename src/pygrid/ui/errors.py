@@ -6,6 +6,7 @@ import http
 import math
 from typing import Any
 
+import msgspec
 from litestar import Request, Response, get
 from litestar.exceptions import HTTPException
 from litestar.types import ExceptionHandlersMap
@@ -36,11 +37,8 @@ def answer_framework_error(request: Request[Any, Any, Any], error: HTTPException
 
 
 def answer_unexpected_page(request: Request[Any, Any, Any], error: Exception) -> Response[bytes]:
-    """Answer an unexpected error by a log id."""
-    problem = answer_unexpected(request, error)
-    detail = "The server failed to make this page."
-    log_id = problem.headers.get("x-log-id", "")
-    return _page(request, {"status": problem.status_code, "code": "internal", "detail": f"{detail} {log_id}".strip()})
+    """Answer a full or faulty disk in words, and an unexpected error by a log id."""
+    return _page(request, msgspec.json.decode(answer_unexpected(request, error).content))
 
 
 def _page(request: Request[Any, Any, Any], problem: dict[str, Any]) -> Response[bytes]:

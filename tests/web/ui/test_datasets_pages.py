@@ -7,6 +7,7 @@ Should not happen: somebody else sees a staged file or the exact figures of the 
 from __future__ import annotations
 
 import dataclasses
+import resource
 from collections.abc import AsyncIterator
 from typing import Any
 
@@ -178,6 +179,20 @@ async def test_a_full_disk_is_told_before_a_byte_is_sent(settings: DomainSetting
         told = (await ann.get("/admin/datasets/new?part=room&bytes=1000")).text
         assert "this upload needs about 1 kB, and 1,049 TB must stay free" in told, told
         assert (await stage(ann)).status_code == 507
+
+
+async def test_a_disk_that_fills_up_during_an_upload_is_told(site: Site) -> None:
+    ann = await browser(site)
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    # A file that reaches the limit is refused by the system as on a full disk.
+    resource.setrlimit(resource.RLIMIT_FSIZE, (8_000_000, before[1]))
+    try:
+        answer = await stage(ann, b"age\n" + b"34\n" * 4_000_000)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert answer.status_code == 507
+    assert "the disk of this server is full, so nothing was stored" in Page.read(answer).text
+    assert (await stage(ann)).status_code == 303
 
 
 async def test_a_staged_file_is_for_who_sent_it(site: Site) -> None:
