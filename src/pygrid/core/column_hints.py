@@ -12,6 +12,7 @@ _NAMES_OF_PERSONS = re.compile(
     r"surname|email|e_mail|phone|address)(_?(id|no|nr|num|number|key|code))?$",
     re.IGNORECASE,
 )
+_DATE = re.compile(r"[0-9]{4}-[0-9]{2}-[0-9]{2}(?![0-9])")
 _MIN_RECORDS = 20
 """In a shorter table, values differ by chance."""
 
@@ -37,6 +38,8 @@ def _hints(column: Column, num_records: int, shown: Sequence[object]) -> Iterato
             yield "Most texts differ, so it looks like free text, which no job can use: leave it out."
         elif num_texts == 1:
             yield "All records have the same text."
+    if column.dtype == "text" and shown and all(_DATE.match(str(one)) for one in shown):
+        yield "The first records look like dates: choose date or datetime as the type, so that jobs can use them."
     if _NAMES_OF_PERSONS.search(column.name):
         yield "The name suggests that it tells persons apart: leave it out, or make it the person column."
     if num_texts is None and len(shown) >= _MIN_RECORDS and all(one == shown[0] for one in shown):

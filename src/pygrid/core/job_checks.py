@@ -141,7 +141,7 @@ def check_binding(request: JobRequest, ports: Mapping[str, DataPort], schema: Sc
             raise _unbound(f"there is no data port {name[:100]!r}; there are {', '.join(ports)}", name[:100])
     for name, port in ports.items():
         if name not in request.binding:
-            raise _unbound(f"the data port {name!r} is bound to no column: binding = {{{name!r}: COLUMN}}", name)
+            raise _unbound(f"the input {name!r} of the plan has no column: bind one to it, as {name}=COLUMN", name)
         column = _column(schema, request.binding[name])
         if column.dtype == "text" or column.name == schema.subject:
             raise _unbound(
@@ -297,7 +297,7 @@ def _number(where: str, value: Bound, dtype: Dtype) -> float:
 def _spans(where: str, column: Column, asked: StatisticRequest) -> list[tuple[float, float]]:
     """The groups of dates. Keys that are years or months need ``per``; keys of a datetime are always such."""
     if len(set(asked.keys)) != len(asked.keys) or not asked.keys:
-        raise _bad(f"{where}: declare the keys of the groups, each once")
+        raise _bad(f"{where}: name the keys of the groups, each once")
     if column.dtype == "datetime" and not asked.per:
         raise _bad(f"{where}: column {column.name!r} is a datetime; group it per year or per month")
     try:
@@ -316,7 +316,7 @@ def _spans(where: str, column: Column, asked: StatisticRequest) -> list[tuple[fl
 def _codes(where: str, column: Column, keys: Sequence[int | str]) -> list[int]:
     wanted = str if column.dtype in CODED else int
     if len(set(keys)) != len(keys) or not keys:
-        raise _bad(f"{where}: declare the keys of the groups, each once")
+        raise _bad(f"{where}: name the keys of the groups, each once")
     for key in keys:
         if not isinstance(key, wanted) or isinstance(key, bool):
             raise _bad(f"{where}: column {column.name!r} is {column.dtype}, and {key!r} is not a value of this dtype")
@@ -423,7 +423,7 @@ def _invalid(detail: str) -> InvalidConfig:
 
 
 def _unbound(detail: str, port: str) -> InvalidInput:
-    return InvalidInput(detail, code=codes.INVALID_BINDING, port=port)
+    return InvalidInput(detail, code=codes.INVALID_BINDING, port=port, field="binding")
 
 
 def _bad(detail: str) -> InvalidInput:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import datetime as dt
 from collections.abc import Callable
+from decimal import Decimal
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -63,6 +64,7 @@ class Renderer:
             text=show_text,
             plain=printable,
             number=show_number,
+            typed=show_typed,
             counted=counted,
             when=show_time,
             moment=show_moment,
@@ -105,6 +107,11 @@ def show_text(text: object) -> Markup:
 def show_number(value: float | None, digits: int = 3) -> str:
     """Return a number as `decimal`; a dash for none."""
     return "-" if value is None else decimal(value, digits)
+
+
+def show_typed(value: float) -> str:
+    """Return a number as somebody would type it, exactly: a form that is sent back changes nothing."""
+    return f"{Decimal(repr(value)):f}".removesuffix(".0")
 
 
 def show_percent(value: float) -> str:

@@ -63,6 +63,10 @@ def _version_options(fields: Mapping[str, str]) -> dict[str, Any]:
 
 
 _OPTIONS = (
+    (
+        r"^columns: '(.+)': min is '(.+?)(?:\.0)?': it must not be above max, (.+?)(?:\.0)?$",
+        r"the minimum of \1 is \2, above its maximum, \3",
+    ),
     (r"pass missing=\[(.+?)\] if", r'write \1 under "Marks of missing values" if'),
     (r"pass decimal=',' if", "choose the comma as decimal mark if"),
     (r"pass thousands=(\S+) if", r'write \1 under "Mark between thousands" if'),

@@ -175,4 +175,8 @@ async def test_without_a_budget_the_page_says_so(site: Site) -> None:
     bob = await browser(site, "scientist")
     assert (await bob.get(f"/admin/budgets/{hidden}")).status_code == 404
     assert "hidden" not in (await bob.page("/admin/budgets")).text
+    await site.owner.set_policy(hidden, epsilon=8.7654, epsilon_per_user=2.34567)
+    form = await ann.page(f"/admin/datasets/{hidden}?tab=budget")
+    typed = [form.find("input", name=name)[0]["value"] for name in ("epsilon", "epsilon_per_user")]
+    assert typed == ["8.7654", "2.34567"], "saving the form as it is changes nothing"
     assert (await bob.post(f"/admin/budgets/{hidden}/grants", {"email": "a@b.c", "epsilon": "1"})).status_code == 404

@@ -50,7 +50,8 @@ async def test_a_question_is_priced_submitted_and_its_result_seen(site: Site) ->
     part = await bob.get(f"/admin/ask/{dataset}?{query}&part=price")
     assert part.text.strip().startswith("<section")
     for wrong, words in (
-        ({"lower0": "low"}, "lower is 'low', not a number"),
+        ({"lower0": "low"}, "from is 'low', not a number"),
+        ({"keys0": ""}, "groups: the owner declared no values of town; write those that you want"),
         ({"kind0": "mode"}, "a question is one of"),
         ({"column0": "nothing"}, "has no column 'nothing'"),
         ({"reason": ""}, "reason: describe the purpose"),

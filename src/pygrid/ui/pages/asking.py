@@ -30,6 +30,7 @@ from pygrid.ui.forms import MAX_FORM_BYTES as MAX_FIELDS_BYTES
 from pygrid.ui.forms import PathId, read_fields
 from pygrid.ui.pages.datasets import find_budget
 from pygrid.ui.render import show_number
+from pygrid.units import counted
 from pygrid.web.forms import PartTarget, read_form, unknown_part
 from pygrid.web.requests import AppRequest, stream_body
 from pygrid.web.services import service
@@ -71,6 +72,10 @@ class AskView(msgspec.Struct, frozen=True):
     fields: Mapping[str, str]
     price: PriceView
     python: str
+
+
+_FIELD_WORDS = {"lower": "from", "upper": "to", "keys": "groups", "epochs": "passes over the data"}
+"""Names that fields have on the page, where they are others than in a request."""
 
 
 @get("/ask/{dataset_id:int}", guards=[signed_in()])
@@ -166,23 +171,30 @@ def _read_question(
     for name in ("column", "by"):
         if given(name) and given(name) not in columns:
             detail = f"the dataset has no column {given(name)[:80]!r}"
-            raise InvalidInput(detail, code=codes.INVALID_FORM, field=name)
+            raise InvalidInput(detail, code=codes.INVALID_FORM, field=f"{name}{number}")
     needs_bounds = kind in ("mean", "sum", "variance")
     keys = [part.strip() for part in given("keys").split(",") if part.strip()]
     if by is not None and not keys and by.categories:
         keys = list(by.categories)
+    if by is not None and not keys:
+        detail = f"groups: the owner declared no values of {by.name[:80]}; write those that you want, as in a, b"
+        raise InvalidInput(detail, code=codes.INVALID_FORM, field=f"keys{number}")
     is_whole = by is not None and by.dtype in ("int32", "int64", "uint8", "bool")
     return StatisticRequest(
         kind,
         given("column"),
-        lower=_bound(given("lower"), column, None if column is None else column.min, "lower") if needs_bounds else 0.0,
-        upper=_bound(given("upper"), column, None if column is None else column.max, "upper") if needs_bounds else 0.0,
-        edges=tuple(_bound(part, column, None, "edges") for part in given("edges").split(",") if part.strip())
+        lower=_bound(given("lower"), column, None if column is None else column.min, f"lower{number}")
+        if needs_bounds
+        else 0.0,
+        upper=_bound(given("upper"), column, None if column is None else column.max, f"upper{number}")
+        if needs_bounds
+        else 0.0,
+        edges=tuple(_bound(part, column, None, f"edges{number}") for part in given("edges").split(",") if part.strip())
         if kind in ("histogram", "quantile")
         else (),
-        quantile=_number(given("quantile") or "0.5", "quantile") if kind == "quantile" else 0.5,
+        quantile=_number(given("quantile") or "0.5", f"quantile{number}") if kind == "quantile" else 0.5,
         by=given("by"),
-        keys=tuple(int(_number(key, "keys")) if is_whole else key for key in keys),
+        keys=tuple(int(_number(key, f"keys{number}")) if is_whole else key for key in keys),
     )
 
 
@@ -222,7 +234,8 @@ def _read_privacy(fields: Mapping[str, str], budget: BudgetInfo | None) -> Priva
 def _bound(text: str, column: Column | None, declared: float | None, field: str) -> float | str:
     if not text:
         if declared is None:
-            detail = f"{field}: the owner declared no bound of this column, so write one"
+            word = _FIELD_WORDS[field.rstrip("0123456789")]
+            detail = f"{word}: the owner declared no bound of this column, so write one"
             raise InvalidInput(detail, code=codes.INVALID_FORM, field=field)
         return declared
     return text.strip() if column is not None and column.dtype in TIMES else _number(text, field)
@@ -232,7 +245,8 @@ def _number(text: str, field: str) -> float:
     try:
         return float(text)
     except ValueError:
-        raise InvalidInput(f"{field} is {text[:80]!r}, not a number", code=codes.INVALID_FORM, field=field) from None
+        word = _FIELD_WORDS.get(field.rstrip("0123456789"), field)
+        raise InvalidInput(f"{word} is {text[:80]!r}, not a number", code=codes.INVALID_FORM, field=field) from None
 
 
 def _num_questions(fields: Mapping[str, str]) -> int:
@@ -300,6 +314,11 @@ def _price_view(wanted: JobRequest, quote: Quote) -> PriceView:
         what = f"{asked.kind} of {asked.column}" if asked.column else asked.kind
         if margin is not None:
             words.append(f"The {what} will be within about \u00b1{show_number(margin)} (95%, from the noise).")
+    if wanted.kind == "train":
+        noise = show_number(cost.noise_multiplier)
+        words.append(
+            f"It trains in {counted(cost.rounds, 'round')}, each with noise of {noise} times the clipping bound."
+        )
     if cost.fits is False:
         words.append("Your share has too little left for it.")
     return PriceView("", words, is_refused=cost.fits is False)

@@ -366,8 +366,8 @@
     if (!form) return;
     clearTimeout(pricing);
     pricing = setTimeout(async () => {
-      const url = new URL(location.pathname, location.href);
-      for (const [name, text] of new FormData(form)) url.searchParams.append(name, text);
+      const url = new URL(form.dataset.price, location.href);
+      for (const [name, text] of new FormData(form)) if (typeof text === "string") url.searchParams.append(name, text);
       url.searchParams.set("part", "price");
       const answer = await fetch(url, { headers: { "HX-Request": "true" }, credentials: "same-origin" });
       if (answer.ok) await window.htmx.swap({ target: form.querySelector("#price"), text: await answer.text(), swap: "outerMorph" });
