@@ -71,12 +71,7 @@ class AuditService:
         self._verifying = asyncio.Lock()
 
     async def list_entries(
-        self,
-        principal: Principal,
-        *,
-        before: int | None = None,
-        limit: int = 100,
-        wanted: AuditFilter = AuditFilter(),
+        self, principal: Principal, *, before: int | None = None, limit: int = 100, wanted: AuditFilter = AuditFilter()
     ) -> list[AuditLine]:
         """Return entries, newest first.
 
