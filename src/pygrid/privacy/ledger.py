@@ -264,6 +264,7 @@ def _fits(spent: float, cost: float, allowed: float) -> bool:
 
 def _too_small(epsilon: float, delta: float, where: str) -> InvalidInput:
     return InvalidInput(
-        f"a budget of epsilon {epsilon} at delta {delta} allows no charge{where}: choose a larger budget",
+        f"a budget of epsilon {decimal(epsilon)} at delta {decimal(delta)} allows no charge{where}: choose a larger "
+        "budget",
         code=codes.BUDGET_TOO_SMALL,
     )

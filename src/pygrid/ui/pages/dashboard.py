@@ -94,6 +94,8 @@ def _first_steps(principal: Principal, *, has_data: bool, has_models: bool) -> t
         steps.append(FirstStep("Host a model", "Devices train it together.", "/admin/processes/new", "Choose a plan"))
     if principal.may(Permission.CREATE_USERS) and not (has_data and has_models):
         steps.append(FirstStep("Invite somebody", "By a link, with a role.", "/admin/people", "Make a link"))
+    if not principal.may(Permission.UPLOAD_DATA):
+        steps.append(FirstStep("Ask a question", "Of data that others hold.", "/admin/datasets", "Choose a dataset"))
     return tuple(steps)
 
 
