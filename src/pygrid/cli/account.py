@@ -99,10 +99,7 @@ def open_console(
 
 @app.command()
 @handle_errors
-def password(
-    url: UrlOption = None,
-    password_stdin: PasswordStdin = False,
-) -> None:
+def password(url: UrlOption = None, password_stdin: PasswordStdin = False) -> None:
     """Change your password and print your new private key. Your other sessions and your API tokens end.
 
     Example: pygrid account password

@@ -16,6 +16,7 @@ import typer
 from pygrid.cli.common import INTERRUPTED, handle_errors
 from pygrid.cli.help import App
 from pygrid.cli.output import line, say
+from pygrid.units import counted
 
 if TYPE_CHECKING:
     from pygrid.edge import Callbacks, EdgeClient
@@ -96,7 +97,7 @@ def edge(
                 wait_s=wait_s,
                 process_wait_s=wait_for_process,
             )
-            ending = f"{'stopped' if done.cancelled else 'done'}: {_counted(done.num_reports, 'report')}"
+            ending = f"{'stopped' if done.cancelled else 'done'}: {counted(done.num_reports, 'report')}"
         except _Stop:
             ending = "stopped while waiting for work"
     if not quiet:
@@ -166,7 +167,7 @@ class _Lines:
 
     def reported(self, accepted: CycleAccepted, result: TrainResult) -> None:
         values = ", ".join(f"{name} {value:.4g}" for name, value in sorted(result.metrics.items()))
-        self.say(f"cycle {accepted.cycle}: reported, {_counted(result.num_examples, 'example')}, {values}")
+        self.say(f"cycle {accepted.cycle}: reported, {counted(result.num_examples, 'example')}, {values}")
 
     def rejected(self, reason: str, timeout_s: int | None) -> None:
         if timeout_s is None:
@@ -215,7 +216,3 @@ class _Bar(_Lines):
 
     def progress(self, epoch: int, num_updates: int, total: int | None, metrics: dict[str, float]) -> None:
         self._progress.update(self._task, completed=num_updates, total=total, visible=True)
-
-
-def _counted(number: int, noun: str) -> str:
-    return f"{number:,} {noun}{'' if number == 1 else 's'}"

@@ -146,8 +146,7 @@ def _default_cache_dir() -> Path:
 @app.command("token")
 @handle_errors
 def make_token(
-    name: Annotated[str, typer.Argument(help="Name of the Worker; one for each machine.")],
-    url: UrlOption = None,
+    name: Annotated[str, typer.Argument(help="Name of the Worker; one for each machine.")], url: UrlOption = None
 ) -> None:
     """Authorize a Worker of another machine and print its token, which is not shown again. Owners only.
 
@@ -182,10 +181,7 @@ def list_workers(url: UrlOption = None, as_json: JsonOption = False) -> None:
 
 @app.command("revoke")
 @handle_errors
-def revoke(
-    name: Annotated[str, typer.Argument(help="Name of the Worker.")],
-    url: UrlOption = None,
-) -> None:
+def revoke(name: Annotated[str, typer.Argument(help="Name of the Worker.")], url: UrlOption = None) -> None:
     """Revoke a Worker. Its token is no longer valid, and it loses its running jobs. Owners only.
 
     Example: pygrid worker revoke worker-1

@@ -95,7 +95,11 @@ def device_messages(clients: ClientRegistry, cycles: CyclesService, published: P
         await published.take_report(one.request_key, one.worker_id, one.diff)
         return {"status": "success"}
 
-    return {ENVELOPE + "authenticate": authenticate, ENVELOPE + "cycle-request": cycle_request, REPORT: report}
+    return {
+        ENVELOPE + "authenticate": authenticate,
+        ENVELOPE + "cycle-request": cycle_request,
+        REPORT: report,
+    }
 
 
 def _fields_of(answer: msgspec.Struct) -> Answer:

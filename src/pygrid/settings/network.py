@@ -45,11 +45,7 @@ class NetworkSettings(AppSettings):
         help="Port to listen on; 0 picks a free one.",
     )
     data_dir: Path = setting(  # noqa: RUF009 - a path does not change
-        _DATA_DIR,
-        env="PYGRID_DATA_DIR",
-        flag="--data-dir",
-        panel="Basics",
-        help="Folder for all data of the Network.",
+        _DATA_DIR, env="PYGRID_DATA_DIR", flag="--data-dir", panel="Basics", help="Folder for all data of the Network."
     )
     num_replicas: int = setting(
         1,

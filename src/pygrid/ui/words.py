@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pygrid.units import counted
+
 JOB_STATES = {
     "checking": "is tried on the mock dataset",
     "waiting": "waits for a decision",
@@ -40,19 +42,15 @@ def summary_of_cycle(num_reports: int, min_diffs: int | None, max_diffs: int | N
     parts = []
     if max_diffs is not None and num_reports < max_diffs:
         num_missing = max_diffs - num_reports
-        parts.append(f"{_reports(num_missing)} more {'closes' if num_missing == 1 else 'close'} the cycle")
+        parts.append(f"{counted(num_missing, 'report')} more {'closes' if num_missing == 1 else 'close'} the cycle")
     if min_diffs is not None and num_reports < min_diffs:
         num_missing = min_diffs - num_reports
-        parts.append(f"at least {_reports(num_missing)} more {'is' if num_missing == 1 else 'are'} needed")
+        parts.append(f"at least {counted(num_missing, 'report')} more {'is' if num_missing == 1 else 'are'} needed")
     if num_training > 0:
         devices = "1 device is" if num_training == 1 else f"{num_training} devices are"
         parts.append(f"{devices} still training")
     sentence = "; ".join(parts)
     return f"{sentence[0].upper()}{sentence[1:]}." if sentence else "Nothing is missing."
-
-
-def _reports(count: int) -> str:
-    return "1 report" if count == 1 else f"{count} reports"
 
 
 REFUSALS = {

@@ -63,7 +63,11 @@ async def list_invitations(request: AppRequest) -> UserInvitations:
 
 
 @delete(
-    "/users/invitations/{invitation_id:int}", status_code=200, guards=[_may_invite], security=_SESSION, responses=_GONE
+    "/users/invitations/{invitation_id:int}",
+    status_code=200,
+    guards=[_may_invite],
+    security=_SESSION,
+    responses=_GONE,
 )
 async def withdraw_invitation(request: AppRequest, invitation_id: PathId) -> Done:
     """End an open invitation."""

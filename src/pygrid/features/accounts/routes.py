@@ -123,7 +123,14 @@ async def get_user(request: AppRequest, user_id: PathId) -> Response[UserRespons
     return _tagged_user(request, await _accounts(request).get_user(await find_caller(request), user_id))
 
 
-@post("/users/search", status_code=200, guards=[require()], security=_SESSION, responses=_READ, opt={"reads": True})
+@post(
+    "/users/search",
+    status_code=200,
+    guards=[require()],
+    security=_SESSION,
+    responses=_READ,
+    opt={"reads": True},
+)
 async def search_users(request: AppRequest, data: JSONBody[UserSearch]) -> UsersResponse:
     """List the users that match all given criteria."""
     caller = await find_caller(request)
