@@ -368,8 +368,11 @@ def _scatter(call: OperatorCall, places: Sequence[Place], output: TensorValue) -
     data, index, _ = places
     axis = call.axis(len(output.shape), 0)
     rows = {place for place in places if isinstance(place, Rows)}
+    reduction = call.attributes.get("reduction", b"none")
+    adds = reduction in (b"add", "add")
     if SUM in places:
-        return SUM if not rows and index == FREE else _UNKNOWN
+        is_linear = adds or reduction in (b"none", "none")
+        return SUM if not rows and index == FREE and is_linear else _UNKNOWN
     if len(rows) != 1:
         return _UNKNOWN
     place = rows.pop()
@@ -377,7 +380,6 @@ def _scatter(call: OperatorCall, places: Sequence[Place], output: TensorValue) -
         # Elements stay in their row only if index and data have the same rows, which the shapes show.
         same = call.get(1).shape[place.axis] == call.get(0).shape[place.axis]
         return place if same else _UNKNOWN
-    adds = call.attributes.get("reduction", b"none") in (b"add", "add")
     return SUM if adds and data == FREE else _UNKNOWN
 
 

@@ -129,6 +129,17 @@ DEPENDENT: dict[str, Build] = {
             ),
         ),
     ),
+    "the larger of a sum and a number": lambda g: total(
+        g,
+        g.op(
+            "ScatterElements",
+            g.op("ReduceSum", hidden(g), g.ints(0), keepdims=0),
+            g.const(np.arange(3)),
+            g.const(np.zeros(3, np.float32)),
+            axis=0,
+            reduction="max",
+        ),
+    ),
     "a kernel made of the batch": lambda g: total(
         g,
         g.op(
