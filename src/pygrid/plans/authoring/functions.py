@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import functools
 import inspect
 import itertools
 import math
@@ -18,6 +19,7 @@ import torch.nn.functional as F
 from pygrid import codes
 from pygrid.errors import AuthoringError
 from pygrid.plans.authoring.diagnostics import authoring_error, current_place
+from pygrid.plans.authoring.formulas import scanned
 from pygrid.plans.authoring.recurrent import MAX_LENGTH
 
 TRACED: dict[Any, Callable[..., Any]] = {}
@@ -129,7 +131,76 @@ def median(input: torch.Tensor, dim: int | None = None, keepdim: bool = False) -
     return torch.return_types.median(tuple(kthvalue(input, (input.shape[dim] + 1) // 2, dim, keepdim)))
 
 
+# -- products and sums along an axis ---------------------------------------------------------------------------------
+
+
+@_stands_for(torch.prod, torch.Tensor.prod)
+def prod(input: torch.Tensor, dim: int | None = None, keepdim: bool = False, *, dtype: Any = None) -> torch.Tensor:
+    """A product of halves: its gradient is that of products of two, also where elements are 0."""
+    x = input.to(dtype or (input.dtype if input.is_floating_point() else torch.int64))
+    if dim is None:
+        x, dim, keepdim = x.reshape(-1), 0, False
+    _checked_length(x, dim, "prod")
+    while (size := x.shape[dim]) > 1:
+        half = size // 2
+        pairs = x.narrow(dim, 0, half) * x.narrow(dim, half, half)
+        x = torch.cat([pairs, x.narrow(dim, 2 * half, 1)], dim) if size % 2 else pairs
+    return x if keepdim else x.squeeze(dim)
+
+
+@_stands_for(torch.cumprod, torch.Tensor.cumprod)
+def cumprod(input: torch.Tensor, dim: int, *, dtype: Any = None) -> torch.Tensor:
+    _checked_length(input, dim, "cumprod")
+    return scanned(input.to(dtype or input.dtype), dim, torch.mul)
+
+
+@_stands_for(torch.logcumsumexp, torch.Tensor.logcumsumexp)
+def logcumsumexp(input: torch.Tensor, dim: int) -> torch.Tensor:
+    if isinstance(size := input.shape[dim], int):
+        return scanned(input, dim, torch.logaddexp)
+    places = torch.arange(size)
+    sums = input.movedim(dim, -1).unsqueeze(-2).masked_fill(places > places.unsqueeze(1), float("-inf")).logsumexp(-1)
+    return sums.movedim(-1, dim)
+
+
+def _checked_length(x: torch.Tensor, dim: int, name: str) -> None:
+    if not isinstance(x.shape[dim], int):
+        raise _refused(f"{name} over the batch", "take it along another axis")
+
+
 # -- look-up and products --------------------------------------------------------------------------------------------
+
+
+@_stands_for(torch.take_along_dim, torch.Tensor.take_along_dim)
+def take_along_dim(input: torch.Tensor, indices: torch.Tensor, dim: int | None = None) -> torch.Tensor:
+    """As `torch.gather`, after axes of length 1 are brought to the length of the other array."""
+    if dim is None:
+        return input.reshape(-1).gather(0, indices.reshape(-1))
+    wide = [b if isinstance(a, int) and a == 1 else a for a, b in zip(input.shape, indices.shape, strict=True)]
+    shapes = []
+    for array in (input, indices):
+        shapes.append([*wide])
+        shapes[-1][dim] = array.shape[dim]
+    return input.expand(shapes[0]).gather(dim, indices.expand(shapes[1]))
+
+
+@_stands_for(torch.kron)
+def kron(input: torch.Tensor, other: torch.Tensor) -> torch.Tensor:
+    rank = max(input.dim(), other.dim())
+    a, b = ((*[1] * (rank - x.dim()), *x.shape) for x in (input, other))
+    left = input.reshape([part for size in a for part in (size, 1)])
+    right = other.reshape([part for size in b for part in (1, size)])
+    return (left * right).reshape([x * y for x, y in zip(a, b, strict=True)])
+
+
+@_stands_for(torch.linalg.multi_dot)
+def multi_dot(tensors: Sequence[torch.Tensor]) -> torch.Tensor:
+    return functools.reduce(torch.matmul, tensors)
+
+
+@_stands_for(torch.chain_matmul)
+def chain_matmul(*matrices: torch.Tensor) -> torch.Tensor:
+    return multi_dot(matrices)
 
 
 @_by_definition(torch.embedding)

@@ -214,8 +214,8 @@ def _replaces(*functions: Any) -> Callable[[Callable[..., Any]], Callable[..., A
 
 
 def _without_mode(function: Callable[..., Any]) -> Callable[..., Any]:
-    def call(_: Interception, /, *args: Any, **kwargs: Any) -> Any:
-        return function(*args, **kwargs)
+    def call(_: Interception, /, *args: Any, axis: Any = None, **kwargs: Any) -> Any:
+        return function(*args, **kwargs, **({} if axis is None else {"dim": axis}))
 
     return call
 
@@ -419,24 +419,12 @@ def _weight_norm(mode: Interception, v: torch.Tensor, g: torch.Tensor, dim: int 
     return v * (g / torch.norm_except_dim(v, 2, dim))
 
 
-@_replaces(torch.lstm)
-def _lstm(mode: Interception, *args: Any) -> Any:
-    return recurrent.lstm(_recurrent_call("LSTM", args))
+def _unroll(mode: str) -> Callable[..., Any]:
+    return lambda _, *args: recurrent.UNROLLED[mode](_recurrent_call(mode.partition("_")[0], args))
 
 
-@_replaces(torch.gru)
-def _gru(mode: Interception, *args: Any) -> Any:
-    return recurrent.gru(_recurrent_call("GRU", args))
-
-
-@_replaces(torch.rnn_tanh)
-def _rnn_tanh(mode: Interception, *args: Any) -> Any:
-    return recurrent.UNROLLED["RNN_TANH"](_recurrent_call("RNN", args))
-
-
-@_replaces(torch.rnn_relu)
-def _rnn_relu(mode: Interception, *args: Any) -> Any:
-    return recurrent.UNROLLED["RNN_RELU"](_recurrent_call("RNN", args))
+for _mode in recurrent.UNROLLED:
+    _REPLACED[getattr(torch, _mode.lower())] = _unroll(_mode)
 
 
 def _recurrent_call(kind: str, args: tuple[Any, ...]) -> recurrent.RecurrentCall:

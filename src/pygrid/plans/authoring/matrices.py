@@ -12,7 +12,7 @@ from typing import Any
 import torch
 
 
-def _places(rows: Any, columns: Any, offset: int) -> torch.Tensor:
+def places(rows: Any, columns: Any, offset: int) -> torch.Tensor:
     """True where ``column - row`` is the offset; [rows, columns]."""
     return torch.arange(columns).unsqueeze(0) - torch.arange(rows).unsqueeze(1) == offset
 
@@ -22,10 +22,17 @@ def _zero(x: torch.Tensor) -> torch.Tensor:
 
 
 def diagonal(input: torch.Tensor, offset: int = 0, dim1: int = 0, dim2: int = 1) -> torch.Tensor:
-    """As `torch.diagonal`; the result is a copy."""
+    """As `torch.diagonal`; a copy if its length depends on the batch size in another way than the array's."""
+    rows, columns = input.shape[dim1], input.shape[dim2]
+    if type(rows) is type(columns) and (offset == 0 or isinstance(rows, int)):
+        return torch.ops.aten.diagonal.default(input, offset, dim1, dim2)
+    return diagonal_copy(input, offset, dim1, dim2)
+
+
+def diagonal_copy(input: torch.Tensor, offset: int = 0, dim1: int = 0, dim2: int = 1) -> torch.Tensor:
     x = input.movedim((dim1, dim2), (-2, -1))
     rows, columns = x.shape[-2:]
-    by_row = torch.where(_places(rows, columns, offset), x, _zero(x)).sum(-1, dtype=x.dtype)
+    by_row = torch.where(places(rows, columns, offset), x, _zero(x)).sum(-1, dtype=x.dtype)
     if offset == 0 and (rows is columns or rows == columns):
         return by_row
     first = max(-offset, 0)
@@ -45,13 +52,13 @@ def diag_embed(input: torch.Tensor, offset: int = 0, dim1: int = -2, dim2: int =
     size = input.shape[-1] + abs(offset)
     # The row of element i is i - min(offset, 0): zeros come before it, or after the last one.
     rows = torch.nn.functional.pad(input, (max(-offset, 0), max(offset, 0))) if offset else input
-    matrix = torch.where(_places(size, size, offset), rows.unsqueeze(-1), _zero(input))
+    matrix = torch.where(places(size, size, offset), rows.unsqueeze(-1), _zero(input))
     return matrix.movedim((-2, -1), (dim1, dim2))
 
 
 def fill_diagonal(input: torch.Tensor, fill_value: float, wrap: bool = False) -> torch.Tensor:
     """As `torch.Tensor.fill_diagonal_`, for matrices; in place."""
-    return input.masked_fill_(_places(input.shape[0], input.shape[1], 0), fill_value)
+    return input.masked_fill_(places(input.shape[0], input.shape[1], 0), fill_value)
 
 
 def roll(input: torch.Tensor, shifts: Any, dims: Any = ()) -> torch.Tensor:

@@ -44,6 +44,7 @@ from pygrid.plans.authoring.diagnostics import (
     place_of_error,
     quiet,
 )
+from pygrid.plans.authoring.formulas import FORMULAS, VIEWS
 from pygrid.plans.authoring.interception import Interception
 from pygrid.plans.authoring.lowering import find_lowering, unsupported_operator
 from pygrid.plans.authoring.noise import Shape
@@ -221,7 +222,7 @@ def _trace(program: Program, symbol_name: str) -> Trace:
         arguments = [fake(port) for port in program.inputs]
         module = make_fx(flat, _decompositions(), _allow_non_fake_inputs=True)(*arguments)
         _remove_copies(module)
-        if any(_works_in_place(node) for node in module.graph.nodes):
+        if any(_works_in_place(node) or node.target in VIEWS for node in module.graph.nodes):
             module = _without_mutation(module, arguments)
     _check_sizes(sizes, symbol)
     drawn = [node for node in module.graph.nodes if node.target is torch.ops.aten.rand.default]
@@ -238,8 +239,9 @@ def _trace(program: Program, symbol_name: str) -> Trace:
 
 @functools.cache
 def _decompositions() -> dict[Any, Callable[..., Any]]:
-    """Torch's own decompositions to simpler operators, except for operators that have a lowering here."""
-    return {op: rule for op, rule in _core_aten_decompositions_post_autograd().items() if find_lowering(op) is None}
+    """Decompositions to simpler operators, torch's own and others, except for operators that have a lowering here."""
+    own = {op: rule for op, rule in _core_aten_decompositions_post_autograd().items() if find_lowering(op) is None}
+    return own | FORMULAS
 
 
 def _works_in_place(node: fx.Node) -> bool:
@@ -288,7 +290,7 @@ def _without_mutation(module: fx.GraphModule, arguments: Sequence[torch.Tensor])
     def replay(*arrays: torch.Tensor) -> Any:
         return fx.Interpreter(module).run(*arrays)
 
-    return make_fx(functionalize(replay), _decompositions(), _allow_non_fake_inputs=True)(*arguments)
+    return make_fx(functionalize(replay), _decompositions() | VIEWS, _allow_non_fake_inputs=True)(*arguments)
 
 
 def _check_sizes(sizes: _WatchedSizes, symbol: sympy.Symbol) -> None:
@@ -303,8 +305,7 @@ def _check_sizes(sizes: _WatchedSizes, symbol: sympy.Symbol) -> None:
         if isinstance(assumption, sympy.Eq):
             reason = (
                 f"this, or the torch function called here, fixes the batch size to {BATCH_HINT}, the size of the "
-                "example; work on whole batches (x.sum(0), not a loop over x), or write the function with others "
-                "(torch.take_along_dim: x.gather; torch.kron: torch.einsum; torch.linalg.multi_dot: @)"
+                "example; work on whole batches (x.sum(0), not a loop over x), or write the function with others"
             )
             raise authoring_error(reason, place, code=codes.PLAN_BATCH_BAKED)
         if not by_torch and not all(assumption.subs(symbol, size) == sympy.true for size in _CHECKED_SIZES):

@@ -76,13 +76,31 @@ def decorrelated(model: nn.Module, a: torch.Tensor, b: torch.Tensor) -> torch.Te
     return F.mse_loss(u, model(b)) + (u.T @ u / u.shape[0]).fill_diagonal_(0).square().sum()
 
 
+def written_to_a_diagonal(model: nn.Module, a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
+    similarity, covariance = model(a) @ model(b).t(), model(a).t() @ model(b)
+    similarity.diagonal().fill_(-10.0)
+    covariance.diagonal(1).mul_(2)
+    torch.diagonal(covariance).add_(-1)
+    return F.cross_entropy(similarity, torch.arange(a.shape[0])) + covariance.square().sum()
+
+
+def survival(model: nn.Module, a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
+    """Cox's partial likelihood, over those who are still at risk, in both usual forms."""
+    order = torch.argsort(b[:, 0], descending=True)
+    risk = model(a)[order, 0]
+    return (torch.logcumsumexp(risk, 0) + torch.log(risk.exp().cumsum(0)) - 2 * risk).mean()
+
+
 def seeded() -> nn.Module:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         return nn.Linear(8, 4)
 
 
-LOSSES = (info_nce, simclr, simclr_in_place, diagonal, sliced, chunked, split, memory_bank, rotated, decorrelated)
+LOSSES = (
+    info_nce, simclr, simclr_in_place, diagonal, written_to_a_diagonal, sliced, chunked, split, memory_bank, rotated,
+    decorrelated, survival,
+)  # fmt: skip
 
 
 @pytest.mark.parametrize("loss", LOSSES, ids=lambda loss: loss.__name__)

@@ -110,6 +110,18 @@ def _order() -> Iterator[tuple[Shape, Function]]:
     )
 
 
+def _functions() -> Iterator[tuple[Shape, Function]]:
+    """Functions that are formulas of others, several in one graph; `test_formulas` has all of them."""
+    yield (5,), lambda x: torch.atan2(x, x.flip(1)) + torch.hypot(x, x.flip(1)) + (x.sigmoid() * 0.9).asin()
+    yield (5,), lambda x: (x.abs() + 0.1).log2() + (x * 3).round() * x.tan().detach()
+    yield (5, 4), lambda x: torch.relu(x + 1).prod(axis=2, keepdim=True) * torch.relu(x + 2).cumprod(2)
+    yield (5, 3), lambda x: x.prod(1, keepdim=True) + x.logcumsumexp(1)
+    yield (3, 4), lambda x: torch.take_along_dim(x, _integers(x[:, :1], 4), 2) + x.take_along_dim(x.argsort(1), 1)
+    yield (3,), lambda x: torch.kron(x, torch.arange(3.0)) + torch.kron(torch.arange(3.0), x)
+    yield (6,), _Module(lambda m, x: torch.linalg.multi_dot([x, m.a.weight.t(), m.a.weight]), a=nn.Linear(6, 3))
+    yield (3, 3), lambda x: torch.einsum("bii->bi", x) + torch.einsum("bii->b", x).unsqueeze(1)
+
+
 def _recurrent() -> Iterator[tuple[Shape, Function]]:
     options = {"batch_first": True, "bidirectional": True}
     for layer in (nn.LSTM(2, 3, **options), nn.GRU(2, 2, 2, bias=False, **options), nn.RNN(2, 3, 2, **options)):
@@ -190,6 +202,7 @@ def _cases() -> dict[str, tuple[Shape, Function]]:
             "max pool": [*_max_pools()],
             "average pool": [*_average_pools()],
             "order": [*_order()],
+            "functions": [*_functions()],
             "recurrent": [*_recurrent()],
             "look-up and products": [*_look_up()],
             "ctc": [*_alignment()],

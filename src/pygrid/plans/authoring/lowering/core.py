@@ -101,13 +101,9 @@ class Context:
         return meta[0] if isinstance(meta, tuple | list) else meta
 
     def op(
-        self,
-        name: str,
-        inputs: Sequence[LoweredValue | None],
-        dims: Sequence[Any],
-        dtype: DType | None = None,
+        self, name: str, inputs: Sequence[LoweredValue | None], dims: Sequence[Any], dtype: DType | None = None,
         **attrs: Any,
-    ) -> LoweredValue:
+    ) -> LoweredValue:  # fmt: skip
         """One operator on exactly these inputs; the caller makes inputs full if the operator does not broadcast."""
         return self.graph.node(name, inputs, dims, dtype, **attrs)
 

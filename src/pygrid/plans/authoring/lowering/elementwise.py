@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
@@ -45,11 +44,6 @@ for _name, _op in _UNARY.items():
     _register_unary(_name, _op)
 
 
-@lowers("ceil.default")
-def ceil(c: Context, x: LoweredValue) -> LoweredValue:
-    return c.elementwise("Neg", [c.elementwise("Floor", [c.elementwise("Neg", [x], x.dtype)], x.dtype)], x.dtype)
-
-
 @lowers("rsqrt.default")
 def rsqrt(c: Context, x: LoweredValue) -> LoweredValue:
     return inverse_root(c, x)
@@ -78,13 +72,6 @@ def log1p(c: Context, x: LoweredValue) -> LoweredValue:
     return c.binary("Sub", c.elementwise("Log", [u], "float32"), lost)
 
 
-@lowers("expm1.default")
-def expm1(c: Context, x: LoweredValue) -> LoweredValue:
-    """``exp(x) - 1`` without loss of small x: ``tanh(x / 2) * (exp(x) + 1)``."""
-    half = c.elementwise("Tanh", [c.binary("Mul", x, 0.5)], "float32")
-    return c.binary("Mul", half, c.binary("Add", c.elementwise("Exp", [x], "float32"), 1.0))
-
-
 @lowers("softplus.default")
 def softplus(c: Context, x: LoweredValue, beta: float = 1, threshold: float = 20) -> LoweredValue:
     scaled = c.mul(x, beta)
@@ -100,20 +87,6 @@ def elu(c: Context, x: LoweredValue, alpha: float = 1, scale: float = 1, input_s
     return c.mul(c.elementwise("Elu", [x], "float32", alpha=float(alpha)), scale)
 
 
-@lowers("leaky_relu.default")
-def leaky_relu(c: Context, x: LoweredValue, negative_slope: float = 0.01) -> LoweredValue:
-    return c.elementwise("Where", [_positive(c, x), x, c.mul(x, negative_slope)], "float32")
-
-
-@lowers("hardtanh.default")
-def hardtanh(c: Context, x: LoweredValue, low: float = -1, high: float = 1) -> LoweredValue:
-    return clamp(c, x, low, high)
-
-
-def _positive(c: Context, x: LoweredValue) -> LoweredValue:
-    return c.elementwise("Greater", [x, c.number(0, x.dtype)], "bool")
-
-
 @lowers("threshold_backward.default")
 def threshold_backward(c: Context, grad: LoweredValue, x: LoweredValue, threshold: float) -> LoweredValue:
     node = c.graph.producer(x)
@@ -121,16 +94,6 @@ def threshold_backward(c: Context, grad: LoweredValue, x: LoweredValue, threshol
         x = replace(x, name=node.inputs[0])  # relu(x) > 0 exactly where x > 0: the comparison needs no relu
     kept = c.elementwise("Greater", [x, c.number(threshold, x.dtype)], "bool")
     return c.elementwise("Where", [kept, grad, c.number(0, grad.dtype)], grad.dtype)
-
-
-@lowers("gelu.default")
-def gelu(c: Context, x: LoweredValue, approximate: str = "none") -> LoweredValue:
-    if approximate == "tanh":
-        cubic = c.binary("Mul", c.binary("Mul", c.binary("Mul", x, x), x), 0.044715)
-        inner = c.elementwise("Tanh", [c.binary("Mul", c.binary("Add", x, cubic), math.sqrt(2 / math.pi))], "float32")
-    else:
-        inner = c.elementwise("Erf", [c.binary("Mul", x, math.sqrt(0.5))], "float32")
-    return c.binary("Mul", c.binary("Mul", x, 0.5), c.binary("Add", inner, 1.0))
 
 
 # -- two operands ----------------------------------------------------------------------------------------------------
@@ -203,14 +166,14 @@ def power(c: Context, base: Any, exponent: Any) -> LoweredValue:
     return c.binary("Pow", base, exponent)
 
 
-@lowers("maximum.default")
-def maximum(c: Context, a: LoweredValue, b: LoweredValue) -> LoweredValue:
-    return c.binary("Max", a, b)
+def _register_extreme(name: str, op: str) -> None:
+    @lowers(name)
+    def extreme(c: Context, a: LoweredValue, b: Any) -> LoweredValue:
+        return c.binary(op, a, b)
 
 
-@lowers("minimum.default")
-def minimum(c: Context, a: LoweredValue, b: LoweredValue) -> LoweredValue:
-    return c.binary("Min", a, b)
+for _name, _op in {"maximum.default": "Max", "clamp_min": "Max", "minimum.default": "Min", "clamp_max": "Min"}.items():
+    _register_extreme(_name, _op)
 
 
 @lowers("clamp")
@@ -220,16 +183,6 @@ def clamp(c: Context, x: LoweredValue, low: Any = None, high: Any = None) -> Low
     if high is not None:
         x = c.binary("Min", x, high)
     return x
-
-
-@lowers("clamp_min")
-def clamp_min(c: Context, x: LoweredValue, low: Any) -> LoweredValue:
-    return c.binary("Max", x, low)
-
-
-@lowers("clamp_max")
-def clamp_max(c: Context, x: LoweredValue, high: Any) -> LoweredValue:
-    return c.binary("Min", x, high)
 
 
 # -- comparisons and logic -------------------------------------------------------------------------------------------
@@ -302,11 +255,6 @@ def logical_not(c: Context, x: LoweredValue) -> LoweredValue:
     return c.elementwise("Not", [c.value(x, "bool")], "bool")
 
 
-@lowers("isnan.default")
-def isnan(c: Context, x: LoweredValue) -> LoweredValue:
-    return c.elementwise("Not", [c.elementwise("Equal", [x, x], "bool")], "bool")
-
-
 @lowers("where.self", "where.ScalarOther", "where.ScalarSelf", "where.Scalar")
 def where(c: Context, condition: LoweredValue, a: Any, b: Any) -> LoweredValue:
     if c.dtype == "bool":  # ONNX Runtime has no Where for it
@@ -351,14 +299,9 @@ def convert(c: Context, x: LoweredValue, dtype: torch.dtype) -> LoweredValue:
     return c.cast(x, plan_dtype(dtype))
 
 
-@lowers("full", "new_full")
+@lowers("full", "new_full", "full_like", "fill", "scalar_tensor")
 def full(c: Context, *args: Any, **_: Any) -> LoweredValue:
-    return c.number(args[-1], c.dtype)
-
-
-@lowers("full_like")
-def full_like(c: Context, like: LoweredValue, number: Any, **_: Any) -> LoweredValue:
-    return c.value(number, c.dtype)
+    return c.value(args[-1], c.dtype)
 
 
 @lowers("zeros", "zeros_like", "new_zeros", "empty", "empty_like", "new_empty", "empty_strided", "new_empty_strided")
@@ -378,16 +321,6 @@ def noise(c: Context, size: Sequence[Dim], *, dtype: torch.dtype | None = None, 
     kind = f"{c.graph.noise_prefix}{'dropout' if dtype is None else 'uniform'}"
     number = sum(port.name.startswith(kind) for port in c.graph.inputs)
     return c.graph.input(f"{kind}{number}", "float32", c.shape)
-
-
-@lowers("fill")
-def fill(c: Context, x: LoweredValue, number: Any) -> LoweredValue:
-    return c.value(number, c.dtype)
-
-
-@lowers("scalar_tensor")
-def scalar_tensor(c: Context, number: Any, **_: Any) -> LoweredValue:
-    return c.number(number, c.dtype)
 
 
 @lowers("arange.start_step", "arange.default", "arange.start")

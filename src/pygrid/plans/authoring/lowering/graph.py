@@ -208,23 +208,16 @@ class LoweredGraph:
     # -- nodes --------------------------------------------------------------------------------------------------------
 
     def node(
-        self,
-        op: str,
-        inputs: Sequence[LoweredValue | None],
-        dims: Sequence[Any],
-        dtype: DType | None = None,
+        self, op: str, inputs: Sequence[LoweredValue | None], dims: Sequence[Any], dtype: DType | None = None,
         **attributes: Any,
-    ) -> LoweredValue:
+    ) -> LoweredValue:  # fmt: skip
         """The single output of an operator, by default of the first input's dtype; attributes of None are left out."""
         return self.multi(op, inputs, [(as_dims(dims), dtype)], **attributes)[0]
 
     def multi(
-        self,
-        op: str,
-        inputs: Sequence[LoweredValue | None],
-        outputs: Sequence[tuple[Dims, DType | None]],
+        self, op: str, inputs: Sequence[LoweredValue | None], outputs: Sequence[tuple[Dims, DType | None]],
         **attributes: Any,
-    ) -> tuple[LoweredValue, ...]:
+    ) -> tuple[LoweredValue, ...]:  # fmt: skip
         """The outputs of an operator that has several."""
         names = tuple("" if value is None else value.name for value in inputs)
         kept = tuple(

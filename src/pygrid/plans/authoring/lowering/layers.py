@@ -197,13 +197,9 @@ def _shifted(
 
 @lowers("native_layer_norm.default")
 def layer_norm(
-    c: Context,
-    x: LoweredValue,
-    sizes: Sequence[int],
-    weight: LoweredValue | None,
-    bias: LoweredValue | None,
+    c: Context, x: LoweredValue, sizes: Sequence[int], weight: LoweredValue | None, bias: LoweredValue | None,
     eps: float,
-) -> tuple[LoweredValue, LoweredValue, LoweredValue]:
+) -> tuple[LoweredValue, LoweredValue, LoweredValue]:  # fmt: skip
     axes = list(range(x.rank - len(sizes), x.rank))
     spread, average = variance(c, x, axes, 0, True)
     scale = inverse_root(c, c.binary("Add", spread, eps, "float32"))
@@ -221,16 +217,9 @@ def _affine(c: Context, x: LoweredValue, weight: LoweredValue | None, bias: Lowe
 
 @lowers("native_group_norm.default")
 def group_norm(
-    c: Context,
-    x: LoweredValue,
-    weight: LoweredValue | None,
-    bias: LoweredValue | None,
-    batch: Dim,
-    channels: int,
-    places: Dim,
-    groups: int,
-    eps: float,
-) -> tuple[LoweredValue, LoweredValue, LoweredValue]:
+    c: Context, x: LoweredValue, weight: LoweredValue | None, bias: LoweredValue | None, batch: Dim, channels: int,
+    places: Dim, groups: int, eps: float,
+) -> tuple[LoweredValue, LoweredValue, LoweredValue]:  # fmt: skip
     rows = c.reshape(x, (batch, groups, numel([channels // groups, places])))
     spread, average = variance(c, rows, [2], 0, True)
     scale = inverse_root(c, c.binary("Add", spread, eps, "float32"))
@@ -244,14 +233,14 @@ def group_norm(
 # -- softmax and losses ----------------------------------------------------------------------------------------------
 
 
-@lowers("_softmax.default")
-def softmax(c: Context, x: LoweredValue, axis: int, half_to_float: bool) -> LoweredValue:
-    return c.op("Softmax", [c.full(x)], c.shape, axis=axis % x.rank)
+def _register_softmax(name: str, op: str) -> None:
+    @lowers(name)
+    def softmax(c: Context, x: LoweredValue, axis: int, half_to_float: bool) -> LoweredValue:
+        return c.op(op, [c.full(x)], c.shape, axis=axis % x.rank)
 
 
-@lowers("_log_softmax.default")
-def log_softmax(c: Context, x: LoweredValue, axis: int, half_to_float: bool) -> LoweredValue:
-    return c.op("LogSoftmax", [c.full(x)], c.shape, axis=axis % x.rank)
+_register_softmax("_softmax.default", "Softmax")
+_register_softmax("_log_softmax.default", "LogSoftmax")
 
 
 @lowers("_softmax_backward_data.default")
@@ -325,15 +314,9 @@ def nll_loss(
 
 @lowers("nll_loss_backward.default", "nll_loss2d_backward.default")
 def nll_loss_backward(
-    c: Context,
-    grad: LoweredValue,
-    logits: LoweredValue,
-    target: LoweredValue,
-    weight: LoweredValue | None,
-    reduction: int,
-    ignore: int,
-    total: LoweredValue,
-) -> LoweredValue:
+    c: Context, grad: LoweredValue, logits: LoweredValue, target: LoweredValue, weight: LoweredValue | None,
+    reduction: int, ignore: int, total: LoweredValue,
+) -> LoweredValue:  # fmt: skip
     hot = _class_weights(c, logits, c.cast(_hits(c, logits, target, ignore), "float32"), weight)
     scale = c.elementwise("Neg", [grad], "float32")
     if reduction == 0:

@@ -129,21 +129,11 @@ def _flat_index(c: Context, given: Sequence[LoweredValue], sizes: Sequence[Dim])
 
 @lowers("index_put", "_unsafe_index_put", "_index_put_impl")
 def index_put(
-    c: Context,
-    x: LoweredValue,
-    indices: Sequence[LoweredValue | None],
-    values: LoweredValue,
-    accumulate: bool = False,
-    *_: Any,
-) -> LoweredValue:
-    if (
-        len(indices) == 1
-        and indices[0] is not None
-        and indices[0].dtype == "bool"
-        and values.rank == 0
-        and not accumulate
-    ):
-        mask = indices[0]
+    c: Context, x: LoweredValue, indices: Sequence[LoweredValue | None], values: LoweredValue,
+    accumulate: bool = False, *_: Any,
+) -> LoweredValue:  # fmt: skip
+    mask = indices[0]
+    if len(indices) == 1 and mask is not None and mask.dtype == "bool" and values.rank == 0 and not accumulate:
         mask = c.reshape(mask, (*mask.shape, *([1] * (x.rank - mask.rank))))
         return c.elementwise("Where", [mask, values, x], x.dtype)
     axis, given = _index_plan(c, indices)

@@ -1,4 +1,4 @@
-"""Cumulative sums, sorting and the largest elements of an axis, from operators that a plan has.
+"""Sorting and the largest elements of an axis, from operators that a plan has.
 
 No operator of ONNX that sorts is in the plan set: their kernels compare numbers in an order that NaN upsets. Here an
 element's place is the number of elements before it, so every comparison has a result, whatever the values are.
@@ -6,46 +6,12 @@ element's place is the number of elements before it, so every comparison has a r
 
 from __future__ import annotations
 
-from typing import Any
-
-from pygrid import codes
-from pygrid.errors import AuthoringError
 from pygrid.plans.authoring.lowering.core import Context, lowers
 from pygrid.plans.authoring.lowering.graph import Dim, LoweredValue
-from pygrid.plans.authoring.lowering.shapes import pad
 
 _MAX_ROUNDS = 16
 """Up to this number of largest elements are found one after the other, which takes less memory than sorting."""
 _LOWEST = -3.4028234e38
-
-
-@lowers("cumsum")
-def cumsum(c: Context, x: LoweredValue, axis: int, **_: Any) -> LoweredValue:
-    """Sums over a doubling number of neighbors: log2(n) additions of whole arrays.
-
-    Source: Hillis and Steele, "Data parallel algorithms", 1986.
-    """
-    total = c.full(c.cast(x, c.dtype))
-    if total.rank == 0:
-        return total
-    axis %= total.rank
-    length = _known_length(total.shape[axis])
-    step = 1
-    while step < length:
-        earlier = c.graph.slice(total, axis, 0, length - step, size=length - step)
-        shift = [step if i == axis else 0 for i in range(total.rank)]
-        total = c.add(total, pad(c, earlier, shift, [0] * total.rank))
-        step *= 2
-    return total
-
-
-def _known_length(size: Dim) -> int:
-    if not isinstance(size, int):
-        raise AuthoringError(
-            "a cumulative sum over the batch is not in the plan set; take it along another axis",
-            code=codes.PLAN_OPERATOR_UNSUPPORTED,
-        )
-    return size
 
 
 def _positions(c: Context, size: Dim, rank: int, axis: int) -> LoweredValue:

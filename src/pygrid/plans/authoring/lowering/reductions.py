@@ -23,36 +23,6 @@ def mean(
     return c.reduce("ReduceMean", c.cast(x, c.dtype), axes or (), keepdim=keepdim)
 
 
-@lowers("amax")
-def amax(c: Context, x: LoweredValue, axes: Sequence[int] = (), keepdim: bool = False) -> LoweredValue:
-    return c.reduce("ReduceMax", x, axes, keepdim=keepdim)
-
-
-@lowers("amin")
-def amin(c: Context, x: LoweredValue, axes: Sequence[int] = (), keepdim: bool = False) -> LoweredValue:
-    return c.reduce("ReduceMin", x, axes, keepdim=keepdim)
-
-
-@lowers("max.default")
-def max_all(c: Context, x: LoweredValue) -> LoweredValue:
-    return c.reduce("ReduceMax", x, ())
-
-
-@lowers("min.default")
-def min_all(c: Context, x: LoweredValue) -> LoweredValue:
-    return c.reduce("ReduceMin", x, ())
-
-
-@lowers("max.dim")
-def max_dim(c: Context, x: LoweredValue, axis: int, keepdim: bool = False) -> tuple[LoweredValue, LoweredValue]:
-    return c.reduce("ReduceMax", x, (axis,), keepdim=keepdim), arg_reduce(c, "ArgMax", x, axis, keepdim)
-
-
-@lowers("min.dim")
-def min_dim(c: Context, x: LoweredValue, axis: int, keepdim: bool = False) -> tuple[LoweredValue, LoweredValue]:
-    return c.reduce("ReduceMin", x, (axis,), keepdim=keepdim), arg_reduce(c, "ArgMin", x, axis, keepdim)
-
-
 def arg_reduce(c: Context, op: str, x: LoweredValue, axis: int | None, keepdim: bool) -> LoweredValue:
     if axis is None:
         x, axis, keepdim = c.reshape(x, (numel(x.shape),)), 0, False
@@ -62,14 +32,24 @@ def arg_reduce(c: Context, op: str, x: LoweredValue, axis: int | None, keepdim: 
     return c.op(op, [x], dims, "int64", axis=axis, keepdims=int(keepdim))
 
 
-@lowers("argmax")
-def argmax(c: Context, x: LoweredValue, axis: int | None = None, keepdim: bool = False) -> LoweredValue:
-    return arg_reduce(c, "ArgMax", x, axis, keepdim)
+def _register_extreme(kind: str) -> None:
+    reduction, position = f"Reduce{kind}", f"Arg{kind}"
+
+    @lowers(f"a{kind.lower()}", f"{kind.lower()}.default")
+    def extreme(c: Context, x: LoweredValue, axes: Sequence[int] = (), keepdim: bool = False) -> LoweredValue:
+        return c.reduce(reduction, x, axes, keepdim=keepdim)
+
+    @lowers(f"{kind.lower()}.dim")
+    def with_place(c: Context, x: LoweredValue, axis: int, keepdim: bool = False) -> tuple[LoweredValue, LoweredValue]:
+        return c.reduce(reduction, x, (axis,), keepdim=keepdim), arg_reduce(c, position, x, axis, keepdim)
+
+    @lowers(f"arg{kind.lower()}")
+    def place(c: Context, x: LoweredValue, axis: int | None = None, keepdim: bool = False) -> LoweredValue:
+        return arg_reduce(c, position, x, axis, keepdim)
 
 
-@lowers("argmin")
-def argmin(c: Context, x: LoweredValue, axis: int | None = None, keepdim: bool = False) -> LoweredValue:
-    return arg_reduce(c, "ArgMin", x, axis, keepdim)
+_register_extreme("Max")
+_register_extreme("Min")
 
 
 @lowers("any", "all")

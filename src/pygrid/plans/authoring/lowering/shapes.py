@@ -156,14 +156,9 @@ def stack(c: Context, parts: Sequence[LoweredValue], axis: int = 0) -> LoweredVa
 
 @lowers("slice_scatter")
 def slice_scatter(
-    c: Context,
-    x: LoweredValue,
-    source: LoweredValue,
-    axis: int = 0,
-    start: int | None = None,
-    end: int | None = None,
-    step: int = 1,
-) -> LoweredValue:
+    c: Context, x: LoweredValue, source: LoweredValue, axis: int = 0, start: int | None = None,
+    end: int | None = None, step: int = 1,
+) -> LoweredValue:  # fmt: skip
     """The array with a replaced slice: the part before it, the new part, the part after it."""
     axis %= x.rank
     size = x.shape[axis]
