@@ -141,6 +141,8 @@ def _one(command: str, *args: Any, target: Any = None, **kwargs: Any) -> PlanMes
         _one("sum", 0, target=Ref(1), dim=1),
         _one("torch.sum"),
         _one("reshape", Ref(1), target=Ref(1)),
+        _one("torch.reshape"),
+        _one("argmax", 1, np.zeros(2, np.float32), target=Ref(1)),
         _one("add", Ref(1), target=Ref(1), alpha=2),
     ],
 )

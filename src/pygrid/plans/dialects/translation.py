@@ -64,9 +64,9 @@ class _Translation:
         given = list(action.args) if action.target is None else [action.target, *action.args]
         try:
             self._emit(command_name(action), given, dict(action.kwargs), action.result)
-        except _NoFormError as error:
-            reason = f": {error}" if str(error) else ""
-            raise unsound(f"operation {action.command[:60]!r} has no form in tfjs{reason}") from None
+        except ValueError as error:  # also of Python and numpy: too few arguments, or an array in place of a number
+            why = str(error) if isinstance(error, _NoFormError) else "with these arguments"
+            raise unsound(f"operation {action.command[:60]!r} has no form in tfjs: {why}".removesuffix(": ")) from None
 
     def call(self, name: str, *args: Argument) -> Ref:
         """The result of a command, in a placeholder of its own."""
@@ -94,7 +94,7 @@ class _Translation:
             raise _NoFormError("")
 
 
-class _NoFormError(Exception):
+class _NoFormError(ValueError):
     """Why an operation has no form in tfjs."""
 
 
