@@ -201,6 +201,18 @@ def test_a_plan_of_2020_with_many_classes() -> None:
 
 
 @pytest.mark.parametrize("dialect", [Tfjs, Torch])
+@pytest.mark.parametrize("name", ["loss", "new_w"])
+def test_a_result_that_is_text(name: str, dialect: type[Steps]) -> None:
+    message = step(dialect, {name: lambda t, v: t.clone("0.5")})
+    assert code_of(dialect, message) == "plan_variant_invalid"
+    shapes = {1: (SIZE, SIZE), 2: (SIZE, SIZE)}
+    part = {"tfjs" if dialect is Tfjs else "list": write_plan(replace(message, shapes=shapes))}
+    spec = AveragingSpec(((SIZE, SIZE), (SIZE,)), iterative=False)
+    with pytest.raises(InvalidPlan, match="its result is not made of numbers"):
+        check_traced(TracedPlans({"training_plan": part}, b"", spec))
+
+
+@pytest.mark.parametrize("dialect", [Tfjs, Torch])
 def test_a_command_outside_the_list(dialect: type[Steps]) -> None:
     for command in ("data.csv", "cumsum", "__proto__", "constructor", "os.system", "MATMUL"):
         message = step(dialect, {"x": lambda t, v, command=command: t.do(command, v["x"])})  # type: ignore[misc]

@@ -126,7 +126,10 @@ class ActionProgram:
             kwargs = {name: _resolve(one, values) for name, one in action.kwargs.items()}
             try:
                 with np.errstate(all="ignore"):
-                    values[action.result] = self.commands[self.find(action)](budget, *args, **kwargs)
+                    result = self.commands[self.find(action)](budget, *args, **kwargs)
+                if result.dtype.kind not in "biuf":
+                    raise unsound("its result is not made of numbers")
+                values[action.result] = result
             except InvalidPlan as error:
                 raise unsound(f"action {number + 1} ({action.command[:60]!r}): {error.detail}") from error
             except (ValueError, TypeError, IndexError, KeyError, OverflowError, AttributeError, MemoryError) as error:

@@ -114,10 +114,8 @@ def _addmm(budget: RunBudget, c: Array, a: Array, b: Array) -> Array:
 
 
 def _linear(budget: RunBudget, x: Array, weight: Array, bias: Array | None = None) -> Array:
-    product = _matmul(budget, x, np.transpose(weight))
-    if bias is not None:
-        budget.broadcast(product, bias)
-    return product if bias is None else np.asarray(product + bias)
+    turned = np.transpose(weight)
+    return _matmul(budget, x, turned) if bias is None else _addmm(budget, bias, x, turned)
 
 
 def _transpose(budget: RunBudget, x: Array, a: int = 0, b: int = 1) -> Array:

@@ -154,11 +154,10 @@ def _addmm(work: _Translation, given: list[Any], kwargs: dict[str, Any], result:
 
 def _linear(work: _Translation, given: list[Any], kwargs: dict[str, Any], result: Id) -> None:
     x, weight, bias = _bind(given, kwargs, ("input", "weight", "bias"), (None,))
-    product = ("matMul", x, weight, False, True)
     if bias is None:
-        work.finish(product[0], result, *product[1:])
+        work.finish("matMul", result, x, weight, False, True)
     else:
-        work.finish("add", result, work.call(*product), bias)
+        work.finish("add", result, work.call("matMul", x, weight, False, True), bias)
 
 
 Form = Callable[[_Translation, list[Any], dict[str, Any], Id], None]
