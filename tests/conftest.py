@@ -17,6 +17,7 @@ from xdist.scheduler import LoadScopeScheduling
 from pygrid.storage.sql.database import Database
 from support import shared_work, warm_starts
 from support.cpu_times import CpuTimes
+from support.forked_workers import ForkedWorkers
 from support.leaks import _nothing_left_open, _thaw  # noqa: F401 - fixtures of every test
 from support.postgres import PostgresServer
 from support.thorough import USUAL_EXAMPLES
@@ -94,6 +95,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 def pytest_configure(config: pytest.Config) -> None:
+    config.pluginmanager.register(ForkedWorkers())
     if config.getoption("cpu"):
         config.pluginmanager.register(CpuTimes())
 

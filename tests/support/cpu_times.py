@@ -1,7 +1,7 @@
 """Processor time of the tests, by folder and by file: ``scripts/test --cpu`` prints it.
 
-It includes the processes that a test started and waited for, and changes little on a busy machine. The time in which
-the tests are collected is not part of it.
+It includes the processes that a test started and waited for, and changes little on a busy machine. Only the last line
+has what no test used: the collection of the tests, and the process that shares them out.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ class CpuTimes:
         self._began: float | None = None
         """When the first test began."""
 
-    def pytest_collection_finish(self) -> None:
+    def pytest_runtest_logstart(self) -> None:
         self._last = cpu_s()
 
     @pytest.hookimpl(wrapper=True)
@@ -65,3 +65,4 @@ class CpuTimes:
         yield f"{total_s:9.1f}  in all: {total_s / wall_s / num_cores:.0%} of {num_cores} cores in {wall_s:.0f} s"
         for times, most in ((by_folder, None), (self.by_file, NUM_FILES)):
             yield from (f"{seconds:9.1f}  {path}" for path, seconds in times.most_common(most))
+        yield f"{cpu_s():9.1f}  with all that no test used"

@@ -9,19 +9,24 @@ import psutil
 import pytest
 
 _MAX_GROWTH_BYTES = 256 * 1024**2
-_process = psutil.Process()
-_sizes = [_process.memory_info().rss]
-"""Memory after the last collection of everything."""
+_sizes: list[int] = []
+"""Memory before the first test, then after each collection of everything."""
+
+
+def _memory_bytes() -> int:
+    return int(psutil.Process().memory_info().rss)
 
 
 @pytest.fixture(scope="module", autouse=True)
 def _thaw() -> Iterator[None]:
     """What fixtures of modules made is collected once it takes much memory; looking at everything takes long."""
+    if not _sizes:
+        _sizes.append(_memory_bytes())
     yield
-    if _process.memory_info().rss - _sizes[-1] > _MAX_GROWTH_BYTES:
+    if _memory_bytes() - _sizes[-1] > _MAX_GROWTH_BYTES:
         gc.unfreeze()
         gc.collect()
-        _sizes[-1] = _process.memory_info().rss
+        _sizes[:] = [_memory_bytes()]
 
 
 @pytest.fixture(autouse=True)

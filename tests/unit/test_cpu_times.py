@@ -36,9 +36,10 @@ def test_time_is_added_up_by_file_and_by_folder() -> None:
         _measured(times, nodeid, busy_s)
     assert times.by_file["tests/web/test_c.py"] >= 0.2
     assert times.by_file["tests/unit/test_a.py"] >= 0.04
-    in_all, *others = times.lines()
+    in_all, *others, with_all = times.lines()
     assert float(in_all.split()[0]) >= 0.2
     assert re.search(r"in all: \d+% of \d+ cores in \d+ s", in_all)
     shown = [line.split() for line in others]
     assert [path for _, path in shown[:2]] == ["tests/web", "tests/unit"]
     assert len(shown) == 2 + 3
+    assert float(with_all.split()[0]) >= float(in_all.split()[0])

@@ -13,6 +13,7 @@ import datetime as dt
 import decimal
 import math
 import re
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -28,7 +29,6 @@ from pygrid.transport.encoding import json_body, to_message
 from support.tables import store
 
 pd = pytest.importorskip("pandas")
-pl = pytest.importorskip("polars")
 pa = pytest.importorskip("pyarrow")
 
 DAYS = [dt.date(2020, 2, 29), None, dt.date(1899, 12, 31)]
@@ -65,32 +65,42 @@ def shown(value: Any) -> Any:
     return None if isinstance(value, float) and math.isnan(value) else value
 
 
-def frames() -> dict[str, Any]:
-    typed = {"num": "Int64", "is": "boolean", "smoker": "string"}
-    objects = pd.DataFrame({name: pd.Series(values, dtype=object) for name, values in COLUMNS.items()})
-    return {
-        "dict": COLUMNS,
-        "arrow": pa.table(COLUMNS),
-        "polars": pl.DataFrame(COLUMNS),
-        "pandas": objects,
-        "pandas, nullable": objects.astype(typed),
-        "pandas, arrow": pa.table(COLUMNS).to_pandas(types_mapper=pd.ArrowDtype),
-        "dict of polars": {name: pl.Series(values) for name, values in COLUMNS.items()},
-        "dict of pandas": {name: objects.astype(typed)[name] for name in COLUMNS},
-        "dict of arrow": {name: pa.array(values) for name, values in COLUMNS.items()},
-    }
+def polars() -> Any:
+    """Imported late, because it starts threads, which forks of this process would lack."""
+    return pytest.importorskip("polars")
 
 
-@pytest.mark.parametrize("kind", frames())
+def pandas_objects() -> Any:
+    return pd.DataFrame({name: pd.Series(values, dtype=object) for name, values in COLUMNS.items()})
+
+
+def pandas_nullable() -> Any:
+    return pandas_objects().astype({"num": "Int64", "is": "boolean", "smoker": "string"})
+
+
+FRAMES: dict[str, Callable[[], Any]] = {
+    "dict": lambda: COLUMNS,
+    "arrow": lambda: pa.table(COLUMNS),
+    "polars": lambda: polars().DataFrame(COLUMNS),
+    "pandas": pandas_objects,
+    "pandas, nullable": pandas_nullable,
+    "pandas, arrow": lambda: pa.table(COLUMNS).to_pandas(types_mapper=pd.ArrowDtype),
+    "dict of polars": lambda: {name: polars().Series(values) for name, values in COLUMNS.items()},
+    "dict of pandas": lambda: {name: pandas_nullable()[name] for name in COLUMNS},
+    "dict of arrow": lambda: {name: pa.array(values) for name, values in COLUMNS.items()},
+}
+
+
+@pytest.mark.parametrize("kind", FRAMES)
 def test_the_same_table_is_stored_the_same(kind: str) -> None:
-    assert upload(frames()[kind]) == STORED
+    assert upload(FRAMES[kind]()) == STORED
 
 
-@pytest.mark.parametrize("kind", frames())
+@pytest.mark.parametrize("kind", FRAMES)
 def test_the_same_table_is_stored_the_same_without_the_interface_of_arrow(kind: str, monkeypatch: Any) -> None:
     monkeypatch.setattr(table_files, "save_arrow", lambda *_: False)
     if kind != "arrow":
-        assert upload(frames()[kind]) == STORED
+        assert upload(FRAMES[kind]()) == STORED
 
 
 def test_categories_and_an_index_of_pandas() -> None:
@@ -99,13 +109,18 @@ def test_categories_and_an_index_of_pandas() -> None:
         index=pd.Index(["ann", "bob", "eve"], name="who"),
     )
     assert upload(frame) == {"sex": ("category", ["f", None, "m"]), "code": ("int64", [3, 3, 9])}
-    enum = pl.DataFrame({"sex": pl.Series(["f", None, "m"], dtype=pl.Enum(["m", "f"]))})
+    enum = polars().DataFrame({"sex": polars().Series(["f", None, "m"], dtype=polars().Enum(["m", "f"]))})
     assert upload(enum)["sex"] == ("category", ["f", None, "m"])
 
 
 def test_arrays_in_a_frame() -> None:
     values = [[1.0, 2.0], [3.0, 4.0]]
-    for source in (pl.DataFrame({"v": values}), pd.DataFrame({"v": values}), {"v": values}, {"v": pd.Series(values)}):
+    for source in (
+        polars().DataFrame({"v": values}),
+        pd.DataFrame({"v": values}),
+        {"v": values},
+        {"v": pd.Series(values)},
+    ):
         assert upload(source)["v"] == ("float64", values)
 
 
@@ -120,7 +135,7 @@ def test_a_category_of_a_frame_can_be_called_na() -> None:
     countries = ["NA", None, "nan", "US"]
     for frame in (
         pd.DataFrame({"c": pd.Categorical(countries)}),
-        pl.DataFrame({"c": pl.Series(countries, dtype=pl.Categorical)}),
+        polars().DataFrame({"c": polars().Series(countries, dtype=polars().Categorical)}),
         pa.table({"c": pa.array(countries).dictionary_encode()}),
     ):
         assert upload(frame)["c"] == ("category", countries)
@@ -204,16 +219,20 @@ def test_a_long_number_beside_a_masked_one_is_refused() -> None:
         (3, "not a table"),
         (np.zeros((2, 2)), "arrays by name"),
         (pd.Series([1, 2]), r"one column, not a table: pass column.to_frame\(\)"),
-        (pl.Series([1, 2]), r"pass column.to_frame\(\)"),
-        (pl.LazyFrame({"a": [1]}), r"lazy: pass frame.collect\(\)"),
-        (pl.DataFrame({"a": [1], "b": pl.Series([1], dtype=pl.Int128)}), "column 'b' cannot be sent"),
+        (lambda: polars().Series([1, 2]), r"pass column.to_frame\(\)"),
+        (lambda: polars().LazyFrame({"a": [1]}), r"lazy: pass frame.collect\(\)"),
+        (
+            lambda: polars().DataFrame({"a": [1], "b": polars().Series([1], dtype=polars().Int128)}),
+            "column 'b' cannot be sent",
+        ),
         (pd.DataFrame({"a": [1], "m": pd.period_range("2020-01", periods=1, freq="M")}), "'m' holds .*pandas.period"),
         (pa.table({"a": pa.array([1], pa.bool8())}), "'a' holds values of the type 'arrow.bool8'"),
     ],
 )
 def test_what_is_no_table_is_refused_by_name(source: Any, words: str) -> None:
+    table = source() if callable(source) else source
     with pytest.raises(PygridError, match=words):
-        upload(source)
+        upload(table)
 
 
 # -- Numbers of numpy and pandas in requests ---------------------------------------------------------------------------
