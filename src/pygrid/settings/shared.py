@@ -5,21 +5,23 @@ from __future__ import annotations
 import dataclasses
 import ipaddress
 from pathlib import Path
-from typing import Any, ClassVar, Literal, Required, TypedDict, Unpack, get_args
+from types import MappingProxyType
+from typing import Any, ClassVar, Literal, TypedDict, TypeVar, Unpack, dataclass_transform, get_args
 from urllib.parse import urlsplit
 
 Panel = Literal["Basics", "Accounts", "Network", "Storage", "Jobs", "Inference", "Logging"]
+C = TypeVar("C")
 PANELS: tuple[Panel, ...] = get_args(Panel)
 """Sections of the help page of an app, in their order."""
 
 
 class SettingMetadata(TypedDict, total=False):
-    """What is known of a setting, in addition to its type and its default."""
+    """What is known of a setting, in addition to its type, its default, its panel and its help."""
 
-    env: Required[str]
-    help: Required[str]
-    panel: Required[Panel]
+    env: str
+    """Its variable; by default `PYGRID_` and the name of the field."""
     flag: str | None
+    """Its option; by default `--` and the name of the field. None: it has only the variable, as secrets do."""
     more_flags: tuple[str, ...]
     """Further spellings of the flag."""
     also: str
@@ -31,17 +33,32 @@ class SettingMetadata(TypedDict, total=False):
     choices: tuple[str, ...]
 
 
-def setting(default: Any, *, is_secret: bool = False, **metadata: Unpack[SettingMetadata]) -> Any:
+_ABSENT = {"more_flags": (), "also": "", "metavar": "", "min": None, "max": None, "choices": ()}
+
+
+def setting(
+    default: Any, panel: Panel, help: str, *, is_secret: bool = False, **metadata: Unpack[SettingMetadata]
+) -> Any:
     """A field of a class of settings.
 
     Args:
-        is_secret: the value is left out of the repr.
+        is_secret: the value is left out of the repr, and the setting has no flag.
     """
-    absent = {"flag": None, "more_flags": (), "also": "", "metavar": "", "min": None, "max": None, "choices": ()}
-    return dataclasses.field(default=default, repr=not is_secret, metadata=absent | metadata)
+    known = _ABSENT | ({"flag": None} if is_secret else {}) | metadata | {"panel": panel, "help": help}
+    return dataclasses.field(default=default, repr=not is_secret, metadata=known)
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True)
+@dataclass_transform(kw_only_default=True, frozen_default=True)
+def settings_class(cls: type[C]) -> type[C]:
+    """A decorator: the class is a frozen dataclass, and each setting knows its variable and its flag."""
+    for name, field in vars(cls).items():
+        if isinstance(field, dataclasses.Field):
+            names = {"env": f"PYGRID_{name.upper()}", "flag": f"--{name.replace('_', '-')}"}
+            field.metadata = MappingProxyType({**names, **field.metadata})
+    return dataclasses.dataclass(frozen=True, kw_only=True)(cls)
+
+
+@settings_class
 class AppSettings:
     """Settings that both apps have. Times are in seconds, sizes in MiB."""
 
@@ -55,188 +72,114 @@ class AppSettings:
     address: str
     secret_key: str = setting(
         "",
+        "Accounts",
+        "Secret of 32 or more bytes that signs what the app issues; required off loopback.",
         is_secret=True,
         env="SECRET_KEY",
-        panel="Accounts",
-        help="Secret of 32 or more bytes that signs what the app issues; required off loopback.",
     )
     setup_code: str = setting(
         "",
+        "Accounts",
+        "Code of 16 to 200 characters for the first account off loopback; default: a random one.",
         is_secret=True,
-        env="PYGRID_SETUP_CODE",
-        panel="Accounts",
-        help="Code of 16 to 200 characters for the first account off loopback; default: a random one.",
     )
     hosts: str = setting(
-        "",
-        env="PYGRID_HOSTS",
-        flag="--hosts",
-        panel="Network",
-        metavar="NAMES",
-        help="Further host names of the app, for example domain.example,alice; see ADDRESS.",
+        "", "Network", "Further host names of the app, for example domain.example,alice; see ADDRESS.", metavar="NAMES"
     )
     database_url: str = setting(
         "",
+        "Storage",
+        "postgresql://USER:PASSWORD@HOST/NAME or sqlite:///PATH; default: SQLite in the data folder.",
         env="DATABASE_URL",
-        flag="--database-url",
-        panel="Storage",
         metavar="URL",
-        help="postgresql://USER:PASSWORD@HOST/NAME or sqlite:///PATH; default: SQLite in the data folder.",
     )
     database_direct_url: str = setting(
         "",
-        env="PYGRID_DATABASE_DIRECT_URL",
-        panel="Storage",
+        "Storage",
+        "Address of PostgreSQL past a connection pooler, for signals; default: DATABASE_URL.",
+        flag=None,
         metavar="URL",
-        help="Address of PostgreSQL past a connection pooler, for signals; default: DATABASE_URL.",
     )
     open_signup: bool = setting(
         None,
-        env="PYGRID_OPEN_SIGNUP",
+        "Accounts",
+        "Whether anybody may create an account (with the role User); default: only on loopback.",
         flag="--open-signup/--closed-signup",
-        panel="Accounts",
-        help="Whether anybody may create an account (with the role User); default: only on loopback.",
     )
     admin: bool = setting(
-        True,
-        env="PYGRID_ADMIN",
-        flag="--admin/--no-admin",
-        panel="Network",
-        help="Whether the app serves its web console below /admin.",
+        True, "Network", "Whether the app serves its web console below /admin.", flag="--admin/--no-admin"
     )
     admin_insecure: bool = setting(
         False,
-        env="PYGRID_ADMIN_INSECURE",
-        panel="Network",
-        help="Whether the web console takes passwords over plain HTTP from other machines; for laboratories only.",
+        "Network",
+        "Whether the web console takes passwords over plain HTTP from other machines; for laboratories only.",
+        flag=None,
     )
     oidc_issuer: str = setting(
         "",
-        env="PYGRID_OIDC_ISSUER",
-        flag="--oidc-issuer",
-        panel="Accounts",
+        "Accounts",
+        "OpenID Connect provider that people sign in with, for example https://login.example.",
         metavar="URL",
-        help="OpenID Connect provider that people sign in with, for example https://login.example.",
     )
-    oidc_client_id: str = setting(
-        "",
-        env="PYGRID_OIDC_CLIENT_ID",
-        flag="--oidc-client-id",
-        panel="Accounts",
-        metavar="ID",
-        help="Id of this app at the sign-in provider.",
-    )
+    oidc_client_id: str = setting("", "Accounts", "Id of this app at the sign-in provider.", metavar="ID")
     oidc_client_secret: str = setting(
-        "",
-        is_secret=True,
-        env="PYGRID_OIDC_CLIENT_SECRET",
-        panel="Accounts",
-        help="Secret of this app at the sign-in provider; empty for a public client.",
+        "", "Accounts", "Secret of this app at the sign-in provider; empty for a public client.", is_secret=True
     )
     oidc_name: str = setting(
-        "",
-        env="PYGRID_OIDC_NAME",
-        flag="--oidc-name",
-        panel="Accounts",
-        metavar="NAME",
-        help="Name of the sign-in provider, shown to people; default: its host.",
+        "", "Accounts", "Name of the sign-in provider, shown to people; default: its host.", metavar="NAME"
     )
     oidc_scopes: str = setting(
         "openid email profile",
-        env="PYGRID_OIDC_SCOPES",
-        flag="--oidc-scopes",
-        panel="Accounts",
+        "Accounts",
+        "Scopes that are requested from the sign-in provider, separated by blanks.",
         metavar="SCOPES",
-        help="Scopes that are requested from the sign-in provider, separated by blanks.",
     )
     oidc_role_claim: str = setting(
-        "",
-        env="PYGRID_OIDC_ROLE_CLAIM",
-        flag="--oidc-role-claim",
-        panel="Accounts",
-        metavar="CLAIM",
-        help="Claim that roles are mapped from, for example groups or realm_access.roles.",
+        "", "Accounts", "Claim that roles are mapped from, for example groups or realm_access.roles.", metavar="CLAIM"
     )
     oidc_roles: str = setting(
-        "",
-        env="PYGRID_OIDC_ROLES",
-        flag="--oidc-roles",
-        panel="Accounts",
-        metavar="ROLES",
-        help="Roles by value of the claim, for example 'staff=Administrator; guests=User'.",
+        "", "Accounts", "Roles by value of the claim, for example 'staff=Administrator; guests=User'.", metavar="ROLES"
     )
     oidc_default_role: str = setting(
         "",
-        env="PYGRID_OIDC_DEFAULT_ROLE",
-        flag="--oidc-default-role",
-        panel="Accounts",
+        "Accounts",
+        "Role of people from the provider without another one; default: they get no account.",
         metavar="ROLE",
-        help="Role of people from the provider without another one; default: they get no account.",
     )
     log_level: Literal["debug", "info", "warning", "error"] = setting(
         "info",
-        env="PYGRID_LOG_LEVEL",
-        flag="--log-level",
-        panel="Logging",
+        "Logging",
+        "Lowest level that is logged: debug, info, warning or error.",
         metavar="LEVEL",
         choices=("debug", "info", "warning", "error"),
-        help="Lowest level that is logged: debug, info, warning or error.",
     )
     log_format: Literal["text", "json"] = setting(
         "text",
-        env="PYGRID_LOG_FORMAT",
-        flag="--log-format",
-        panel="Logging",
+        "Logging",
+        "Format of the log: text for people, or json (one object per line) for machines.",
         metavar="FORMAT",
         choices=("text", "json"),
-        help="Format of the log: text for people, or json (one object per line) for machines.",
     )
-    access_log: bool = setting(
-        False,
-        env="PYGRID_ACCESS_LOG",
-        flag="--access-log",
-        panel="Logging",
-        help="Whether each request is logged; failed requests (5xx) always are.",
-    )
-    shutdown_s: int = setting(
-        5,
-        env="PYGRID_SHUTDOWN_S",
-        flag="--shutdown-s",
-        panel="Basics",
-        min=0,
-        help="Seconds that open requests have to end when the app stops.",
-    )
+    access_log: bool = setting(False, "Logging", "Whether each request is logged; failed requests (5xx) always are.")
+    shutdown_s: int = setting(5, "Basics", "Seconds that open requests have to end when the app stops.", min=0)
     drain_s: int = setting(
         0,
-        env="PYGRID_DRAIN_S",
-        panel="Basics",
+        "Basics",
+        "Seconds for which the app goes on serving after SIGTERM, while /readyz answers 503.",
+        flag=None,
         min=0,
-        help="Seconds for which the app goes on serving after SIGTERM, while /readyz answers 503.",
     )
     max_connections: int = setting(
-        4096,
-        env="PYGRID_MAX_CONNECTIONS",
-        flag="--max-connections",
-        panel="Network",
-        min=16,
-        max=60_000,
-        help="Connections that are open at the same time, 16 to 60000.",
+        4096, "Network", "Connections that are open at the same time, 16 to 60000.", min=16, max=60_000
     )
     max_connections_per_address: int = setting(
-        512,
-        env="PYGRID_MAX_CONNECTIONS_PER_ADDRESS",
-        flag="--max-connections-per-address",
-        panel="Network",
-        min=0,
-        help="Open connections of one address; 0: no limit. Loopback and trusted proxies are exempt.",
+        512, "Network", "Open connections of one address; 0: no limit. Loopback and trusted proxies are exempt.", min=0
     )
     trusted_proxies: str = setting(
         "",
-        env="PYGRID_TRUSTED_PROXIES",
-        flag="--trusted-proxies",
-        panel="Network",
+        "Network",
+        "Reverse proxies whose X-Forwarded-For is believed, for example 10.0.0.5,10.1.0.0/16.",
         metavar="ADDRESSES",
-        help="Reverse proxies whose X-Forwarded-For is believed, for example 10.0.0.5,10.1.0.0/16.",
     )
 
     @property
