@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from pygrid.cli.common import UrlOption, handle_errors, read_password
+from pygrid.cli.common import UrlOption, connect, read_password
 from pygrid.cli.help import App
 from pygrid.cli.output import say
 
@@ -28,21 +28,17 @@ PasswordStdin = Annotated[
 
 
 @app.command()
-@handle_errors
 def accept(url: Address, code: Code, password_stdin: PasswordStdin = False) -> None:
     """Create the account that you were invited to, and log in.
 
     Example: pygrid account accept http://127.0.0.1:5000 k7qd-x2mv-4hju
     """
-    from pygrid.client import connect
-
     with connect(url) as client:
         _remember(client.accept_invitation(code, read_password("Password of your new account", password_stdin)))
         say(f"you have an account on {client.url}, and are logged in")
 
 
 @app.command()
-@handle_errors
 def recover(url: Address, code: Code, password_stdin: PasswordStdin = False) -> None:
     """Choose a new password with the code of a reset, and log in.
 
@@ -50,15 +46,12 @@ def recover(url: Address, code: Code, password_stdin: PasswordStdin = False) -> 
 
     Example: pygrid account recover http://127.0.0.1:5000 k7qd-x2mv-4hju
     """
-    from pygrid.client import connect
-
     with connect(url) as client:
         _remember(client.reset_password(code, read_password("New password", password_stdin)))
         say(f"your password on {client.url} is changed, and you are logged in")
 
 
 @app.command()
-@handle_errors
 def browser(url: Address) -> None:
     """Log in with your browser, where you sign in with a password or by a sign-in provider.
 
@@ -66,8 +59,6 @@ def browser(url: Address) -> None:
 
     Example: pygrid account browser http://127.0.0.1:5000
     """
-    from pygrid.client import connect
-
     with connect(url) as client:
         begun = client.browser_login()
         say(f"open this page, and paste the code that it shows:\n{begun.url}")
@@ -79,7 +70,6 @@ def browser(url: Address) -> None:
 
 
 @app.command("open")
-@handle_errors
 def open_console(
     url: UrlOption = None,
     print_only: Annotated[bool, typer.Option("--print", help="Print the link and open no browser.")] = False,
@@ -88,8 +78,6 @@ def open_console(
 
     Example: pygrid account open
     """
-    from pygrid.client import connect
-
     with connect(url) as app:
         link = app.browser_link()
     say(link)
@@ -98,14 +86,11 @@ def open_console(
 
 
 @app.command()
-@handle_errors
 def password(url: UrlOption = None, password_stdin: PasswordStdin = False) -> None:
     """Change your password and print your new private key. Your other sessions and your API tokens end.
 
     Example: pygrid account password
     """
-    from pygrid.client import connect
-
     with connect(url) as app:
         key = app.change_password(read_password("New password", password_stdin))
         _remember(app)
@@ -114,27 +99,21 @@ def password(url: UrlOption = None, password_stdin: PasswordStdin = False) -> No
 
 
 @app.command("rotate-key")
-@handle_errors
 def rotate_key(url: UrlOption = None) -> None:
     """Replace your private key and print the new one, which is not shown again.
 
     Example: pygrid account rotate-key
     """
-    from pygrid.client import connect
-
     with connect(url) as app:
         say(app.rotate_private_key())
 
 
 @app.command("revoke-key")
-@handle_errors
 def revoke_key(url: UrlOption = None) -> None:
     """Revoke your private key; `rotate-key` makes a new one.
 
     Example: pygrid account revoke-key
     """
-    from pygrid.client import connect
-
     with connect(url) as app:
         app.revoke_private_key()
     say("your private key is revoked")

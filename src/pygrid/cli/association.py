@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from pygrid import codes
-from pygrid.cli.common import JsonOption, UrlOption, handle_errors
+from pygrid.cli.common import JsonOption, UrlOption, connect
 from pygrid.cli.help import App
 from pygrid.cli.output import say, say_json, say_table
 from pygrid.errors import InvalidInput
@@ -22,7 +22,6 @@ _LOOK_S = 0.2
 
 
 @app.command()
-@handle_errors
 def join(
     network: Annotated[str, typer.Argument(metavar="URL", help="Address of the Network.")],
     invited: Annotated[
@@ -37,7 +36,6 @@ def join(
 
     Example: pygrid association join http://127.0.0.1:7000
     """
-    from pygrid.client import connect
     from pygrid.plans.text import printable
 
     invitation = None
@@ -62,21 +60,17 @@ def join(
 
 
 @app.command("list")
-@handle_errors
 def list_associations(url: UrlOption = None, as_json: JsonOption = False) -> None:
     """List the Networks of the Domain with the state of each association. Owners only.
 
     Example: pygrid association list
     """
-    from pygrid.client import connect
-
     with connect(url) as domain:
         found = domain.associations()
     say_json(found) if as_json else say_table(found, "the Domain has joined no Network")
 
 
 @app.command()
-@handle_errors
 def leave(
     network: Annotated[str, typer.Argument(help="Address or name of the Network, or number of the association.")],
     url: UrlOption = None,
@@ -87,8 +81,6 @@ def leave(
 
     Example: pygrid association leave http://127.0.0.1:7000
     """
-    from pygrid.client import connect
-
     with connect(url) as domain:
         left = domain.associations.leave(int(network) if network.isdecimal() else network)
     if left.state == "leaving":

@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from pygrid.cli.common import JsonOption, handle_errors
+from pygrid.cli.common import JsonOption
 from pygrid.cli.help import App
 from pygrid.cli.local_store import DatabaseUrl, DataDir, stored_domain
 from pygrid.cli.output import say, say_json, say_table
@@ -20,7 +20,6 @@ BROKEN = 2
 
 
 @app.command("verify")
-@handle_errors
 def verify(
     data_dir: DataDir = None,
     database_url: DatabaseUrl = None,
@@ -63,7 +62,6 @@ def verify(
 
 
 @app.command("show")
-@handle_errors
 def show(
     data_dir: DataDir = None,
     database_url: DatabaseUrl = None,

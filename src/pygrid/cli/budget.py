@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from pygrid.cli.common import JsonOption, UrlOption, handle_errors
+from pygrid.cli.common import JsonOption, UrlOption, connect
 from pygrid.cli.help import App
 from pygrid.cli.local_store import DatabaseUrl, DataDir, stored_domain
 from pygrid.cli.output import say, say_facts, say_json, say_table
@@ -23,7 +23,6 @@ app = App("Show and set the privacy budgets of datasets.\n\nExample: pygrid budg
 
 
 @app.command("show")
-@handle_errors
 def show(
     name: Annotated[
         str | None, typer.Argument(metavar="DATASET", help="Name of a dataset, for the Domain to answer.")
@@ -63,7 +62,6 @@ def show(
 
 
 @app.command("set")
-@handle_errors
 def set_budget(
     name: Annotated[str, typer.Argument(metavar="DATASET", help="Name of the dataset.")],
     epsilon: Annotated[float | None, typer.Option(metavar="X", help="Total epsilon of the dataset.")] = None,
@@ -103,8 +101,6 @@ def set_budget(
     Example:
         pygrid budget set patients --epsilon 10 --delta 1e-6 --epsilon-per-user 5
     """
-    from pygrid.client import connect
-
     given: dict[str, Any] = {
         "epsilon": epsilon,
         "delta": delta,
@@ -136,8 +132,6 @@ def _say_policy(name: str, policy: PolicyInfo) -> None:
 
 
 def _show_online(name: str, url: str | None, as_json: bool) -> None:
-
-    from pygrid.client import connect
 
     with connect(url) as domain:
         budget = domain.datasets[name].budget()

@@ -7,12 +7,15 @@ import json
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Annotated, Any, ParamSpec, TypeVar
+from typing import TYPE_CHECKING, Annotated, Any, ParamSpec, TypeVar
 
 import typer
 
 from pygrid import codes
 from pygrid.errors import InvalidInput
+
+if TYPE_CHECKING:
+    from pygrid.client import DomainClient, NetworkClient
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -68,6 +71,20 @@ def handle_errors(command: Callable[P, R]) -> Callable[P, R]:
             raise typer.Exit(INTERRUPTED) from None
 
     return run
+
+
+def connect(url: str | None) -> DomainClient:
+    """A client of the Domain at an address, or of the last login. It imports the SDK only when a command runs."""
+    from pygrid import client
+
+    return client.connect(url)
+
+
+def connect_network(url: str | None) -> NetworkClient:
+    """A client of the Network at an address, or of the last login."""
+    from pygrid import client
+
+    return client.connect_network(url)
 
 
 def confirm(question: str) -> None:

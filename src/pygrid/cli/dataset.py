@@ -11,7 +11,7 @@ import typer
 
 from pygrid.cli import csv_options
 from pygrid.cli import dataset_sources as sources
-from pygrid.cli.common import JsonOption, UrlOption, YesOption, confirm, handle_errors
+from pygrid.cli.common import JsonOption, UrlOption, YesOption, confirm, connect
 from pygrid.cli.help import App
 from pygrid.cli.output import say, say_facts, say_json, say_table
 from pygrid.errors import InvalidInput
@@ -54,8 +54,7 @@ ColumnOption = Annotated[
 ]
 Note = Annotated[str, typer.Option(metavar="TEXT", help="Changes of this version.")]
 FreshBudget = Annotated[
-    bool,
-    typer.Option("--fresh-budget", help="Add a version even if another dataset of this content has a budget."),
+    bool, typer.Option("--fresh-budget", help="Add a version even if another dataset of this content has a budget.")
 ]
 
 PrepareOption = Annotated[
@@ -73,7 +72,6 @@ DryRunOption = Annotated[bool, typer.Option("--dry-run", help="Show the schema, 
 
 
 @app.command("add")
-@handle_errors
 def add(
     file: File = None,
     name: Annotated[
@@ -146,8 +144,6 @@ def _confirmed(version_of: str | None) -> bool:
 
 def _add(source: sources.Table, names: tuple[str, str | None], given: dict[str, Any], url: str | None) -> None:
     """Upload a table as the dataset, or as a version of the dataset, of these names."""
-    from pygrid.client import connect
-
     with connect(url) as domain:
         send = partial(_send, domain, names, source, **given)
         info = csv_options.send_or_ask(send, source if isinstance(source, Path) else None)
@@ -165,8 +161,6 @@ def _send(domain: DomainClient, names: tuple[str, str | None], source: sources.T
 
 
 def _try_upload(source: sources.Table, given: dict[str, Any], url: str | None) -> None:
-    from pygrid.client import connect
-
     with connect(url) as domain:
         send = partial(domain.datasets.dry_run, source, **given)
         trial = csv_options.send_or_ask(send, source if isinstance(source, Path) else None)
@@ -185,7 +179,6 @@ def _say_upload(what: str, info: DatasetInfo | UploadTrial) -> None:
 
 
 @app.command("refresh")
-@handle_errors
 def refresh(
     name: Name, sql: sources.Sql = None, query: sources.Query = None, note: Note = "", url: UrlOption = None
 ) -> None:
@@ -194,15 +187,12 @@ def refresh(
     Example:
         pygrid dataset refresh visits --sql postgresql://db.example.org/clinic
     """
-    from pygrid.client import connect
-
     with connect(url) as domain:
         info = domain.datasets[name].refresh(sql, None if query is None else sources.query_text(query), note=note)
     _say_upload(f"{info.name}, version {info.version}", info)
 
 
 @app.command("prepare")
-@handle_errors
 def prepare_columns(
     name: Name,
     prepare: PrepareOption = None,
@@ -218,8 +208,6 @@ def prepare_columns(
     Example:
         pygrid dataset prepare visits --prepare age_std:age,clip=0..120,standardize
     """
-    from pygrid.client import connect
-
     columns = read_prepare(prepare or [])
     with connect(url) as domain:
         dataset = domain.datasets[name]
@@ -228,14 +216,11 @@ def prepare_columns(
 
 
 @app.command("list")
-@handle_errors
 def list_datasets(url: UrlOption = None, as_json: JsonOption = False) -> None:
     """List the datasets of a Domain that are visible to you, newest first.
 
     Example: pygrid dataset list
     """
-    from pygrid.client import connect
-
     with connect(url) as domain:
         found = domain.datasets.list()
         empty = f"{domain.url} has no dataset that is visible to you"
@@ -243,7 +228,6 @@ def list_datasets(url: UrlOption = None, as_json: JsonOption = False) -> None:
 
 
 @app.command("search")
-@handle_errors
 def search(
     text: Annotated[str, typer.Argument(help="Words that all occur in its name, description, tags or columns.")] = "",
     tag: Tag = None,
@@ -258,22 +242,18 @@ def search(
 
     Example: pygrid dataset search digits --schema label:int32
     """
-    from pygrid.client import connect
-
     with connect(url) as domain:
         found = domain.datasets.search(text, tags=tag or (), schema=schema, meaning=meaning)
     say_json(found) if as_json else say_table(found, "no dataset matches")
 
 
 @app.command("show")
-@handle_errors
 def show(name: Name, version: Version = None, url: UrlOption = None, as_json: JsonOption = False) -> None:
     """Show a dataset with its columns and versions.
 
     Example: pygrid dataset show digits
     """
     from pygrid.cli.tables import DatasetColumns, DatasetVersions
-    from pygrid.client import connect
 
     with connect(url) as domain:
         info = domain.datasets[name].info(version)
@@ -301,7 +281,6 @@ def show(name: Name, version: Version = None, url: UrlOption = None, as_json: Js
 
 
 @app.command("update")
-@handle_errors
 def update(
     name: Name,
     new_name: Annotated[str | None, typer.Option("--name", metavar="NAME", help="New name.")] = None,
@@ -315,8 +294,6 @@ def update(
 
     Example: pygrid dataset update digits --visibility public --tag images
     """
-    from pygrid.client import connect
-
     tags = [] if no_tags else tag or None
     with connect(url) as domain:
         changes: dict[str, Any] = {"name": new_name, "description": description, "tags": tags, "visibility": visibility}
@@ -325,7 +302,6 @@ def update(
 
 
 @app.command("rename")
-@handle_errors
 def rename(
     name: Name,
     new_name: Annotated[str, typer.Argument(metavar="NEW", help="New name of the dataset.")],
@@ -335,26 +311,17 @@ def rename(
 
     Example: pygrid dataset rename digits digits-2025
     """
-    from pygrid.client import connect
-
     with connect(url) as domain:
         info = domain.datasets[name].rename(new_name)
     say(f"{name} is named {info.name}")
 
 
 @app.command("delete")
-@handle_errors
-def delete(
-    name: Name,
-    yes: YesOption = False,
-    url: UrlOption = None,
-) -> None:
+def delete(name: Name, yes: YesOption = False, url: UrlOption = None) -> None:
     """Delete a dataset with all its versions.
 
     Example: pygrid dataset delete digits --yes
     """
-    from pygrid.client import connect
-
     with connect(url) as domain:
         dataset = domain.datasets[name]
         info = dataset.info()
@@ -365,7 +332,6 @@ def delete(
 
 
 @app.command("mock")
-@handle_errors
 def mock(
     name: Name,
     output: Annotated[
@@ -380,7 +346,6 @@ def mock(
     """
     import numpy as np
 
-    from pygrid.client import connect
     from pygrid.client.table_files import save_csv, save_npz
 
     if output.suffix not in (".npz", ".csv"):

@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from pygrid.cli.common import JsonOption, handle_errors
+from pygrid.cli.common import JsonOption
 from pygrid.cli.help import App
 from pygrid.cli.output import say, say_json, say_table
 
@@ -21,7 +21,6 @@ def doctor() -> None:
 
 
 @app.command("store")
-@handle_errors
 def store(
     url: Annotated[str | None, typer.Argument(metavar="URL", help="s3://BUCKET/PREFIX; default: PYGRID_STORE.")] = None,
     as_json: JsonOption = False,

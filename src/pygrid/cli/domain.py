@@ -13,7 +13,7 @@ from pygrid.settings import DomainSettings, is_loopback_host, load_settings, wit
 app = App()
 
 
-@app.command()
+@app.command(is_server=True)
 @serving.with_setting_options(DomainSettings)
 def domain(
     start_local_db: serving.LocalDbOption = False, port_file: serving.PortFileOption = None, **given: Any

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from pygrid.cli.common import JsonOption, NetworkOption, handle_errors
+from pygrid.cli.common import JsonOption, NetworkOption, connect_network
 from pygrid.cli.help import App
 from pygrid.cli.output import say, say_facts, say_json, say_table
 
@@ -26,7 +26,6 @@ Association = Literal["accepted", "pending", "denied", "revoked", "left", "all"]
 
 
 @app.command("list")
-@handle_errors
 def list_domains(
     association: Annotated[
         Association, typer.Argument(help="State of the Domains; without an account, only accepted.")
@@ -38,8 +37,6 @@ def list_domains(
 
     Example: pygrid domains list pending --network http://127.0.0.1:7000
     """
-    from pygrid.client import connect_network
-
     with connect_network(network) as client:
         found = client.domains(association)
     words = {"accepted": "no Domain belongs to the Network", "all": "the Network knows no Domain"}
@@ -48,15 +45,12 @@ def list_domains(
 
 
 @app.command()
-@handle_errors
 def show(name: Name, network: NetworkOption = None, as_json: JsonOption = False) -> None:
     """Show a Domain as the Network knows it.
 
     Example: pygrid domains show hospital-a
     """
     import msgspec
-
-    from pygrid.client import connect_network
 
     with connect_network(network) as client:
         found = client.show(name)
@@ -71,7 +65,6 @@ def show(name: Name, network: NetworkOption = None, as_json: JsonOption = False)
 
 
 @app.command()
-@handle_errors
 def accept(name: Name, identity: Identity = None, reason: Reason = "", network: NetworkOption = None) -> None:
     """Accept a Domain, also one that was denied or revoked, or has left. For Owners and Administrators.
 
@@ -81,7 +74,6 @@ def accept(name: Name, identity: Identity = None, reason: Reason = "", network: 
 
     Example: pygrid domains accept hospital-a
     """
-    from pygrid.client import connect_network
     from pygrid.plans.text import printable
 
     with connect_network(network) as client:
@@ -100,33 +92,26 @@ def _find_only_one(client: NetworkClient, name: str) -> str | None:
 
 
 @app.command()
-@handle_errors
 def deny(name: Name, identity: Identity = None, reason: Reason = "", network: NetworkOption = None) -> None:
     """Deny a Domain that waits for a decision. For Owners and Administrators.
 
     Example: pygrid domains deny hospital-b --reason "we do not know you"
     """
-    from pygrid.client import connect_network
-
     with connect_network(network) as client:
         say(f"{client.deny(name, reason, identity).name} is denied")
 
 
 @app.command()
-@handle_errors
 def revoke(name: Name, reason: Reason = "", network: NetworkOption = None) -> None:
     """Revoke a Domain; its key is refused until it is accepted again. For Owners and Administrators.
 
     Example: pygrid domains revoke hospital-b
     """
-    from pygrid.client import connect_network
-
     with connect_network(network) as client:
         say(f"{client.revoke(name, reason).name} no longer belongs to the Network")
 
 
 @app.command()
-@handle_errors
 def forget(name: Name, identity: Identity = None, network: NetworkOption = None) -> None:
     """Delete a Domain and the decision on it; the name is free, and it may ask again. For Owners and Administrators.
 
@@ -134,15 +119,12 @@ def forget(name: Name, identity: Identity = None, network: NetworkOption = None)
 
     Example: pygrid domains forget hospital-b
     """
-    from pygrid.client import connect_network
-
     with connect_network(network) as client:
         client.forget(name, identity)
     say(f"{name} is forgotten")
 
 
 @app.command()
-@handle_errors
 def invite(
     domain: Annotated[
         str | None, typer.Option(metavar="NAME", help="Name of the Domain that may use it; default: any.")
@@ -157,8 +139,6 @@ def invite(
 
     Example: pygrid domains invite --domain hospital-a > token
     """
-    from pygrid.client import connect_network
-
     with connect_network(network) as client:
         new = client.invite(domain, max_uses=uses, expires_in_s=days * 86400)
     say(new.token)
@@ -167,21 +147,17 @@ def invite(
 
 
 @app.command()
-@handle_errors
 def invitations(network: NetworkOption = None, as_json: JsonOption = False) -> None:
     """List the invitations that were not taken back, without their tokens. For Owners and Administrators.
 
     Example: pygrid domains invitations
     """
-    from pygrid.client import connect_network
-
     with connect_network(network) as client:
         found = client.invitations()
     say_json(found) if as_json else say_table(found, "there is no invitation")
 
 
 @app.command("take-back")
-@handle_errors
 def take_back(
     invitation: Annotated[int, typer.Argument(metavar="N", help="Number of the invitation.")],
     network: NetworkOption = None,
@@ -190,8 +166,6 @@ def take_back(
 
     Example: pygrid domains take-back 1
     """
-    from pygrid.client import connect_network
-
     with connect_network(network) as client:
         client.take_back(invitation)
     say(f"invitation {invitation} is no longer valid")

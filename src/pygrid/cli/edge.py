@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from pygrid.cli.common import INTERRUPTED, handle_errors
+from pygrid.cli.common import INTERRUPTED
 from pygrid.cli.help import App
 from pygrid.cli.output import line, say
 from pygrid.units import counted
@@ -33,7 +33,6 @@ app = App()
 
 
 @app.command()
-@handle_errors
 def edge(
     url: Annotated[str, typer.Argument(metavar="URL", help="Address of the Domain.")],
     model: Annotated[str, typer.Option(metavar="NAME", help="Name of the process.")],

@@ -10,22 +10,10 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from pygrid.cli.common import handle_errors, read_settings
+from pygrid.cli import training_options as options
+from pygrid.cli.common import connect, read_settings
 from pygrid.cli.help import App
 from pygrid.cli.output import say, say_lines
-from pygrid.cli.training_options import (
-    BatchSize,
-    Clip,
-    Delta,
-    Epochs,
-    Epsilon,
-    Hyper,
-    Optimizer,
-    Output,
-    Reason,
-    ServerOptimizer,
-    Unit,
-)
 from pygrid.errors import InvalidInput
 
 if TYPE_CHECKING:
@@ -57,14 +45,13 @@ Resume = Annotated[str | None, typer.Option(metavar="NAME", help="Training to co
 
 
 @app.command()
-@handle_errors
 def federate(
     plan: Annotated[Path | None, typer.Argument(help="Plan file; left out with --resume.")] = None,
     model: Annotated[Path | None, typer.Option(metavar="PATH", help="Initial model, a safetensors file.")] = None,
     dataset: DatasetOption = None,
     coordinator: Coordinator = None,
     rounds: Annotated[int, typer.Option(metavar="N", help="Cycles of training.")] = 10,
-    reason: Reason = "",
+    reason: options.Reason = "",
     name: Annotated[
         str | None, typer.Option(metavar="NAME", help="Name of the process; default: from the plan.")
     ] = None,
@@ -72,19 +59,19 @@ def federate(
     cycle_s: Annotated[
         float, typer.Option(metavar="SECONDS", help="Time that a cycle waits for late Domains.")
     ] = 600.0,
-    epochs: Epochs = 1,
-    batch_size: BatchSize = 32,
-    hyper: Hyper = None,
-    optimizer: Optimizer = None,
-    server_optimizer: ServerOptimizer = None,
+    epochs: options.Epochs = 1,
+    batch_size: options.BatchSize = 32,
+    hyper: options.Hyper = None,
+    optimizer: options.Optimizer = None,
+    server_optimizer: options.ServerOptimizer = None,
     bind: Bind = None,
-    epsilon: Epsilon = None,
-    delta: Delta = None,
-    clip: Clip = 1.0,
-    unit: Unit = None,
+    epsilon: options.Epsilon = None,
+    delta: options.Delta = None,
+    clip: options.Clip = 1.0,
+    unit: options.Unit = None,
     evaluate: Evaluate = None,
     resume: Resume = None,
-    output: Output = None,
+    output: options.Output = None,
 ) -> None:
     """Train a model across several Domains: submit a job to each, host the process, follow it.
 
@@ -97,8 +84,8 @@ def federate(
             --dataset http://bob.example/patients \\
             --epsilon 4 --delta 1e-6 --reason "a study"
     """
-    from pygrid.client import connect, resume_federated
     from pygrid.client import federate as start
+    from pygrid.client import resume_federated
     from pygrid.client.federation.federate import draw_name
     from pygrid.edge import load_data
 
@@ -159,8 +146,6 @@ def _bindings(given: list[str]) -> dict[str, Any]:
 
 def _datasets(given: list[str]) -> dict[str, Dataset] | list[Dataset]:
     """The datasets; by name if all have a name."""
-    from pygrid.client import connect
-
     named: dict[str, Dataset] = {}
     found: list[Dataset] = []
     for text in given:

@@ -14,6 +14,8 @@ import typer
 from typer.core import TyperCommand, TyperGroup
 from typer.models import Default
 
+from pygrid.cli.common import handle_errors
+
 _MAX_FIRST_COLUMN = 26
 """Options that are longer have their help on the next line."""
 _FIRST_SENTENCE = re.compile(r".*?[.](?=\s|$)", re.DOTALL)
@@ -67,14 +69,24 @@ class App(typer.Typer):
         )
 
     def command(
-        self, name: str | None = None, *, cls: type[TyperCommand] | None = None, **settings: Any
+        self,
+        name: str | None = None,
+        *,
+        cls: type[TyperCommand] | None = None,
+        is_server: bool = False,
+        **settings: Any,
     ) -> Callable[[Any], Any]:
-        add = super().command(name, cls=cls or HelpCommand, **settings)
-        return lambda command: add(_with_ca_file(command))
+        """A decorator that adds a command.
+
+        Args:
+            is_server: it runs until a signal stops it. The decorator does not change how it reports errors.
+        """
+        add = super().command(name, **{"cls": HelpCommand} | settings)
+        return lambda command: add(_with_ca_file(command if is_server else handle_errors(command)))
 
     def callback(self, **settings: Any) -> Callable[[Any], Any]:
         add = super().callback(**settings)
-        return lambda command: add(_with_ca_file(command))
+        return lambda command: add(_with_ca_file(handle_errors(command)))
 
 
 def _with_ca_file(command: Callable[..., Any]) -> Callable[..., Any]:

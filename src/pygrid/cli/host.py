@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from pygrid.cli.common import UrlOption, handle_errors, read_settings
+from pygrid.cli.common import UrlOption, connect, read_settings
 from pygrid.cli.help import App
 from pygrid.cli.output import say
 
@@ -17,7 +17,6 @@ app = App()
 
 
 @app.command()
-@handle_errors
 def host(
     name: Annotated[str, typer.Option(metavar="NAME", help="Name of the process.")],
     model: Annotated[Path, typer.Option(metavar="PATH", help="Model: a safetensors file of float32 arrays.")],
@@ -45,8 +44,6 @@ def host(
         pygrid host --name digits --model digits.safetensors --plan digits.plan \\
             -c lr=0.3 -s num_cycles=20 -s cycle_length=60 -s min_diffs=10
     """
-    from pygrid.client import connect
-
     with connect(url) as domain:
         process = domain.host(
             name,

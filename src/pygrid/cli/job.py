@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from pygrid.cli.common import JsonOption, UrlOption, handle_errors
+from pygrid.cli.common import JsonOption, UrlOption, connect
 from pygrid.cli.help import App
 from pygrid.cli.job_submit import predict, print_result, submit
 from pygrid.cli.output import say, say_facts, say_json, say_table
@@ -25,7 +25,6 @@ app.command("predict")(predict)
 
 
 @app.command("list")
-@handle_errors
 def list_jobs(
     dataset: Annotated[str | None, typer.Option(metavar="NAME", help="Dataset of the jobs; default: all.")] = None,
     state: Annotated[str | None, typer.Option(metavar="STATE", help="State of the jobs; default: all.")] = None,
@@ -37,15 +36,12 @@ def list_jobs(
 
     Example: pygrid job list --state running
     """
-    from pygrid.client import connect
-
     given: dict[str, Any] = {"state": state, "mine": mine}
     with connect(url) as domain:
         print_jobs(domain.jobs(dataset, **given), as_json, "no job matches")
 
 
 @app.command("show")
-@handle_errors
 def show(job_id: JobId, url: UrlOption = None, as_json: JsonOption = False) -> None:
     """Show a job with its request, its privacy cost and its state.
 
@@ -55,13 +51,11 @@ def show(job_id: JobId, url: UrlOption = None, as_json: JsonOption = False) -> N
 
 
 @app.command("watch")
-@handle_errors
 def watch(job_id: JobId, url: UrlOption = None) -> None:
     """Follow a job until it ends. Ctrl-C stops the display, not the job.
 
     Example: pygrid job watch 4f1c09
     """
-    from pygrid.client import connect
     from pygrid.client.display.job_progress import in_words
 
     with connect(url) as domain:
@@ -69,7 +63,6 @@ def watch(job_id: JobId, url: UrlOption = None) -> None:
 
 
 @app.command("result")
-@handle_errors
 def result(job_id: JobId, output: Output = None, url: UrlOption = None) -> None:
     """Download the result of a job, once it is released.
 
@@ -77,29 +70,22 @@ def result(job_id: JobId, output: Output = None, url: UrlOption = None) -> None:
 
     Example: pygrid job result 4f1c09 -o model.safetensors
     """
-    from pygrid.client import connect
-
     with connect(url) as domain:
         print_result(domain.job(job_id), output)
 
 
 @app.command("cancel")
-@handle_errors
 def cancel(job_id: JobId, url: UrlOption = None) -> None:
     """Cancel a job that you submitted. Its privacy cost stays charged.
 
     Example: pygrid job cancel 4f1c09
     """
-    from pygrid.client import connect
-
     with connect(url) as domain:
         say(f"{job_id} is {domain.job(job_id).cancel().state}")
 
 
 def show_job(job_id: str, url: str | None, as_json: bool) -> None:
     """Print all that the caller may know of a job."""
-    from pygrid.client import connect
-
     with connect(url) as domain:
         job = domain.job(job_id)
         if as_json:

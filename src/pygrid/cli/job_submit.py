@@ -10,20 +10,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from pygrid.cli.common import UrlOption, handle_errors, read_settings
+from pygrid.cli import training_options as options
+from pygrid.cli.common import UrlOption, connect, read_settings
 from pygrid.cli.output import is_terminal, say, say_json, say_table
-from pygrid.cli.training_options import (
-    BatchSize,
-    Clip,
-    Delta,
-    Epochs,
-    Epsilon,
-    Hyper,
-    Optimizer,
-    Output,
-    Reason,
-    Unit,
-)
 from pygrid.errors import InvalidInput
 
 if TYPE_CHECKING:
@@ -66,29 +55,28 @@ MetricBounds = Annotated[
 _STATISTIC_KEYS = ("lower", "upper", "edges", "candidates", "q", "by", "keys", "per")
 
 
-@handle_errors
 def submit(
     dataset: DatasetName,
-    reason: Reason,
+    reason: options.Reason,
     plan: Annotated[Path | None, typer.Option(metavar="PATH", help="Plan file; none for statistics.")] = None,
     model: Annotated[Path | None, typer.Option(metavar="PATH", help="Model, a safetensors file.")] = None,
     kind: Annotated[str, typer.Option(metavar="KIND", help="Kind of job: train or evaluate.")] = "train",
     statistic: Statistics = None,
     bind: Bind = None,
-    hyper: Hyper = None,
-    optimizer: Optimizer = None,
+    hyper: options.Hyper = None,
+    optimizer: options.Optimizer = None,
     metric_bounds: MetricBounds = None,
-    epochs: Epochs = 1,
-    batch_size: BatchSize = 32,
+    epochs: options.Epochs = 1,
+    batch_size: options.BatchSize = 32,
     seed: Annotated[int, typer.Option(metavar="N", help="Seed of a non-private training.")] = 0,
-    epsilon: Epsilon = None,
-    delta: Delta = None,
-    clip: Clip = 1.0,
-    unit: Unit = None,
+    epsilon: options.Epsilon = None,
+    delta: options.Delta = None,
+    clip: options.Clip = 1.0,
+    unit: options.Unit = None,
     version: Version = None,
     pool: PoolName = "",
     wait: Wait = False,
-    output: Output = None,
+    output: options.Output = None,
     url: UrlOption = None,
 ) -> None:
     """Submit a job. It runs on the mock dataset first; then a policy or the data owner approves it.
@@ -115,11 +103,10 @@ def submit(
     _submit(send, url, wait, output)
 
 
-@handle_errors
 def predict(
     dataset: DatasetName,
     model: Annotated[Path, typer.Argument(metavar="MODEL", help="ONNX file.")],
-    reason: Reason,
+    reason: options.Reason,
     bind: Bind = None,
     select: Annotated[
         list[str] | None, typer.Option(metavar="OUTPUT", help="Output of the model; default: all; repeatable.")
@@ -131,7 +118,7 @@ def predict(
     version: Version = None,
     pool: PoolName = "",
     wait: Wait = False,
-    output: Output = None,
+    output: options.Output = None,
     url: UrlOption = None,
 ) -> None:
     """Submit a job that predicts for each record with an ONNX model.
@@ -148,8 +135,6 @@ def predict(
 
 def _submit(send: Callable[[DomainClient], Job], url: str | None, wait: bool, output: Path | None) -> None:
     """Submit a job and print its id; then wait for its result if requested."""
-    from pygrid.client import connect
-
     with connect(url) as domain:
         job = send(domain)
         say(job.id)

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from pygrid.cli.common import handle_errors
+from pygrid.cli.common import connect
 from pygrid.cli.help import App
 from pygrid.cli.output import say
 
@@ -15,7 +15,6 @@ app = App()
 
 
 @app.command()
-@handle_errors
 def login(
     url: Annotated[str, typer.Argument(metavar="URL", help="Address of the Domain or the Network.")],
     email: Annotated[
@@ -45,7 +44,6 @@ def login(
 
     Example: pygrid login http://127.0.0.1:5000 --email ann@example.org
     """
-    from pygrid.client import connect
     from pygrid.client.credentials import forget_token, remember_token
 
     with connect(url) as domain:

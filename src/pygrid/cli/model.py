@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from pygrid.cli.common import JsonOption, UrlOption, handle_errors
+from pygrid.cli.common import JsonOption, UrlOption, connect
 from pygrid.cli.help import App
 from pygrid.cli.output import say, say_json, say_table
 from pygrid.cli.serving_options import (
@@ -26,7 +26,6 @@ Version = Annotated[str | None, typer.Option(metavar="TEXT", help="Version of th
 
 
 @app.command("download")
-@handle_errors
 def download(
     name: Name,
     output: Annotated[Path, typer.Option("--output", "-o", metavar="PATH", help="Safetensors file to write.")],
@@ -38,8 +37,6 @@ def download(
 
     Example: pygrid model download digits -o digits.safetensors
     """
-    from pygrid.client import connect
-
     with connect(url) as domain:
         params = domain.process(name, version).download(checkpoint, path=output)
     num = sum(array.size for array in params.values())
@@ -47,7 +44,6 @@ def download(
 
 
 @app.command("load")
-@handle_errors
 def load(
     name: Annotated[str, typer.Argument(metavar="NAME", help="Process, or a safetensors file of weights.")],
     model: Annotated[
@@ -72,8 +68,6 @@ def load(
     if name.endswith(".safetensors"):
         load_into(net, name)
     else:
-        from pygrid.client import connect
-
         with connect(url) as domain:
             domain.process(name, version).load_into(net, checkpoint)
     num = save_state(net, output)
@@ -81,21 +75,17 @@ def load(
 
 
 @app.command("checkpoints")
-@handle_errors
 def checkpoints(name: Name, version: Version = None, url: UrlOption = None, as_json: JsonOption = False) -> None:
     """List the checkpoints of a model, oldest first; number 1 is the hosted model.
 
     Example: pygrid model checkpoints digits
     """
-    from pygrid.client import connect
-
     with connect(url) as domain:
         found = domain.process(name, version).checkpoints()
     say_json(found) if as_json else say_table(found, f"{name} has no checkpoint")
 
 
 @app.command("serve")
-@handle_errors
 def serve(
     model_id: Annotated[str, typer.Argument(metavar="ID", help="Id of the served model.")],
     model: Annotated[Path, typer.Argument(metavar="PATH", help="ONNX file.")],
@@ -110,8 +100,6 @@ def serve(
 
     Example: pygrid model serve digits digits.onnx --allow-inference
     """
-    from pygrid.client import connect
-
     with connect(url) as domain:
         served = domain.serve(
             model_id,
@@ -126,14 +114,11 @@ def serve(
 
 
 @app.command("served")
-@handle_errors
 def served(url: UrlOption = None, as_json: JsonOption = False) -> None:
     """List the models that a Domain serves.
 
     Example: pygrid model served
     """
-    from pygrid.client import connect
-
     with connect(url) as domain:
         found = domain.models()
         empty = f"{domain.url} serves no model"
@@ -141,7 +126,6 @@ def served(url: UrlOption = None, as_json: JsonOption = False) -> None:
 
 
 @app.command("predict")
-@handle_errors
 def predict(
     model_id: Annotated[str, typer.Argument(metavar="ID", help="Id of the served model.")],
     data: Annotated[Path, typer.Argument(metavar="PATH", help="NPZ or safetensors file with an array for each input.")],
@@ -152,7 +136,6 @@ def predict(
 
     Example: pygrid model predict digits images.npz -o scores.safetensors
     """
-    from pygrid.client import connect
     from pygrid.edge import load_data
     from pygrid.tensors import encode
 
@@ -165,7 +148,6 @@ def predict(
 
 
 @app.command("withdraw")
-@handle_errors
 def withdraw(
     model_id: Annotated[str, typer.Argument(metavar="ID", help="Id of the served model.")], url: UrlOption = None
 ) -> None:
@@ -173,8 +155,6 @@ def withdraw(
 
     Example: pygrid model withdraw digits
     """
-    from pygrid.client import connect
-
     with connect(url) as domain:
         domain.model(model_id).delete()
     say(f"{model_id} is no longer served")

@@ -13,7 +13,7 @@ from pygrid.settings import NetworkSettings, load_network_settings, with_secret
 app = App()
 
 
-@app.command()
+@app.command(is_server=True)
 @serving.with_setting_options(NetworkSettings)
 def network(
     start_local_db: serving.LocalDbOption = False, port_file: serving.PortFileOption = None, **given: Any

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import msgspec
 import typer
 
-from pygrid.cli.common import JsonOption, handle_errors
+from pygrid.cli.common import JsonOption
 from pygrid.cli.help import App
 from pygrid.cli.output import say, say_facts, say_json, say_lines, say_table, say_text
 from pygrid.cli.plan_build import build
@@ -28,7 +28,6 @@ File = Annotated[Path, typer.Argument(metavar="PATH", help="Plan file.")]
 
 
 @app.command("inspect")
-@handle_errors
 def inspect(
     file: File,
     as_json: JsonOption = False,
@@ -57,7 +56,6 @@ def inspect(
 
 
 @app.command("test")
-@handle_errors
 def test(file: File) -> None:
     """Run the self-test of a plan: one step on generated inputs with a known loss.
 

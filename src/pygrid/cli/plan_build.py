@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from pygrid import codes
-from pygrid.cli.common import handle_errors
 from pygrid.cli.output import say_lines
 from pygrid.errors import AuthoringError
 
@@ -21,7 +20,6 @@ if TYPE_CHECKING:
 _OPTIMIZERS = ("SGD", "Adam", "AdamW")
 
 
-@handle_errors
 def build(
     source: Annotated[str, typer.Argument(metavar="MODULE:FUNCTION", help="Decorated loss, step or averaging rule.")],
     model: Annotated[

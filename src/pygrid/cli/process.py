@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from pygrid.cli.common import JsonOption, UrlOption, YesOption, confirm, handle_errors
+from pygrid.cli.common import JsonOption, UrlOption, YesOption, confirm, connect
 from pygrid.cli.help import App
 from pygrid.cli.output import say, say_facts, say_json, say_table
 from pygrid.cli.serving_options import (
@@ -32,15 +32,11 @@ Version = Annotated[str | None, typer.Option(metavar="TEXT", help="Version of th
 
 
 @app.command("list")
-@handle_errors
 def list_processes(url: UrlOption = None, as_json: JsonOption = False) -> None:
     """List the processes of a Domain, newest first.
 
     Example: pygrid process list
     """
-
-    from pygrid.client import connect
-
     with connect(url) as domain:
         found = domain.processes()
         empty = f"{domain.url} has no process; to host one, see: pygrid host --help"
@@ -48,14 +44,11 @@ def list_processes(url: UrlOption = None, as_json: JsonOption = False) -> None:
 
 
 @app.command("show")
-@handle_errors
 def show(name: Name, version: Version = None, url: UrlOption = None, as_json: JsonOption = False) -> None:
     """Show a process with its configuration, plans and cycles.
 
     Example: pygrid process show digits
     """
-    from pygrid.client import connect
-
     with connect(url) as domain:
         process = domain.process(name, version)
         info = process.info()
@@ -69,7 +62,6 @@ def show(name: Name, version: Version = None, url: UrlOption = None, as_json: Js
 
 
 @app.command("cycles")
-@handle_errors
 def cycles(
     name: Name,
     version: Version = None,
@@ -81,15 +73,12 @@ def cycles(
 
     Example: pygrid process cycles digits
     """
-    from pygrid.client import connect
-
     with connect(url) as domain:
         found = domain.process(name, version).cycles(after)
     say_json(found) if as_json else say_table(found, f"{name} has no cycle after number {after}")
 
 
 @app.command("watch")
-@handle_errors
 def watch(
     name: Name,
     version: Version = None,
@@ -110,7 +99,6 @@ def watch(
 
     Example: pygrid process watch digits --evaluate held-out.npz --stop-after 5
     """
-    from pygrid.client import connect
     from pygrid.edge import load_data
 
     if stop_after is not None and evaluate is None:
@@ -121,7 +109,6 @@ def watch(
 
 
 @app.command("follow")
-@handle_errors
 def follow(
     name: Name,
     version: Version = None,
@@ -142,7 +129,6 @@ def follow(
 
     Example: pygrid process follow digits --csv digits.csv
     """
-    from pygrid.client import connect
     from pygrid.client.display.training_view import describe
     from pygrid.client.trackers import Source, open_trackers, record_cycles
 
@@ -155,56 +141,44 @@ def follow(
 
 
 @app.command("finish")
-@handle_errors
 def finish(name: Name, version: Version = None, url: UrlOption = None) -> None:
     """Finish a training. Its open cycle is completed if it has reports.
 
     Example: pygrid process finish digits
     """
-    from pygrid.client import connect
-
     with connect(url) as domain:
         info = domain.process(name, version).finish()
         say(f"{info.name} {info.version} is {info.state} after {info.num_checkpoints - 1} cycles")
 
 
 @app.command("pause")
-@handle_errors
 def pause(name: Name, version: Version = None, url: UrlOption = None) -> None:
     """Pause a training: no device is admitted, and admitted devices can report.
 
     Example: pygrid process pause digits
     """
-    from pygrid.client import connect
-
     with connect(url) as domain:
         info = domain.process(name, version).pause()
         say(f"{info.name} {info.version} is {info.state}; to go on: pygrid process resume {info.name}")
 
 
 @app.command("resume")
-@handle_errors
 def resume(name: Name, version: Version = None, url: UrlOption = None) -> None:
     """Resume a paused training.
 
     Example: pygrid process resume digits
     """
-    from pygrid.client import connect
-
     with connect(url) as domain:
         info = domain.process(name, version).resume()
         say(f"{info.name} {info.version} is {info.state}")
 
 
 @app.command("delete")
-@handle_errors
 def delete(name: Name, version: Version = None, yes: YesOption = False, url: UrlOption = None) -> None:
     """Finish a training, and delete the process with its plans, checkpoints and cycles.
 
     Example: pygrid process delete digits --version 1.0 --yes
     """
-    from pygrid.client import connect
-
     with connect(url) as domain:
         process = domain.process(name, version)
         info = process.info()
@@ -216,7 +190,6 @@ def delete(name: Name, version: Version = None, yes: YesOption = False, url: Url
 
 
 @app.command("restore")
-@handle_errors
 def restore(
     name: Name,
     checkpoint: Annotated[int, typer.Option(min=1, metavar="N", help="Number of the checkpoint to continue from.")],
@@ -227,15 +200,12 @@ def restore(
 
     Example: pygrid process restore digits --checkpoint 3
     """
-    from pygrid.client import connect
-
     with connect(url) as domain:
         info = domain.process(name, version).restore(checkpoint)
         say(f"{info.name} {info.version} continues from checkpoint {info.num_checkpoints}, which repeats {checkpoint}")
 
 
 @app.command("export")
-@handle_errors
 def export(
     name: Name,
     output: Annotated[Path, typer.Option("--output", "-o", metavar="PATH", help="ONNX file to write.")],
@@ -247,15 +217,12 @@ def export(
 
     Example: pygrid process export digits -o digits.onnx
     """
-    from pygrid.client import connect
-
     with connect(url) as domain:
         domain.process(name, version).export_onnx(output, checkpoint=checkpoint)
     say(f"{output}: {output.stat().st_size:,} bytes")
 
 
 @app.command("serve")
-@handle_errors
 def serve(
     name: Name,
     model_id: Annotated[
@@ -274,8 +241,6 @@ def serve(
 
     Example: pygrid process serve digits --allow-inference
     """
-    from pygrid.client import connect
-
     with connect(url) as domain:
         served = domain.process(name, version).serve(
             model_id,

@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from pygrid.cli.common import JsonOption, UrlOption, YesOption, confirm, handle_errors
+from pygrid.cli.common import JsonOption, UrlOption, YesOption, confirm, connect
 from pygrid.cli.help import App
 from pygrid.cli.job import JobId, print_jobs, print_review, show_job
 from pygrid.cli.output import say
@@ -17,7 +17,6 @@ Comment = Annotated[str, typer.Option("--comment", "-c", metavar="TEXT", help="C
 
 
 @app.command("list")
-@handle_errors
 def list_requests(
     dataset: Annotated[str | None, typer.Option(metavar="NAME", help="Dataset of the jobs; default: all.")] = None,
     url: UrlOption = None,
@@ -27,14 +26,11 @@ def list_requests(
 
     Example: pygrid request list
     """
-    from pygrid.client import connect
-
     with connect(url) as domain:
         print_jobs(domain.requests(dataset), as_json, "no job waits for your decision")
 
 
 @app.command("show")
-@handle_errors
 def show(job_id: JobId, url: UrlOption = None, as_json: JsonOption = False) -> None:
     """Show the review summary of a job: request, privacy cost, and what leaves the Domain.
 
@@ -44,14 +40,11 @@ def show(job_id: JobId, url: UrlOption = None, as_json: JsonOption = False) -> N
 
 
 @app.command("approve")
-@handle_errors
 def approve(job_id: JobId, comment: Comment = "", yes: YesOption = False, url: UrlOption = None) -> None:
     """Approve a job or the release of its held result, after the review summary.
 
     Example: pygrid request approve 4f1c09
     """
-    from pygrid.client import connect
-
     with connect(url) as domain:
         job = domain.job(job_id)
         if not yes:
@@ -61,26 +54,20 @@ def approve(job_id: JobId, comment: Comment = "", yes: YesOption = False, url: U
 
 
 @app.command("deny")
-@handle_errors
 def deny(job_id: JobId, comment: Comment = "", url: UrlOption = None) -> None:
     """Deny a job or the release of its held result.
 
     Example: pygrid request deny 4f1c09 --comment "too few records"
     """
-    from pygrid.client import connect
-
     with connect(url) as domain:
         say(f"{job_id} is {domain.job(job_id).deny(comment).state}")
 
 
 @app.command("revoke")
-@handle_errors
 def revoke(job_id: JobId, url: UrlOption = None) -> None:
     """Revoke an approval, if the job has not started.
 
     Example: pygrid request revoke 4f1c09
     """
-    from pygrid.client import connect
-
     with connect(url) as domain:
         say(f"{job_id} is {domain.job(job_id).revoke().state}")

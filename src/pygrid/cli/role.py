@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from pygrid.cli.common import AppOption, JsonOption, handle_errors
+from pygrid.cli.common import AppOption, JsonOption, connect
 from pygrid.cli.help import App
 from pygrid.cli.output import say, say_json, say_table
 
@@ -16,27 +16,22 @@ Name = Annotated[str, typer.Argument(metavar="ROLE", help="Name of the role.")]
 
 
 @app.command("list")
-@handle_errors
 def list_roles(url: AppOption = None, as_json: JsonOption = False) -> None:
     """List the roles with their permissions.
 
     Example: pygrid role list
     """
-    from pygrid.client import connect
-
     with connect(url) as client:
         found = client.roles()
     say_json(found) if as_json else say_table(found)
 
 
 @app.command("show")
-@handle_errors
 def show(name: Name, url: AppOption = None, as_json: JsonOption = False) -> None:
     """Show what a role allows.
 
     Example: pygrid role show "Model Owner"
     """
-    from pygrid.client import connect
     from pygrid.client.users import PermissionTable, permissions_of, permissions_on
 
     with connect(url) as client:
@@ -49,7 +44,6 @@ def show(name: Name, url: AppOption = None, as_json: JsonOption = False) -> None
 
 
 @app.command("add")
-@handle_errors
 def add(
     name: Name,
     permission: Annotated[
@@ -62,22 +56,17 @@ def add(
 
     Example: pygrid role add Researcher -p can_host_models -p can_upload_data
     """
-    from pygrid.client import connect
-
     with connect(url) as client:
         role = client.roles.add(name, permission or [])
     say(f"the role {role.name} exists; assign it with: pygrid user role EMAIL {role.name!r}")
 
 
 @app.command("remove")
-@handle_errors
 def remove(name: Name, url: AppOption = None) -> None:
     """Delete a role that no user has.
 
     Example: pygrid role remove Researcher
     """
-    from pygrid.client import connect
-
     with connect(url) as client:
         client.roles.remove(name)
     say(f"the role {name} is deleted")

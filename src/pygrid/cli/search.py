@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from pygrid.cli.common import JsonOption, NetworkOption, handle_errors
+from pygrid.cli.common import JsonOption, NetworkOption, connect_network
 from pygrid.cli.help import App
 from pygrid.cli.output import say, say_json, say_table
 from pygrid.errors import InvalidInput
@@ -21,7 +21,6 @@ _KINDS = ("dataset", "model", "process")
 
 
 @app.command()
-@handle_errors
 def search(
     text: Annotated[str, typer.Argument(help="Words that all occur in its name, description, tags or columns.")] = "",
     network: NetworkOption = None,
@@ -45,8 +44,6 @@ def search(
 
     Example: pygrid search "age income" --network http://127.0.0.1:7000
     """
-    from pygrid.client import connect_network
-
     kinds: Any = tuple(kind or ())
     if unknown := [one for one in kinds if one not in _KINDS]:
         raise InvalidInput(f"--kind {unknown[0]}: use one of {', '.join(_KINDS)}")

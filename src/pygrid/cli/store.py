@@ -6,7 +6,6 @@ from typing import Annotated
 
 import typer
 
-from pygrid.cli.common import handle_errors
 from pygrid.cli.help import App
 from pygrid.cli.local_store import DatabaseUrl, DataDir, stored_domain
 from pygrid.cli.output import say
@@ -22,7 +21,6 @@ def store() -> None:
 
 
 @app.command("move")
-@handle_errors
 def move(
     url: Annotated[str, typer.Argument(metavar="URL", help="s3://BUCKET/PREFIX, empty or of this Domain.")],
     data_dir: DataDir = None,
@@ -36,7 +34,7 @@ def move(
     Example: pygrid store move s3://hospital/pygrid --data-dir ./pygrid-data
     """
     from pygrid.settings import load_settings
-    from pygrid.storage.app_state import IDENTITY, keep_file
+    from pygrid.storage.app_state import keep_identity
     from pygrid.storage.blobs.remote_store import open_objects
     from pygrid.storage.blobs.store_check import check_store
     from pygrid.storage.blobs.store_move import move_files
@@ -59,7 +57,7 @@ def move(
             database_lock.acquire()
             check_store(objects, url)
             Identity.load_or_make(settings.data_dir / IDENTITY_FILE)
-            keep_file(database, settings.secret_key, IDENTITY, settings.data_dir / IDENTITY_FILE)
+            keep_identity(settings, database)
             moved = move_files(settings, database, objects, url)
         finally:
             database.close()
@@ -71,7 +69,6 @@ def move(
 
 
 @app.command("upgrade")
-@handle_errors
 def upgrade(data_dir: DataDir = None, database_url: DatabaseUrl = None) -> None:
     """Migrate the database to the tables of this version; its replicas go on.
 

@@ -6,7 +6,7 @@ from typing import Annotated, Any
 
 import typer
 
-from pygrid.cli.common import AppOption, JsonOption, handle_errors
+from pygrid.cli.common import AppOption, JsonOption, connect
 from pygrid.cli.help import App
 from pygrid.cli.output import say, say_json, say_table
 
@@ -19,7 +19,6 @@ TokenName = Annotated[str, typer.Argument(metavar="NAME", help="Name of the toke
 
 
 @app.command("make")
-@handle_errors
 def make(
     name: TokenName,
     scope: Annotated[str, typer.Option(metavar="SCOPE", help="What it allows: all or read.")] = "all",
@@ -32,8 +31,6 @@ def make(
 
     Example: pygrid token make nightly --scope read --days 30
     """
-    from pygrid.client import connect
-
     chosen: Any = scope
     with connect(url) as client:
         made = client.tokens.make(name, scope=chosen, days=days)
@@ -43,14 +40,11 @@ def make(
 
 
 @app.command("list")
-@handle_errors
 def list_tokens(user: UserOption = None, url: AppOption = None, as_json: JsonOption = False) -> None:
     """List your API tokens, or those of a user, and when each was last used.
 
     Example: pygrid token list --user bob@example.org
     """
-    from pygrid.client import connect
-
     with connect(url) as client:
         found = client.users.tokens(user) if user else client.tokens()
     none = f"{user} has no API token" if user else "you have no API token; to make one: pygrid token make NAME"
@@ -58,14 +52,11 @@ def list_tokens(user: UserOption = None, url: AppOption = None, as_json: JsonOpt
 
 
 @app.command("revoke")
-@handle_errors
 def revoke(name: TokenName, user: UserOption = None, url: AppOption = None) -> None:
     """Revoke an API token of yours, or of a user whose role is not above yours.
 
     Example: pygrid token revoke nightly --user bob@example.org
     """
-    from pygrid.client import connect
-
     with connect(url) as client:
         client.users.revoke_token(user, name) if user else client.tokens.revoke(name)
     say(f"the token {name} of {user} is revoked" if user else f"the token {name} is revoked")

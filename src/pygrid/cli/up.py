@@ -22,7 +22,6 @@ from typing import IO, Annotated
 import typer
 
 from pygrid import codes
-from pygrid.cli.common import handle_errors
 from pygrid.cli.help import App
 from pygrid.cli.local_apps import check_names, check_ports, die_with_parent, read_or_make_invitation
 from pygrid.cli.output import say
@@ -43,7 +42,6 @@ app = App()
 
 
 @app.command()
-@handle_errors
 def up(
     names: Annotated[
         list[str] | None, typer.Argument(metavar="NAME", help="Names of the Domains; default: alice.")

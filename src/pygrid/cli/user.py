@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from pygrid.cli.common import AppOption, JsonOption, YesOption, confirm, handle_errors, read_password
+from pygrid.cli.common import AppOption, JsonOption, YesOption, confirm, connect, read_password
 from pygrid.cli.help import App
 from pygrid.cli.local_store import DatabaseUrl
 from pygrid.cli.output import say, say_json, say_table
@@ -23,21 +23,17 @@ PasswordStdin = Annotated[
 
 
 @app.command("list")
-@handle_errors
 def list_users(url: AppOption = None, as_json: JsonOption = False) -> None:
     """List the users with their roles, oldest account first.
 
     Example: pygrid user list
     """
-    from pygrid.client import connect
-
     with connect(url) as client:
         found = client.users()
     say_json(found) if as_json else say_table(found)
 
 
 @app.command("add")
-@handle_errors
 def add(email: Email, role: RoleName = "User", password_stdin: PasswordStdin = False, url: AppOption = None) -> None:
     """Create an account with a password that you choose.
 
@@ -45,22 +41,17 @@ def add(email: Email, role: RoleName = "User", password_stdin: PasswordStdin = F
 
     Example: pygrid user add bob@example.org --role "Model Owner"
     """
-    from pygrid.client import connect
-
     with connect(url) as client:
         user = client.users.add(email, read_password("Password of the new user", password_stdin), role)
         say(f"{user.email} has an account on {client.url}, with the role {user.role.name}")
 
 
 @app.command("invite")
-@handle_errors
 def invite(email: Email, role: RoleName = "User", hours: Hours = 72, url: AppOption = None) -> None:
     """Invite a person to create an account, and print the one-time code.
 
     Example: pygrid user invite bob@example.org --role "Model Owner"
     """
-    from pygrid.client import connect
-
     with connect(url) as client:
         made = client.users.invite(email, role, hours=hours)
         invited = made.invitation
@@ -70,42 +61,33 @@ def invite(email: Email, role: RoleName = "User", hours: Hours = 72, url: AppOpt
 
 
 @app.command("invitations")
-@handle_errors
 def invitations(url: AppOption = None, as_json: JsonOption = False) -> None:
     """List the open invitations.
 
     Example: pygrid user invitations
     """
-    from pygrid.client import connect
-
     with connect(url) as client:
         found = client.users.invitations()
     say_json(found) if as_json else say_table(found, "there is no open invitation")
 
 
 @app.command("withdraw")
-@handle_errors
 def withdraw(email: Email, url: AppOption = None) -> None:
     """End the invitation of a person.
 
     Example: pygrid user withdraw bob@example.org
     """
-    from pygrid.client import connect
-
     with connect(url) as client:
         client.users.withdraw(email)
     say(f"the invitation of {email} is withdrawn")
 
 
 @app.command("reset")
-@handle_errors
 def reset(email: Email, hours: Hours = 24, url: AppOption = None) -> None:
     """Make a one-time code for a user who lost their password, and print it.
 
     Example: pygrid user reset bob@example.org
     """
-    from pygrid.client import connect
-
     with connect(url) as client:
         made = client.users.reset_password(email, hours=hours)
         say(f"{made.email} can choose a new password until {made.expires_at:%Y-%m-%d %H:%M} UTC")
@@ -114,7 +96,6 @@ def reset(email: Email, hours: Hours = 24, url: AppOption = None) -> None:
 
 
 @app.command("rescue")
-@handle_errors
 def rescue(
     email: Annotated[
         str | None, typer.Argument(metavar="EMAIL", help="E-mail of the user; default: the Owner, if there is one.")
@@ -150,7 +131,6 @@ def rescue(
 
 
 @app.command("role")
-@handle_errors
 def set_role(
     email: Email,
     role: Annotated[str, typer.Argument(metavar="ROLE", help="Name of the new role; see: pygrid role list.")],
@@ -160,15 +140,12 @@ def set_role(
 
     Example: pygrid user role bob@example.org "Model Owner"
     """
-    from pygrid.client import connect
-
     with connect(url) as client:
         user = client.users.set_role(email, role)
     say(f"{user.email} has the role {user.role.name}")
 
 
 @app.command("password")
-@handle_errors
 def set_password(email: Email, password_stdin: PasswordStdin = False, url: AppOption = None) -> None:
     """Set the password of a user, which ends their sessions.
 
@@ -176,22 +153,17 @@ def set_password(email: Email, password_stdin: PasswordStdin = False, url: AppOp
 
     Example: pygrid user password bob@example.org
     """
-    from pygrid.client import connect
-
     with connect(url) as client:
         client.users.set_password(email, read_password(f"New password of {email}", password_stdin))
     say(f"the password of {email} is changed, and their sessions have ended")
 
 
 @app.command("remove")
-@handle_errors
 def remove(email: Email, yes: YesOption = False, url: AppOption = None) -> None:
     """Delete an account. Datasets, processes and jobs of the user stay.
 
     Example: pygrid user remove bob@example.org
     """
-    from pygrid.client import connect
-
     with connect(url) as client:
         if not yes:
             confirm(f"Delete the account {email} on {client.url}?")

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 
 from pygrid import codes
-from pygrid.cli.common import JsonOption, UrlOption, handle_errors
+from pygrid.cli.common import JsonOption, UrlOption, connect
 from pygrid.cli.help import App
 from pygrid.cli.output import say, say_json, say_lines, say_table
 from pygrid.errors import InvalidInput
@@ -28,7 +28,6 @@ START_TOKEN_VARIABLE = "PYGRID_START_TOKEN"
 
 
 @app.callback(invoke_without_command=True)
-@handle_errors
 def worker(
     context: typer.Context,
     domain: Annotated[str | None, typer.Option(metavar="URL", help="Address of the Domain.")] = None,
@@ -144,7 +143,6 @@ def _default_cache_dir() -> Path:
 
 
 @app.command("token")
-@handle_errors
 def make_token(
     name: Annotated[str, typer.Argument(help="Name of the Worker; one for each machine.")], url: UrlOption = None
 ) -> None:
@@ -152,8 +150,6 @@ def make_token(
 
     Example: pygrid worker token worker-1 > token
     """
-    from pygrid.client import connect
-
     with connect(url) as domain:
         new = domain.workers.let_in(name)
         address = domain.url
@@ -165,36 +161,28 @@ def make_token(
 
 
 @app.command("list")
-@handle_errors
 def list_workers(url: UrlOption = None, as_json: JsonOption = False) -> None:
     """List the authorized Workers of other machines with their jobs. Owners only.
 
     Example: pygrid worker list
     """
-
-    from pygrid.client import connect
-
     with connect(url) as domain:
         found = domain.workers()
     say_json(found) if as_json else say_table(found, "no Worker of another machine is authorized")
 
 
 @app.command("revoke")
-@handle_errors
 def revoke(name: Annotated[str, typer.Argument(help="Name of the Worker.")], url: UrlOption = None) -> None:
     """Revoke a Worker. Its token is no longer valid, and it loses its running jobs. Owners only.
 
     Example: pygrid worker revoke worker-1
     """
-    from pygrid.client import connect
-
     with connect(url) as domain:
         domain.workers.revoke(name)
     say(f"Worker {name!r} is revoked")
 
 
 @app.command("doctor")
-@handle_errors
 def doctor(as_json: JsonOption = False) -> None:
     """Check the sandbox with test processes that try to break out. Exit code 1 if untrusted plans would be refused.
 
