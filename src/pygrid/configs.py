@@ -119,7 +119,6 @@ def _written(value: Any) -> Any:
 
 
 def default_of(field: msgspec.structs.FieldInfo) -> Any:
-    """The default of a field that has one."""
     return field.default if field.default_factory is msgspec.NODEFAULT else field.default_factory()
 
 

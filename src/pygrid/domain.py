@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import TYPE_CHECKING
 
 from litestar import Litestar
@@ -40,7 +41,7 @@ from pygrid.lifecycle import AppContext, BackgroundTask, Feature, Stopping, Task
 from pygrid.messages.jobs import FederationRequest
 from pygrid.metrics import Metrics
 from pygrid.settings import DomainSettings, read_networks, with_secret
-from pygrid.storage.app_state import IDENTITY, share_file
+from pygrid.storage.app_state import share_identity
 from pygrid.storage.audit import HEAD_FILE, AuditedWrites, HeadStore
 from pygrid.storage.database_clock import choose_clock
 from pygrid.storage.idempotency import AnswerStore
@@ -112,10 +113,8 @@ class DomainContext(AppContext):
             public = PublicContent(connectors.announce_change)
             store, head_store, signals = _open_store(settings, database, public, clock, metrics)
             undo.callback(store.close)
-            identity = Identity.load_or_make(settings.data_dir / IDENTITY_FILE)
-            if settings.is_replicated:
-                share_file(database, settings.secret_key, IDENTITY, settings.data_dir / IDENTITY_FILE)
-                identity = Identity.load_or_make(settings.data_dir / IDENTITY_FILE)
+            share = partial(share_identity, settings, database) if settings.is_replicated else None
+            identity = Identity.load_or_make(settings.data_dir / IDENTITY_FILE, share)
             undo.pop_all()
         return cls(
             clock=clock,

@@ -187,10 +187,10 @@ class ContentCache:
         <folder>/<SHA-256>            complete
         <folder>/.<32 hex>.part       a download in progress
 
-    Only this user can read the folder. `make_room` removes the least recently used files.
+    Only this user can read the folder. `make_space` removes the least recently used files.
 
     Args:
-        max_bytes: total size of the files that `make_room` leaves, in addition to those in use.
+        max_bytes: total size of the files that `make_space` leaves, in addition to those in use.
         is_shared: whether other processes may use the folder at the same time. If not, this process locks it until
             `close`.
     Raises:
@@ -259,9 +259,9 @@ class ContentCache:
             yield
         finally:
             self._in_use.subtract(wanted)
-            self.make_room()
+            self.make_space()
 
-    def make_room(self) -> list[str]:
+    def make_space(self) -> list[str]:
         """Remove the least recently used files until the others fit into ``max_bytes``; returns what was removed."""
         if self._is_shared:
             self._remove_drafts(_STALE_S)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 from litestar import Litestar
 
 from pygrid.clock import Clock
@@ -16,15 +18,15 @@ from pygrid.legacy.node_search import WithLegacy
 from pygrid.lifecycle import AppContext, Feature, Stopping, TaskRunner
 from pygrid.metrics import Metrics
 from pygrid.settings import NetworkSettings, read_networks, with_secret
-from pygrid.storage.app_state import IDENTITY, share_file
+from pygrid.storage.app_state import share_identity
 from pygrid.storage.audit import NotifiedWrites
 from pygrid.storage.database_clock import choose_clock
 from pygrid.storage.idempotency import AnswerStore
-from pygrid.storage.installation import check_folder
+from pygrid.storage.installation import check_folder, prepare_replica
 from pygrid.storage.ownership import DatabaseLock, FolderLock
 from pygrid.storage.signals import LocalSignals
 from pygrid.storage.sql.database import Database
-from pygrid.storage.start import database_feature, prepare_replica, start_record
+from pygrid.storage.start import database_feature, start_record
 from pygrid.transport.identity import IDENTITY_FILE, Identity
 from pygrid.web.addresses import ClientAddresses
 from pygrid.web.app import build_app
@@ -107,13 +109,10 @@ def _make_context(settings: NetworkSettings, database: Database, clock: Clock | 
 def _open_identity(settings: NetworkSettings, database: Database) -> Identity:
     """The identity of the Network; replicas share one. Raises InvalidConfig: as `prepare_replica`."""
     path = settings.data_dir / IDENTITY_FILE
-    if settings.is_replicated:
-        prepare_replica(settings, database)
-    identity = Identity.load_or_make(path)
-    if settings.is_replicated:
-        share_file(database, settings.secret_key, IDENTITY, path)
-        identity = Identity.load_or_make(path)
-    return identity
+    if not settings.is_replicated:
+        return Identity.load_or_make(path)
+    prepare_replica(settings, database)
+    return Identity.load_or_make(path, partial(share_identity, settings, database))
 
 
 def _console_feature(

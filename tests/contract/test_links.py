@@ -178,9 +178,9 @@ async def test_what_is_told_is_heard_in_order_and_an_unknown_type_does_no_harm(m
             done.set()
 
     here, _ = await make({}, {"hear": hear})
-    await here.tell("from a later version", {"x": 1})
+    await here.notify("from a later version", {"x": 1})
     for number in range(50):
-        await here.tell("hear", {"number": number})
+        await here.notify("hear", {"number": number})
     async with asyncio.timeout(60):
         await done.wait()
     assert heard == list(range(50))
@@ -223,7 +223,7 @@ async def test_closing_fails_open_questions_on_both_ends(make: Pair) -> None:
         assert closed.value.code == "link_closed"
     assert not here.is_open
     with pytest.raises(Unavailable):
-        await here.tell("hear")
+        await here.notify("hear")
     with pytest.raises(Unavailable):
         await here.ask("never")
     await here.close()
@@ -274,7 +274,7 @@ async def test_too_large_a_frame_is_not_sent(make: Pair) -> None:
     here, _ = await make({}, {"big": big, "echo": echo})
     for call in (
         here.ask("echo", {"text": "x" * MAX_FRAME_BYTES}),
-        here.tell("echo", {"text": "é" * (MAX_FRAME_BYTES // 2)}),
+        here.notify("echo", {"text": "é" * (MAX_FRAME_BYTES // 2)}),
     ):
         with pytest.raises(PayloadTooLarge):
             await call

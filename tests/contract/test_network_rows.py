@@ -11,8 +11,9 @@ import sqlalchemy as sa
 
 from pygrid.core.associations import HOLDING, AssociationState
 from pygrid.errors import NotFound
+from pygrid.messages.associations import InvitationInfo
 from pygrid.storage import associations as rows
-from pygrid.storage.associations import Invitation, KnownDomain
+from pygrid.storage.associations import KnownDomain
 from pygrid.storage.sql.database import Database
 from pygrid.storage.sql.migrations import migrate
 
@@ -113,7 +114,7 @@ def test_a_revoked_key_is_known_under_whatever_name(database: Database) -> None:
     assert not database.read_now(lambda connection: rows.is_revoked(connection, "good"))
 
 
-def invite(database: Database, token_hash: str, domain: str | None = None, max_uses: int = 1) -> Invitation:
+def invite(database: Database, token_hash: str, domain: str | None = None, max_uses: int = 1) -> InvitationInfo:
     return database.write_now(
         lambda connection: rows.put_invitation(
             connection, rows.UnusedInvitation(token_hash, domain, max_uses, NOW + dt.timedelta(hours=1), 1), NOW

@@ -11,8 +11,9 @@ import datetime as dt
 from functools import partial
 from typing import Any
 
-from pygrid.core import garbage, leases
+from pygrid.core import leases
 from pygrid.core.leases import FREE, FencedLease
+from schedules import garbage_rules as garbage
 from schedules.kernel import START, Broken, CommitRefused, CommitUnknown, Kernel, Replica, Steps, Transaction
 from schedules.mutants import Mutant
 

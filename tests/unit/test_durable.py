@@ -148,7 +148,7 @@ def test_the_least_recently_used_go_but_nothing_in_use_and_no_other_file(tmp_pat
     for age, path in zip((30, 20, 10), paths, strict=True):
         os.utime(path, (1000 - age, 1000 - age))
     with cache.using([paths[0].name]):
-        assert cache.make_room() == [paths[1].name], "the first is in use and does not count"
+        assert cache.make_space() == [paths[1].name], "the first is in use and does not count"
     assert sorted(path.name for path in tmp_path.iterdir() if path.name != ".lock") == sorted(
         [paths[2].name, "notes.txt"]
     )

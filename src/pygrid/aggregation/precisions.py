@@ -62,7 +62,6 @@ class Expected:
     """Number of diffs."""
 
     def precision(self) -> Precision:
-        """The precision of the sum."""
         return make_precision(self.size, self.count, self.limit)
 
 

@@ -7,10 +7,11 @@ from collections.abc import Sequence
 import msgspec
 
 from pygrid import codes
-from pygrid.client.display.tables import Table, TableColumn, html_or_error
+from pygrid.client.display.tables import Table, TableColumn
+from pygrid.client.listing import Listing
 from pygrid.errors import NotFound
 from pygrid.messages.associations import AssociationInfo, AssociationList, JoinRequest
-from pygrid.transport import Api, Request
+from pygrid.transport import Request
 
 _MAX_ANSWER_BYTES = 64 * 1024
 
@@ -29,11 +30,8 @@ class AssociationTable(Table[AssociationInfo]):
         )
 
 
-class Associations:
+class Associations(Listing):
     """``domain.associations()`` lists the Networks of the Domain. Needs a role with can_manage_infrastructure."""
-
-    def __init__(self, api: Api) -> None:
-        self._api = api
 
     def __call__(self) -> AssociationTable:
         """All Networks that the Domain has joined, left, or asked to join, oldest first."""
@@ -79,9 +77,3 @@ class Associations:
         # A second request would remove the decision, and a Domain with this Network in its settings would join again.
         body = self._api.exchange(request, lambda answer: answer.read(_MAX_ANSWER_BYTES), idempotent=False)
         return msgspec.json.decode(body, type=AssociationInfo)
-
-    def __repr__(self) -> str:
-        return f"Associations(url={self._api.url!r})"
-
-    def _repr_html_(self) -> str:
-        return html_or_error(self, lambda: self().html())

@@ -27,6 +27,7 @@ from pygrid.client.display.tables import Table, TableColumn, html_facts, html_or
 from pygrid.client.downloads import MAX_MEMORY_BYTES
 from pygrid.client.events import FollowTimings, parse_events
 from pygrid.client.hosting import FormBody, FormPart, ModelSource, PlanSource, load_plan, model_body
+from pygrid.client.listing import Listing
 from pygrid.client.statistics import StatisticAnswer
 from pygrid.durable import write_atomically
 from pygrid.errors import Conflict, InvalidInput, NotFound, PygridError, Unavailable
@@ -316,11 +317,8 @@ class JobTable(Table[Job]):
         )
 
 
-class Requests:
+class Requests(Listing):
     """The jobs on the caller's datasets that wait for a decision; see `DomainClient.requests`."""
-
-    def __init__(self, api: Api) -> None:
-        self._api = api
 
     def __call__(self, dataset: str | None = None) -> JobTable:
         """The jobs that wait for an approval, and those whose result is held; newest first."""
@@ -349,12 +347,6 @@ class Requests:
     def revoke(self, job: Job) -> JobInfo:
         """See `Job.revoke`."""
         return job.revoke()
-
-    def __repr__(self) -> str:
-        return f"Requests(url={self._api.url!r})"
-
-    def _repr_html_(self) -> str:
-        return html_or_error(self, lambda: self().html())
 
 
 def find_jobs(api: Api, *, dataset: str | None = None, state: str | None = None, mine: bool = False) -> list[JobInfo]:

@@ -146,8 +146,8 @@ class ModelTable(Table[ServedModelInfo]):
         return (
             TableColumn("id", lambda item: item.id, weight=5),
             TableColumn("description", lambda item: item.description, min=20),
-            TableColumn("inputs", lambda item: _ports(item.inputs), weight=3),
-            TableColumn("outputs", lambda item: _ports(item.outputs), weight=2),
+            TableColumn("inputs", lambda item: ports_in_words(item.inputs), weight=3),
+            TableColumn("outputs", lambda item: ports_in_words(item.outputs), weight=2),
             TableColumn("size", lambda item: size(item.size_bytes), align="right"),
             TableColumn("others may", _allowed, weight=4),
         )
@@ -214,7 +214,8 @@ def onnx_bytes(source: OnnxSource) -> bytes:
         raise InvalidInput(f"{path} can't be read as an ONNX model: {error}", code=codes.NOT_A_MODEL) from error
 
 
-def _ports(ports: Any) -> str:
+def ports_in_words(ports: Any) -> str:
+    """Inputs or outputs of a model, for people: ``x: float32[batch, 784]``."""
     return ", ".join(f"{port.name}: {port.dtype}[{', '.join(map(str, port.shape))}]" for port in ports)
 
 
@@ -222,8 +223,8 @@ def _rows(info: ServedModelInfo) -> dict[str, str]:
     return {
         "model": info.id,
         "description": info.description,
-        "inputs": _ports(info.inputs),
-        "outputs": _ports(info.outputs),
+        "inputs": ports_in_words(info.inputs),
+        "outputs": ports_in_words(info.outputs),
         "parameters": f"{info.num_parameters:,}",
         "examples at once": str(info.max_batch_size),
         "others may": _allowed(info),

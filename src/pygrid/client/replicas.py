@@ -102,18 +102,18 @@ class NetworkModel:
         self._refs = [hit.domain for hit in hits if hit.domain.name not in known] + self._refs
 
     def _no_answer(self, failures: list[tuple[str, PygridError]]) -> PygridError:
-        told = "; ".join(f"{name}: {error.detail}" for name, error in failures)
+        reasons = "; ".join(f"{name}: {error.detail}" for name, error in failures)
         if failures and all(isinstance(error, Forbidden) for _, error in failures):
             return failures[0][1]
         for _, error in failures:
             if isinstance(error, Unauthenticated):
                 return Unauthenticated(
                     f"no Domain answers for model {self.id!r} where you are logged in. Log in with "
-                    f"network.domain(NAME).login(email, password). {told}",
+                    f"network.domain(NAME).login(email, password). {reasons}",
                     code=error.code,
                 )
         return Unavailable(
-            f"no Domain answers for model {self.id!r}. {told}", code=codes.NO_DOMAIN_ANSWERS, model_id=self.id
+            f"no Domain answers for model {self.id!r}. {reasons}", code=codes.NO_DOMAIN_ANSWERS, model_id=self.id
         )
 
     def __repr__(self) -> str:

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import html
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, TypeAlias
+from typing import TYPE_CHECKING, Generic, TypeAlias, TypeVar
 
 from pygrid import codes
 from pygrid.client.display.tables import Table, TableColumn
+from pygrid.client.models import ports_in_words
 from pygrid.errors import InvalidInput
-from pygrid.messages.discovery import DatasetHit, DomainRef, FoundPort, Missing, ModelHit, ProcessHit, SearchAnswer
+from pygrid.messages.discovery import DatasetHit, DomainRef, Missing, ModelHit, ProcessHit, SearchAnswer
 
 if TYPE_CHECKING:
     from pygrid.client.datasets import Dataset
@@ -20,28 +21,30 @@ if TYPE_CHECKING:
 OpenDomain: TypeAlias = "Callable[[DomainRef], DomainClient]"
 """Opens a Domain that a search has found; `NetworkClient.open_domain`."""
 
-_REASONS = {
-    "timeout": "did not answer in time",
-    "offline": "is offline",
-    "error": "sent an answer that is not valid",
-}
+H = TypeVar("H", bound=DatasetHit | ModelHit | ProcessHit)
+
+_REASONS = {"timeout": "did not answer in time", "offline": "is offline", "error": "sent an answer that is not valid"}
 
 
-class PublicDataset:
-    """A public dataset on one of the Domains; ``info`` is its public description."""
+class _PublicItem(Generic[H]):
+    """A hit of a search; ``info`` is its public description."""
 
-    def __init__(self, open_domain: OpenDomain, info: DatasetHit) -> None:
+    def __init__(self, open_domain: OpenDomain, info: H) -> None:
         self._open_domain = open_domain
-        self.info = info
-
-    @property
-    def name(self) -> str:
-        return self.info.name
+        self.info: H = info
 
     @property
     def domain(self) -> DomainRef:
         """Where it is."""
         return self.info.domain
+
+
+class PublicDataset(_PublicItem[DatasetHit]):
+    """A public dataset on one of the Domains; ``info`` is its public description."""
+
+    @property
+    def name(self) -> str:
+        return self.info.name
 
     def open(self) -> Dataset:
         """The dataset at its Domain, for the user who is logged in there.
@@ -60,22 +63,13 @@ class PublicDataset:
         return f"FoundDataset({self.name!r}, domain={self.domain.name!r})"
 
 
-class PublicModel:
+class PublicModel(_PublicItem[ModelHit]):
     """A public model that one of the Domains serves."""
-
-    def __init__(self, open_domain: OpenDomain, info: ModelHit) -> None:
-        self._open_domain = open_domain
-        self.info = info
 
     @property
     def name(self) -> str:
         """Its id."""
         return self.info.id
-
-    @property
-    def domain(self) -> DomainRef:
-        """Where it is."""
-        return self.info.domain
 
     def open(self) -> HostedModel:
         """The model at its Domain, for the user who is logged in there.
@@ -90,21 +84,12 @@ class PublicModel:
         return f"FoundModel({self.name!r}, domain={self.domain.name!r})"
 
 
-class PublicProcess:
+class PublicProcess(_PublicItem[ProcessHit]):
     """A process that one of the Domains hosts."""
-
-    def __init__(self, open_domain: OpenDomain, info: ProcessHit) -> None:
-        self._open_domain = open_domain
-        self.info = info
 
     @property
     def name(self) -> str:
         return self.info.name
-
-    @property
-    def domain(self) -> DomainRef:
-        """Where it is."""
-        return self.info.domain
 
     def open(self) -> Process:
         """The process at its Domain, for the user who is logged in there.
@@ -136,8 +121,8 @@ class FoundModels(Table[PublicModel]):
             TableColumn("model", lambda item: item.name, weight=5),
             TableColumn("domain", lambda item: item.domain.name, weight=5),
             TableColumn("description", lambda item: item.info.description, min=20),
-            TableColumn("inputs", lambda item: _ports(item.info.inputs), weight=3),
-            TableColumn("outputs", lambda item: _ports(item.info.outputs), weight=2),
+            TableColumn("inputs", lambda item: ports_in_words(item.info.inputs), weight=3),
+            TableColumn("outputs", lambda item: ports_in_words(item.info.outputs), weight=2),
             TableColumn("others may", lambda item: _allowed(item.info), weight=4),
         )
 
@@ -195,7 +180,3 @@ class SearchResults:
 def _allowed(model: ModelHit) -> str:
     may = [what for what, yes in (("predict", model.allow_remote_inference), ("download", model.allow_download)) if yes]
     return " and ".join(may) or "not use it"
-
-
-def _ports(ports: Sequence[FoundPort]) -> str:
-    return ", ".join(f"{port.name}: {port.dtype}[{', '.join(map(str, port.shape))}]" for port in ports)

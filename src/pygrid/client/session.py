@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import html
 import secrets
-from types import TracebackType
 from typing import Self
 
 import msgspec
@@ -27,6 +26,7 @@ from pygrid.messages.accounts import (
 )
 from pygrid.messages.identity import NONCE_BYTES, SIGNATURE_BYTES, IdentityInfo, from_base64url, to_base64url
 from pygrid.transport import Api, Request, Response, Transport
+from pygrid.transport.base import Closing
 from pygrid.transport.encoding import json_body
 from pygrid.transport.identity import IdentityKey
 
@@ -127,7 +127,7 @@ class BrowserLogin:
         return f"BrowserLogin(url={self.url!r})"
 
 
-class SessionClient:
+class SessionClient(Closing):
     """The common part of the clients of a Domain and of a Network: session and connection."""
 
     def __init__(self, transport: Transport, *, token: str | None = None, owns_transport: bool = False) -> None:
@@ -280,14 +280,6 @@ class SessionClient:
         """Close the connections. The session stays valid."""
         if self._owns_transport:
             self._api.close()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}({self.url!r}, {'logged in' if self._api.token else 'not logged in'})"

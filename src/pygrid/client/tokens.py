@@ -6,7 +6,8 @@ from collections.abc import Sequence
 from typing import Literal
 
 from pygrid import codes
-from pygrid.client.display.tables import Table, TableColumn, html_or_error
+from pygrid.client.display.tables import Table, TableColumn
+from pygrid.client.listing import Listing
 from pygrid.configs import did_you_mean
 from pygrid.errors import NotFound
 from pygrid.messages.accounts import ApiTokenInfo, ApiTokenList, ApiTokenRequest, Done, NewApiToken
@@ -43,11 +44,8 @@ def tokens_of(api: Api, user: int | Literal["me"]) -> ApiTokenTable:
     return ApiTokenTable(api.get(f"/users/{user}/tokens", ApiTokenList).api_tokens)
 
 
-class ApiTokens:
+class ApiTokens(Listing):
     """``client.tokens()`` lists your API tokens."""
-
-    def __init__(self, api: Api) -> None:
-        self._api = api
 
     def __call__(self) -> ApiTokenTable:
         """Your tokens, oldest first."""
@@ -69,12 +67,6 @@ class ApiTokens:
     def revoke(self, name: str) -> None:
         """End a token, by its name. Raises NotFound: you have no such token (``token_not_found``)."""
         revoke_by_name(self._api, "me", name)
-
-    def __repr__(self) -> str:
-        return f"ApiTokens(url={self._api.url!r})"
-
-    def _repr_html_(self) -> str:
-        return html_or_error(self, lambda: self().html())
 
 
 def _last_used(token: ApiTokenInfo) -> str:

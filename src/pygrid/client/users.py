@@ -9,7 +9,8 @@ import unicodedata
 from collections.abc import Iterable, Sequence
 
 from pygrid import codes
-from pygrid.client.display.tables import Table, TableColumn, html_or_error
+from pygrid.client.display.tables import Table, TableColumn
+from pygrid.client.listing import Listing
 from pygrid.client.tokens import ApiTokenTable, revoke_by_name, tokens_of
 from pygrid.errors import InvalidInput, NotFound
 from pygrid.messages.accounts import (
@@ -82,11 +83,8 @@ class PermissionTable(Table[tuple[str, bool]]):
         )
 
 
-class Roles:
+class Roles(Listing):
     """``domain.roles()`` lists the roles; ``domain.roles["Model Owner"]`` is one of them."""
-
-    def __init__(self, api: Api) -> None:
-        self._api = api
 
     def __call__(self) -> RoleTable:
         """All roles, oldest first. Raises Forbidden: you may not see them."""
@@ -133,14 +131,8 @@ class Roles:
         """
         self._api.change("DELETE", f"/roles/{self[name].id}", RoleDeleted)
 
-    def __repr__(self) -> str:
-        return f"Roles(url={self._api.url!r})"
 
-    def _repr_html_(self) -> str:
-        return html_or_error(self, lambda: self().html())
-
-
-class Users:
+class Users(Listing):
     """``domain.users()`` lists the users; ``domain.users["ann@example.org"]`` is one of them."""
 
     def __init__(self, api: Api, roles: Roles) -> None:
@@ -252,12 +244,6 @@ class Users:
                 last Owner (``last_owner``).
         """
         self._api.change("DELETE", f"/users/{self[email].id}", UserResponse)
-
-    def __repr__(self) -> str:
-        return f"Users(url={self._api.url!r})"
-
-    def _repr_html_(self) -> str:
-        return html_or_error(self, lambda: self().html())
 
 
 def permissions_on(role: RoleInfo) -> list[str]:

@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from pygrid import codes
-from pygrid.client.display.tables import Table, TableColumn, html_or_error
+from pygrid.client.display.tables import Table, TableColumn
+from pygrid.client.listing import Listing
 from pygrid.errors import NotFound
 from pygrid.messages.workers import NewWorker, TokenRequest, WorkerInfo, WorkerList
-from pygrid.transport import Api, Request
+from pygrid.transport import Request
 
 
 class WorkerTable(Table[WorkerInfo]):
@@ -28,11 +29,8 @@ def _last_seen(worker: WorkerInfo) -> str:
     return f"{worker.last_seen_at:%Y-%m-%d %H:%M:%S}" if worker.last_seen_at else "never"
 
 
-class Workers:
+class Workers(Listing):
     """``domain.workers()`` lists the authorized Workers. Needs a role with can_manage_infrastructure."""
-
-    def __init__(self, api: Api) -> None:
-        self._api = api
 
     def __call__(self) -> WorkerTable:
         """All authorized Workers, oldest first, and what each does at present."""
@@ -58,9 +56,3 @@ class Workers:
                 raise NotFound(f"there is no authorized Worker {worker!r}", code=codes.WORKER_NOT_FOUND)
             worker = found
         self._api.exchange(Request("DELETE", f"/data-centric/workers/{worker}"), lambda answer: answer.read(1024))
-
-    def __repr__(self) -> str:
-        return f"Workers(url={self._api.url!r})"
-
-    def _repr_html_(self) -> str:
-        return html_or_error(self, lambda: self().html())

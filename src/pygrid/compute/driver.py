@@ -11,7 +11,7 @@ from pygrid.core.job_spec import JobResult, JobSpec
 from pygrid.errors import Unavailable
 
 Begin = Callable[[], Awaitable[bool]]
-"""Records that a Worker receives a job; False: the job is not wanted any longer, so no Worker may begin it."""
+"""Records that a Worker receives a job; False: the job was cancelled, so no Worker may begin it."""
 
 
 class Driver(Protocol):

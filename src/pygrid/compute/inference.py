@@ -409,7 +409,6 @@ class _ModelProcess:
         return dict(arrays)
 
     async def close(self) -> None:
-        """End the process."""
         self.is_gone = True
         self._child.kill()
         # Without sending the rest of the data: no process reads it.

@@ -22,7 +22,7 @@ class JobCache(ContentCache):
 
     def __init__(self, folder: Path, max_bytes: int = DEFAULT_MAX_BYTES) -> None:
         super().__init__(folder, max_bytes=max_bytes, is_shared=False)
-        self.make_room()
+        self.make_space()
 
     def receive_chunks(self, digest: str, num_bytes: int, chunks: Iterable[bytes]) -> Path:
         """Keep a file as it arrives.

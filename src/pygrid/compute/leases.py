@@ -141,7 +141,6 @@ class Leases:
                 self._end(job.lease)
 
     def assign(self, job: LeasedJob, worker_id: int, worker: str) -> HeldLease:
-        """Lease a job to a Worker."""
         lease_id = secrets.token_hex(16)
         lease = HeldLease(lease_id, worker_id, worker, job, self._start_timer(lease_id))
         job.lease = self._leases[lease_id] = lease
@@ -167,11 +166,9 @@ class Leases:
         return result if fault is None else JobResult(result.facts, fault)
 
     def count(self, worker_id: int) -> int:
-        """Number of leases that a Worker holds."""
         return sum(lease.worker_id == worker_id for lease in self._leases.values())
 
     def drop_worker(self, worker_id: int, why: str) -> None:
-        """Lose every lease of a Worker."""
         for lease in list(self._leases.values()):
             if lease.worker_id == worker_id:
                 self.lose(lease, why)

@@ -161,7 +161,7 @@ class _PoolReader:
         if not (isinstance(value, str) and _NAME.fullmatch(value)):
             raise self.refuse(number, "name", f"{_quote(value)} is not valid; use 1 to 40 of a-z, 0-9 and -")
         if value in (*BUILT_IN, "trials"):
-            raise self.refuse(number, "name", f"{value!r} is a pool that exists always; choose another name")
+            raise self.refuse(number, "name", f"{value!r} is a pool that always exists; choose another name")
         return value
 
     def _number(self, number: int, key: str, value: Any) -> int:

@@ -65,7 +65,6 @@ class Slot:
 
     @property
     def pool(self) -> str:
-        """The name of the pool."""
         return self._pool.name
 
     async def run(
@@ -167,7 +166,6 @@ class Pools:
                 waiting.slot.set_result(slot)
 
     async def close(self) -> None:
-        """Close the drivers."""
         await asyncio.gather(*(driver.close() for driver in self._drivers))
 
     def _take(self, needs: Needs) -> Slot | None:

@@ -100,7 +100,6 @@ def _grown(start: float, factor: float, num_changes: int) -> float:
 
 
 def as_schedule(given: Scheduled) -> Schedule:
-    """The schedule that a number or a list stands for."""
     if isinstance(given, Schedule):
         return given
     return Schedule(name="list", values=given) if isinstance(given, tuple) else Schedule(name="constant", start=given)
@@ -113,7 +112,6 @@ def value_of(name: str, given: Scheduled, cycle: int) -> float | int:
 
 
 def values_at(schedules: Mapping[str, Scheduled], cycle: int) -> dict[str, float | int]:
-    """The values of all scheduled settings in a cycle."""
     return {name: value_of(name, given, cycle) for name, given in schedules.items()}
 
 

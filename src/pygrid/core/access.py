@@ -73,7 +73,6 @@ class Principal:
     credential: Credential = Credential.SESSION
 
     def may(self, permission: Permission) -> bool:
-        """Whether the role has this permission."""
         return permission in self.role.permissions
 
 
@@ -213,7 +212,6 @@ def can_delete_user(actor: Principal, target_id: int, target_role: Role, num_own
 
 
 def can_define_role(actor: Principal, permissions: Iterable[Permission]) -> AccessRefusal | None:
-    """Whether the actor may create a role with these permissions."""
     if not actor.may(Permission.EDIT_ROLES):
         return AccessRefusal.MISSING_PERMISSION
     if not frozenset(permissions) <= actor.role.permissions:

@@ -66,8 +66,6 @@ HOLDING = frozenset({AssociationState.ACCEPTED, AssociationState.REVOKED, Associ
 
 
 class DomainHealth(enum.StrEnum):
-    """The health of a Domain of a Network."""
-
     ONLINE = "online"
     DEGRADED = "degraded"
     """The Domain reports it, or its heartbeats are late."""

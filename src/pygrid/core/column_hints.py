@@ -33,7 +33,7 @@ def _hints(column: Column, num_records: int, shown: Sequence[object]) -> Iterato
     num_texts = column.num_categories if column.dtype in CODED else None
     if num_texts is not None and num_records >= _MIN_RECORDS:
         if num_texts == num_records:
-            yield "Each record has another text, so it tells records apart: leave it out, or make it the person column."
+            yield "Each text occurs once, so it tells records apart: leave it out, or make it the person column."
         elif num_texts > num_records // 2:
             yield "Most texts differ, so it looks like free text, which no job can use: leave it out."
         elif num_texts == 1:

@@ -186,7 +186,6 @@ def is_last(cycle: Cycle, config: ServerConfig) -> bool:
 
 
 def count_report(cycle: Cycle) -> Cycle:
-    """The cycle with one more report."""
     return replace(cycle, num_reports=cycle.num_reports + 1)
 
 

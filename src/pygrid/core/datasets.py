@@ -210,7 +210,7 @@ def _is_owner(principal: Principal, dataset: Holding) -> bool:
     return principal.role.id == OWNER.id or principal.user_id == dataset.created_by
 
 
-def told_schema(schema: Schema, *, to_owner: bool) -> Schema:
+def visible_schema(schema: Schema, *, to_owner: bool) -> Schema:
     """The part of the schema that the caller may see. Others do not see categories that come from the data, nor their
     number.
     """

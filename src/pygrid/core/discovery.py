@@ -96,12 +96,12 @@ def check_foreign(answer: CatalogAnswer | CatalogSummary) -> int:
     """
     encoded = msgspec.json.encode(answer)
     if len(encoded) > MAX_ANSWER_BYTES:
-        raise _untold(f"it has more than {MAX_ANSWER_BYTES:,} bytes")
+        raise _hidden(f"it has more than {MAX_ANSWER_BYTES:,} bytes")
     # JSON escapes control characters below U+0020. Escapes are rare, so only then each text is checked.
     if not encoded.decode().isprintable() or (
         _ESCAPES.search(encoded) and not _is_printable(msgspec.to_builtins(answer))
     ):
-        raise _untold("it has control characters")
+        raise _hidden("it has control characters")
     return len(encoded)
 
 
@@ -143,5 +143,5 @@ def _invalid(field: str, wanted: str) -> InvalidInput:
     return InvalidInput(f"{field} of a search: {wanted}", code=codes.INVALID_SEARCH, field=field)
 
 
-def _untold(why: str) -> InvalidInput:
+def _hidden(why: str) -> InvalidInput:
     return InvalidInput(f"the answer is refused: {why}", code=codes.INVALID_ANSWER)

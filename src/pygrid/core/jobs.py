@@ -7,7 +7,7 @@
              ──requeue──> approved: a non-private job lost its Worker, once
              ──put_back──> approved: no Worker began the job
              ──depart──> released  ──revoke──> revoked: a federated job
-    held     ──sign off──> released  ──deny──> denied
+    held     ──release──> released  ──deny──> denied
 
 | person | may |
 |---|---|
@@ -92,8 +92,6 @@ ENDED = frozenset(state for state, following in TRANSITIONS.items() if not follo
 
 @dataclass(frozen=True)
 class Result:
-    """The result of a Worker."""
-
     hash: str
     """SHA-256 of the bytes."""
     num_bytes: int
@@ -449,7 +447,6 @@ def may_have_result(job: JobRecord, *, is_all_seen: bool) -> bool:
 
 
 def refusal_error(refusal: JobRefusal, job_id: str) -> PygridError:
-    """The error of a refusal."""
     if refusal is JobRefusal.OWN_REQUEST:
         return Forbidden(
             "nobody decides on their own request; ask another person who may decide", code=str(refusal), job_id=job_id

@@ -18,5 +18,4 @@ class KnownNodes:
             del self._addresses[next(iter(self._addresses))]
 
     def list_ids(self) -> list[str]:
-        """Return the ids of the nodes."""
         return list(self._addresses)

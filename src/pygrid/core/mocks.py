@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from pygrid.core.column_times import DAY_US
-from pygrid.core.datasets import CODED, MISSING_CODE, TIMES, Column, Schema, bounds_of, stored_dtype, told_schema
+from pygrid.core.datasets import CODED, MISSING_CODE, TIMES, Column, Schema, bounds_of, stored_dtype, visible_schema
 from pygrid.core.preparation import file_columns, preparations_in, prepared_columns, with_prepared
 
 _PLACEHOLDERS = ("a", "b", "c")
@@ -47,14 +47,14 @@ def draw_mock(
     """
     generator = np.random.Generator(np.random.PCG64(seed))
     num_records = min(num_records, max(1, num_mock_records(schema, num_records)))
-    told = told_schema(schema, to_owner=False)
-    public = file_columns(told if within is None else told_schema(within, to_owner=False))
+    shown = visible_schema(schema, to_owner=False)
+    public = file_columns(shown if within is None else visible_schema(within, to_owner=False))
     columns: list[Column] = []
     arrays: dict[str, npt.NDArray[Any]] = {}
     for column in public.columns:
-        if column.name == told.subject:
+        if column.name == shown.subject:
             columns.append(msgspec.structs.replace(column, categories=None, num_categories=None))
-            arrays[column.name] = _subjects(column, told, num_records, generator)
+            arrays[column.name] = _subjects(column, shown, num_records, generator)
             continue
         if column.dtype in CODED and column.categories is None:
             column = msgspec.structs.replace(column, categories=_PLACEHOLDERS, num_categories=len(_PLACEHOLDERS))
@@ -63,11 +63,11 @@ def draw_mock(
         if column.may_have_missing and column.has_missing:
             missing = MISSING_CODE if column.dtype in CODED else np.nan
             arrays[column.name].reshape(num_records, -1)[::10, ::2] = missing
-    num_subjects = None if told.subject is None else len(np.unique(arrays[told.subject]))
-    prepared = prepared_columns(file_columns(told), preparations_in(told))
+    num_subjects = None if shown.subject is None else len(np.unique(arrays[shown.subject]))
+    prepared = prepared_columns(file_columns(shown), preparations_in(shown))
     for one in prepared:
         arrays[one.column.name] = one.compute(arrays[one.source])
-    schema = msgspec.structs.replace(told, columns=tuple(columns), num_records=num_records, num_subjects=num_subjects)
+    schema = msgspec.structs.replace(shown, columns=tuple(columns), num_records=num_records, num_subjects=num_subjects)
     return with_prepared(schema, prepared), arrays
 
 

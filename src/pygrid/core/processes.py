@@ -40,7 +40,6 @@ class HostedPlan:
 
     @property
     def dialects(self) -> tuple[str, ...]:
-        """The dialects of the variants."""
         return tuple(dict.fromkeys(variant.dialect for variant in self.variants))
 
     def find_variant(self, dialect: str, batch_size: int | None) -> HostedVariant | None:

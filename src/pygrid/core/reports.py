@@ -19,8 +19,6 @@ MAX_EXAMPLES = 10**12
 
 @dataclass(frozen=True)
 class ReportContent:
-    """The content of a checked report."""
-
     fingerprint: str
     """Length and CRC-32, to distinguish a repeated report from another one under the same key. It does not protect
     against forgery: only the owner of the key could forge it, and only the first report counts."""

@@ -120,7 +120,7 @@ class DiskCache:
     def get(self, digest: str, fetch: Fetch) -> memoryview:
         def fetch_within_bound(file: BinaryIO) -> None:
             fetch(file)
-            self._require_room(file.tell())
+            self._require_space(file.tell())
 
         while True:
             found = self._files.find(digest)
@@ -130,7 +130,7 @@ class DiskCache:
             except FileNotFoundError:
                 continue  # another process has just removed it to make room
             if found is None:
-                for removed in self._files.make_room():
+                for removed in self._files.make_space():
                     self._note_path(removed).unlink(missing_ok=True)
             return content
 
@@ -145,7 +145,7 @@ class DiskCache:
         except FileNotFoundError:
             return None
 
-    def _require_room(self, num_bytes: int) -> None:
+    def _require_space(self, num_bytes: int) -> None:
         if num_bytes > self.max_bytes:
             raise PayloadTooLarge(
                 f"a download of {num_bytes:,} bytes does not fit into the cache in {self.folder}, whose limit is "

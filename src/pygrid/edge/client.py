@@ -8,8 +8,7 @@ import logging
 import os
 import time
 from collections.abc import Callable, Iterator, Mapping
-from types import TracebackType
-from typing import TYPE_CHECKING, Any, BinaryIO, Self
+from typing import TYPE_CHECKING, Any, BinaryIO
 
 import msgspec
 import numpy as np
@@ -38,6 +37,7 @@ from pygrid.plans import MAX_PLAN_BYTES, Plan
 from pygrid.tensors import Params, decode
 from pygrid.transport import Api, Body, Request, Response, RetryPolicy, Transport, open_transport
 from pygrid.transport.authorities import CaFile
+from pygrid.transport.base import Closing
 
 if TYPE_CHECKING:  # loaded when there is work, because ONNX Runtime costs 0.1 s and 15 MB
     from pygrid.plans.batches import Data
@@ -53,7 +53,7 @@ _USUAL_PLAN = "training_plan"
 _ANSWER_SLACK_S = 30.0
 
 
-class EdgeClient:
+class EdgeClient(Closing):
     """Authenticates, requests cycles, fetches, trains and reports. `pygrid.edge.participate` does this in a loop.
 
     Only one thread may use a client.
@@ -330,14 +330,6 @@ class EdgeClient:
         """Close the connections, unless the caller passed the transport."""
         if self._owns_transport:
             self._api.close()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
 
     def _assigned(self) -> CycleAccepted:
         if self.assignment is None:

@@ -17,28 +17,8 @@ from pygrid.errors import InvalidCredentials, PygridError
 from pygrid.features.accounts.forms import private_key_missing
 from pygrid.features.accounts.presenter import AccountPresenter
 from pygrid.features.accounts.service import AccountService
-from pygrid.legacy.websocket import Answer, Handler, LegacyCaller, Message, read_fields, refusal, text_field
-from pygrid.messages.accounts import (
-    EmailChange,
-    GroupRequest,
-    GroupResponse,
-    GroupsChange,
-    GroupsResponse,
-    Id,
-    LoginRequest,
-    LoginResponse,
-    PasswordChange,
-    RoleChange,
-    RoleDeleted,
-    RoleEdit,
-    RoleRequest,
-    RoleResponse,
-    RolesResponse,
-    SignUpRequest,
-    UserResponse,
-    UserSearch,
-    UsersResponse,
-)
+from pygrid.legacy.websocket import Answer, Handler, LegacyCaller, Message, answer_of, read_fields, refusal, text_field
+from pygrid.messages import accounts as messages
 from pygrid.web.published import Area
 
 T = TypeVar("T", bound=msgspec.Struct)
@@ -55,35 +35,35 @@ class Nothing(msgspec.Struct):
 class _AccountId(msgspec.Struct):
     """The user, role or group of a message."""
 
-    id: Id
+    id: messages.Id
 
 
-class _EmailOf(EmailChange, kw_only=True):
-    id: Id
+class _EmailOf(messages.EmailChange, kw_only=True):
+    id: messages.Id
 
 
-class _PasswordOf(PasswordChange, kw_only=True):
-    id: Id
+class _PasswordOf(messages.PasswordChange, kw_only=True):
+    id: messages.Id
 
 
-class _RoleOf(RoleChange, kw_only=True):
-    id: Id
+class _RoleOf(messages.RoleChange, kw_only=True):
+    id: messages.Id
 
 
-class _GroupsOf(GroupsChange, kw_only=True):
-    id: Id
+class _GroupsOf(messages.GroupsChange, kw_only=True):
+    id: messages.Id
 
 
-class _NameOf(GroupRequest, kw_only=True):
-    id: Id
+class _NameOf(messages.GroupRequest, kw_only=True):
+    id: messages.Id
 
 
 class _NewRole(msgspec.Struct):
-    role: RoleRequest
+    role: messages.RoleRequest
 
 
 class _EditedRole(_AccountId, kw_only=True):
-    role: RoleEdit
+    role: messages.RoleEdit
 
 
 def authentication_messages(accounts: AccountService, app_id: str) -> dict[str, Handler]:
@@ -132,50 +112,50 @@ class AccountMessages:
         accounts, present = self._accounts, self._present
 
         async def sign_up(caller: LegacyCaller, message: Message) -> Answer:
-            request, key = read_fields(message, SignUpRequest), _private_key(message)
+            request, key = read_fields(message, messages.SignUpRequest), _private_key(message)
             principal = await caller.principal(message) if key and message.get("token") else None
             new = await accounts.sign_up_by_key(principal, key, request, caller.address)
-            return _body(UserResponse(True, present.user(new.user, new.private_key)))
+            return answer_of(messages.UserResponse(True, present.user(new.user, new.private_key)))
 
         async def log_in(caller: LegacyCaller, message: Message) -> Answer:
-            request, key = read_fields(message, LoginRequest), _private_key(message)
+            request, key = read_fields(message, messages.LoginRequest), _private_key(message)
             if key is None:
                 raise private_key_missing()
             session = await accounts.log_in(request.email, request.password, caller.address, key)
-            return _body(LoginResponse(True, session.token, session.expires_in_s))
+            return answer_of(messages.LoginResponse(True, session.token, session.expires_in_s))
 
-        async def list_users(by: Principal, _: Nothing) -> UsersResponse:
-            return UsersResponse(True, [present.user(user) for user in await accounts.list_users(by)])
+        async def list_users(by: Principal, _: Nothing) -> messages.UsersResponse:
+            return messages.UsersResponse(True, [present.user(user) for user in await accounts.list_users(by)])
 
-        async def get_user(by: Principal, one: _AccountId) -> UserResponse:
-            return UserResponse(True, present.user(await accounts.get_user(by, one.id)))
+        async def get_user(by: Principal, one: _AccountId) -> messages.UserResponse:
+            return messages.UserResponse(True, present.user(await accounts.get_user(by, one.id)))
 
-        async def search(by: Principal, wanted: UserSearch) -> UsersResponse:
+        async def search(by: Principal, wanted: messages.UserSearch) -> messages.UsersResponse:
             found = await accounts.search_users(by, wanted.email, wanted.role, wanted.group)
-            return UsersResponse(True, [present.user(user) for user in found])
+            return messages.UsersResponse(True, [present.user(user) for user in found])
 
-        async def put_email(by: Principal, change: _EmailOf) -> UserResponse:
-            return UserResponse(True, present.user(await accounts.change_email(by, change.id, change.email)))
+        async def put_email(by: Principal, change: _EmailOf) -> messages.UserResponse:
+            return messages.UserResponse(True, present.user(await accounts.change_email(by, change.id, change.email)))
 
-        async def put_password(by: Principal, change: _PasswordOf) -> UserResponse:
+        async def put_password(by: Principal, change: _PasswordOf) -> messages.UserResponse:
             keyed = await accounts.change_password(by, change.id, change.password)
-            return UserResponse(True, present.user(keyed.user, keyed.private_key))
+            return messages.UserResponse(True, present.user(keyed.user, keyed.private_key))
 
-        async def put_role(by: Principal, change: _RoleOf) -> UserResponse:
-            return UserResponse(True, present.user(await accounts.change_role(by, change.id, change.role)))
+        async def put_role(by: Principal, change: _RoleOf) -> messages.UserResponse:
+            return messages.UserResponse(True, present.user(await accounts.change_role(by, change.id, change.role)))
 
-        async def put_groups(by: Principal, change: _GroupsOf) -> UserResponse:
-            return UserResponse(True, present.user(await accounts.change_groups(by, change.id, change.groups)))
+        async def put_groups(by: Principal, change: _GroupsOf) -> messages.UserResponse:
+            return messages.UserResponse(True, present.user(await accounts.change_groups(by, change.id, change.groups)))
 
-        async def delete_user(by: Principal, one: _AccountId) -> UserResponse:
-            return UserResponse(True, present.user(await accounts.delete_user(by, one.id)))
+        async def delete_user(by: Principal, one: _AccountId) -> messages.UserResponse:
+            return messages.UserResponse(True, present.user(await accounts.delete_user(by, one.id)))
 
         handlers = {
             "signup-user": _published(sign_up),
             "login-user": _published(log_in),
             "list-users": self._handler(Nothing, list_users, reads=True),
             "list-user": self._handler(_AccountId, get_user, reads=True),
-            "search-users": self._handler(UserSearch, search, reads=True),
+            "search-users": self._handler(messages.UserSearch, search, reads=True),
             "put-email": self._handler(_EmailOf, put_email),
             "put-password": self._handler(_PasswordOf, put_password),
             "update-user-role": self._handler(_RoleOf, put_role),
@@ -189,24 +169,24 @@ class AccountMessages:
     def _roles(self) -> dict[str, Handler]:
         accounts, present = self._accounts, self._present
 
-        async def create(by: Principal, new: _NewRole) -> RoleResponse:
+        async def create(by: Principal, new: _NewRole) -> messages.RoleResponse:
             role = await accounts.create_role(by, new.role.name, present.new_flags(new.role))
-            return RoleResponse(True, present.role(role))
+            return messages.RoleResponse(True, present.role(role))
 
-        async def get(by: Principal, one: _AccountId) -> RoleResponse:
-            return RoleResponse(True, present.role(await accounts.get_role(by, one.id)))
+        async def get(by: Principal, one: _AccountId) -> messages.RoleResponse:
+            return messages.RoleResponse(True, present.role(await accounts.get_role(by, one.id)))
 
-        async def list_all(by: Principal, _: Nothing) -> RolesResponse:
-            return RolesResponse(True, [present.role(role) for role in await accounts.list_roles(by)])
+        async def list_all(by: Principal, _: Nothing) -> messages.RolesResponse:
+            return messages.RolesResponse(True, [present.role(role) for role in await accounts.list_roles(by)])
 
-        async def edit(by: Principal, change: _EditedRole) -> RoleResponse:
+        async def edit(by: Principal, change: _EditedRole) -> messages.RoleResponse:
             name = None if change.role.name is msgspec.UNSET else change.role.name
             role = await accounts.edit_role(by, change.id, name, present.flags(change.role))
-            return RoleResponse(True, present.role(role))
+            return messages.RoleResponse(True, present.role(role))
 
-        async def delete(by: Principal, one: _AccountId) -> RoleDeleted:
+        async def delete(by: Principal, one: _AccountId) -> messages.RoleDeleted:
             info = present.role(await accounts.delete_role(by, one.id))
-            return RoleDeleted(True, info, info)
+            return messages.RoleDeleted(True, info, info)
 
         return {
             "create-role": self._handler(_NewRole, create, lambda new: present.new_flags(new.role)),
@@ -219,23 +199,23 @@ class AccountMessages:
     def _groups(self) -> dict[str, Handler]:
         accounts, present = self._accounts, self._present
 
-        async def create(by: Principal, new: GroupRequest) -> GroupResponse:
-            return GroupResponse(True, present.group(await accounts.create_group(by, new.name)))
+        async def create(by: Principal, new: messages.GroupRequest) -> messages.GroupResponse:
+            return messages.GroupResponse(True, present.group(await accounts.create_group(by, new.name)))
 
-        async def get(by: Principal, one: _AccountId) -> GroupResponse:
-            return GroupResponse(True, present.group(await accounts.get_group(by, one.id)))
+        async def get(by: Principal, one: _AccountId) -> messages.GroupResponse:
+            return messages.GroupResponse(True, present.group(await accounts.get_group(by, one.id)))
 
-        async def list_all(by: Principal, _: Nothing) -> GroupsResponse:
-            return GroupsResponse(True, [present.group(group) for group in await accounts.list_groups(by)])
+        async def list_all(by: Principal, _: Nothing) -> messages.GroupsResponse:
+            return messages.GroupsResponse(True, [present.group(group) for group in await accounts.list_groups(by)])
 
-        async def rename(by: Principal, change: _NameOf) -> GroupResponse:
-            return GroupResponse(True, present.group(await accounts.rename_group(by, change.id, change.name)))
+        async def rename(by: Principal, change: _NameOf) -> messages.GroupResponse:
+            return messages.GroupResponse(True, present.group(await accounts.rename_group(by, change.id, change.name)))
 
-        async def delete(by: Principal, one: _AccountId) -> GroupResponse:
-            return GroupResponse(True, present.group(await accounts.delete_group(by, one.id)))
+        async def delete(by: Principal, one: _AccountId) -> messages.GroupResponse:
+            return messages.GroupResponse(True, present.group(await accounts.delete_group(by, one.id)))
 
         return {
-            "create-group": self._handler(GroupRequest, create),
+            "create-group": self._handler(messages.GroupRequest, create),
             "get-group": self._handler(_AccountId, get, reads=True),
             "get-all-groups": self._handler(Nothing, list_all, reads=True),
             "put-group": _with_fields_of("group", self._handler(_NameOf, rename)),
@@ -259,7 +239,7 @@ class AccountMessages:
                 if key is None:
                     raise private_key_missing()
                 await self._accounts.check_private_key(principal, key, caller.address)
-            return _body(await use_case(principal, request))
+            return answer_of(await use_case(principal, request))
 
         return _published(handle)
 
@@ -289,8 +269,3 @@ def _with_fields_of(name: str, handler: Handler) -> Handler:
 def _private_key(message: Message) -> str | None:
     key = message.get("private-key") or message.get("private_key")
     return key if isinstance(key, str) else None
-
-
-def _body(answer: msgspec.Struct) -> Answer:
-    found: Answer = msgspec.to_builtins(answer)
-    return found

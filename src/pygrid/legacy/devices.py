@@ -11,15 +11,23 @@ from __future__ import annotations
 import asyncio
 import contextlib
 
-import msgspec
-
 from pygrid.errors import PygridError
 from pygrid.features.cycles.clients import ClientRegistry
 from pygrid.features.cycles.forms import read_members
 from pygrid.features.cycles.published import PublishedDevices, diff_parts
 from pygrid.features.cycles.report_text import ReportText
 from pygrid.features.cycles.service import CyclesService
-from pygrid.legacy.websocket import ENVELOPE, Answer, Handler, LegacyCaller, Message, read_fields, refusal, unexpected
+from pygrid.legacy.websocket import (
+    ENVELOPE,
+    Answer,
+    Handler,
+    LegacyCaller,
+    Message,
+    answer_of,
+    read_fields,
+    refusal,
+    unexpected,
+)
 from pygrid.messages.cycles import AuthenticateRequest, CycleRequest
 from pygrid.transport.links import SocketClosed
 from pygrid.web.message_memory import MessageMemory
@@ -74,11 +82,9 @@ class LargeReports:
 
 
 def device_messages(clients: ClientRegistry, cycles: CyclesService, published: PublishedDevices) -> dict[str, Handler]:
-    """Return the handlers of messages of devices."""
-
     async def authenticate(caller: LegacyCaller, message: Message) -> Answer:
         answer = await clients.authenticate(read_fields(message, AuthenticateRequest), caller.address)
-        return _fields_of(answer)
+        return answer_of(answer)
 
     async def cycle_request(caller: LegacyCaller, message: Message) -> Answer:
         request = read_fields(message, CycleRequest)
@@ -88,20 +94,11 @@ def device_messages(clients: ClientRegistry, cycles: CyclesService, published: P
         async def departed() -> None:
             await never.wait()
 
-        return _fields_of(await cycles.request_cycle(request, caller.address, departed))
+        return answer_of(await cycles.request_cycle(request, caller.address, departed))
 
     async def report(_caller: LegacyCaller, message: Message) -> Answer:
         one = read_members(message)
         await published.take_report(one.request_key, one.worker_id, one.diff)
         return {"status": "success"}
 
-    return {
-        ENVELOPE + "authenticate": authenticate,
-        ENVELOPE + "cycle-request": cycle_request,
-        REPORT: report,
-    }
-
-
-def _fields_of(answer: msgspec.Struct) -> Answer:
-    found: Answer = msgspec.to_builtins(answer)
-    return found
+    return {ENVELOPE + "authenticate": authenticate, ENVELOPE + "cycle-request": cycle_request, REPORT: report}

@@ -8,8 +8,6 @@ from pygrid.legacy.websocket import ENVELOPE, Answer, Handler, LegacyCaller, Mes
 
 
 def hosting_messages(hosting: PublishedHosting) -> dict[str, Handler]:
-    """Return the handler of the message."""
-
     async def host_training(caller: LegacyCaller, message: Message) -> Answer:
         is_anonymous = hosting.is_open and not message.get("token") and caller.token is None
         principal = None if is_anonymous else await caller.principal(message)

@@ -31,8 +31,6 @@ _ENCODINGS = frozenset({"iso-8859-1", "latin-1", "latin1"})
 
 
 def model_messages(models: ModelsService) -> dict[str, Handler]:
-    """Return the handlers of messages about served models."""
-
     async def list_models(caller: LegacyCaller, message: Message) -> Answer:
         principal = await caller.principal(message)
         return {"success": True, "models": await models.list_ids(principal)}

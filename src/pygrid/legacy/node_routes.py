@@ -5,12 +5,12 @@ Answers have the published bodies. Refusals are problem documents with the publi
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+from typing import Any
 
 from litestar import Router, delete, get, post
 from litestar.datastructures import State
 from litestar.enums import MediaType
-from litestar.params import JSONBody, PathParameter
+from litestar.params import JSONBody
 
 from pygrid import codes
 from pygrid.core.access import Permission
@@ -28,17 +28,18 @@ from pygrid.legacy.messages import (
 )
 from pygrid.legacy.nodes import LegacyNodes
 from pygrid.storage.associations import KnownDomain
-from pygrid.web.auth import anyone, find_principal, require
+from pygrid.web.auth import SESSION, anyone, find_principal, require
 from pygrid.web.idempotency import repeatable
+from pygrid.web.parameters import PathId
 from pygrid.web.problems import describe_problems
 from pygrid.web.published import Area, exception_handlers
 from pygrid.web.requests import AppRequest
 from pygrid.web.services import service
 
-RequestId = Annotated[int, PathParameter(ge=1, le=2**31 - 1)]
-
 _may = require(Permission.MANAGE_NODES)
-_SESSION: list[dict[str, list[str]]] = [{"session": []}]
+
+
+_ONE = describe_problems(400, 401, 403, 404)
 
 
 @get("/", media_type=MediaType.TEXT, sync_to_thread=False)
@@ -78,20 +79,15 @@ async def delete_node(request: AppRequest, state: State, data: JSONBody[NodeRequ
 # Routes of 2021
 
 
-@get("/association-requests", guards=[_may], security=_SESSION, responses=describe_problems(401, 403))
+@get("/association-requests", guards=[_may], security=SESSION, responses=describe_problems(401, 403))
 async def list_requests(request: AppRequest, state: State) -> list[AssociationRequest]:
     """List all Domains that asked to join, with any decision."""
     associations = service(state, NetworkAssociations)
     return [_request(known) for known in await associations.list_domains(request.user, None)]
 
 
-@get(
-    "/association-requests/{request_id:int}",
-    guards=[_may],
-    security=_SESSION,
-    responses=describe_problems(400, 401, 403, 404),
-)
-async def get_request(request: AppRequest, state: State, request_id: RequestId) -> AssociationRequest:
+@get("/association-requests/{request_id:int}", guards=[_may], security=SESSION, responses=_ONE)
+async def get_request(request: AppRequest, state: State, request_id: PathId) -> AssociationRequest:
     """Show the request of a Domain."""
     return _request(await _find(request, state, request_id))
 
@@ -100,7 +96,7 @@ async def get_request(request: AppRequest, state: State, request_id: RequestId) 
     "/association-requests/respond",
     status_code=200,
     guards=[_may],
-    security=_SESSION,
+    security=SESSION,
     responses=describe_problems(400, 401, 403, 404, 409, 413),
 )
 @repeatable(shape=lambda _request, _known: AssociationMessage("Association request was answered!"))
@@ -126,14 +122,8 @@ async def respond(request: AppRequest, state: State, data: JSONBody[AssociationA
     return AssociationMessage("Association request was answered!")
 
 
-@delete(
-    "/association-requests/{request_id:int}",
-    status_code=200,
-    guards=[_may],
-    security=_SESSION,
-    responses=describe_problems(400, 401, 403, 404),
-)
-async def delete_request(request: AppRequest, state: State, request_id: RequestId) -> AssociationMessage:
+@delete("/association-requests/{request_id:int}", status_code=200, guards=[_may], security=SESSION, responses=_ONE)
+async def delete_request(request: AppRequest, state: State, request_id: PathId) -> AssociationMessage:
     """Delete a Domain and the decision about it."""
     associations = service(state, NetworkAssociations)
     found = await _find(request, state, request_id)

@@ -227,6 +227,12 @@ def text_field(message: Message, name: str) -> str:
     return value
 
 
+def answer_of(message: msgspec.Struct) -> Answer:
+    """Return the fields of a message as an answer."""
+    found: Answer = msgspec.to_builtins(message)
+    return found
+
+
 def read_fields(message: Message, kind: type[T]) -> T:
     """Return the fields of a message as the request of a use case.
 
@@ -239,8 +245,6 @@ def read_fields(message: Message, kind: type[T]) -> T:
 
 
 def domain_messages(domain_id: str) -> dict[str, Handler]:
-    """Return the handlers of messages about the Domain itself."""
-
     async def get_id(_caller: LegacyCaller, _message: Message) -> Answer:
         return {"id": domain_id, "syft_version": SYFT_VERSION}
 
@@ -295,7 +299,6 @@ async def _serve(socket: Socket, published: Published) -> None:
 
 
 async def answer(published: Published, caller: LegacyCaller, text: str) -> Answer | str:
-    """Return the answer to any message."""
     try:
         with published.memory.hold(len(text)):
             return await _answer(published, caller, text)
@@ -394,7 +397,6 @@ def unexpected(error: Exception) -> Answer:
 
 
 def refusal(error: PygridError, area: Area = Area.DATA) -> Answer:
-    """Return the answer to a client after an error."""
     return {
         **error.fields,
         "success": False,

@@ -120,11 +120,7 @@ class Plan:
         return hashlib.sha256(self.data).hexdigest()
 
     def graph(self, name: str) -> bytes:
-        """The ONNX bytes of a graph.
-
-        Raises:
-            InvalidPlan: the plan has no such graph (``plan_graph_missing``).
-        """
+        """The ONNX bytes of a graph. Raises InvalidPlan: the plan has no such graph (``plan_graph_missing``)."""
         try:
             return self.members[f"{name}.onnx"]
         except KeyError:

@@ -261,11 +261,7 @@ def node_label(index: int, node: onnx.NodeProto) -> str:
 
 
 def tensor_value(graph: str, tensor: onnx.TensorProto) -> TensorValue:
-    """The value of a constant.
-
-    Raises:
-        InvalidPlan: its bytes do not fit its shape, or its dtype is not one of plans.
-    """
+    """The value of a constant. Raises InvalidPlan: its bytes do not fit its shape, or its dtype is not one of plans."""
     try:
         return array_value(_to_array(tensor))
     except ShapeRefused as error:

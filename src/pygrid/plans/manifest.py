@@ -27,7 +27,6 @@ NUM_DIFFS = "num_diffs"
 """The symbolic leading dimension of the inputs of an averaging plan that takes all diffs at once."""
 
 DType = Literal["float32", "int64", "int32", "bool"]
-GraphName = Literal["train", "grads", "eval", "predict", "average"]
 PlanKind = Literal["training", "averaging"]
 
 
@@ -64,7 +63,7 @@ class DataPort(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     optional: bool | msgspec.UnsetType = msgspec.UNSET
     """True: values can be missing and arrive as NaN; float32 only. UNSET is false, older manifests keep their bytes."""
     ignore: int | msgspec.UnsetType = msgspec.UNSET
-    """A value outside ``[0, num_classes)`` that is also valid: the label of what has no label, such as 255 or -100."""
+    """A value outside ``[0, num_classes)`` that is also valid; it marks examples without a label, such as 255."""
     tokenizer: str | msgspec.UnsetType = msgspec.UNSET
     """The tokenizer whose tokens the port takes: ``bytes``, or ``words:`` and the SHA-256 of its vocabulary."""
 

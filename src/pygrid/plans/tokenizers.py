@@ -84,11 +84,7 @@ class Tokenizer:
 
 
 def read_vocabulary(path: str | os.PathLike[str]) -> tuple[str, ...]:
-    """The words of a vocabulary file: UTF-8, one word in each line.
-
-    Raises:
-        ValueError: the file cannot be read.
-    """
+    """The words of a vocabulary file: UTF-8, one word in each line. Raises ValueError: the file cannot be read."""
     try:
         return tuple(Path(path).read_text(encoding="utf-8-sig").splitlines())
     except (OSError, UnicodeError) as error:

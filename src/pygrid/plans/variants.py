@@ -64,11 +64,7 @@ class Variants(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 def read_variant(data: bytes) -> Variant:
-    """The variant in a part of a form.
-
-    Raises:
-        InvalidPlan: ``plan_variant_invalid``.
-    """
+    """The variant in a part of a form. Raises InvalidPlan: ``plan_variant_invalid``."""
     if len(data) > MAX_VARIANT_BYTES:
         raise _invalid(f"it has {len(data):,} bytes; at most {MAX_VARIANT_BYTES:,} are allowed")
     try:

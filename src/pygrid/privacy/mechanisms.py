@@ -41,7 +41,7 @@ class GaussianSum:
         self.noise_multiplier = float(noise_multiplier)
         self._noise = DiscreteGaussian(self.noise_multiplier * self.grid.sensitivity, bits)
         self._sum: ClippedSum | None = ClippedSum(self.grid, size)
-        self._room = (1 << 52) // self.grid.sensitivity
+        self._rows_left = (1 << 52) // self.grid.sensitivity
 
     @property
     def sensitivity(self) -> float:
@@ -72,7 +72,7 @@ class GaussianSum:
                 f"{rows.shape[1:]}",
                 expected=[self.size],
             )
-        self._take_room(len(rows))
+        self._count_rows(len(rows))
         total.add(rows)
 
     def add_clipped(self, integers: npt.NDArray[np.floating[Any]], num_rows: int) -> None:
@@ -87,7 +87,7 @@ class GaussianSum:
                 this grid, which is a fault of the caller.
         """
         total = self._open()
-        self._take_room(num_rows)
+        self._count_rows(num_rows)
         wide = integers.astype(np.float64)
         # A product of large numbers is rounded: equal contributions of the largest norm can seem to be longer.
         most = 1.000001 * (num_rows * self.grid.sensitivity) ** 2
@@ -105,10 +105,10 @@ class GaussianSum:
         noisy = self._noise.add(total)
         return (noisy * self.grid.step).astype(np.float32)
 
-    def _take_room(self, num_rows: int) -> None:
-        if num_rows > self._room:
+    def _count_rows(self, num_rows: int) -> None:
+        if num_rows > self._rows_left:
             raise InvalidInput("too many contributions for one sum; make another", code=codes.TOO_MANY_CONTRIBUTIONS)
-        self._room -= num_rows
+        self._rows_left -= num_rows
 
     def _open(self) -> ClippedSum:
         if self._sum is None:

@@ -8,7 +8,6 @@ FRAME_HEADER_BYTES = 9
 
 
 def frame(kind: bytes, body: bytes) -> bytes:
-    """One framed message."""
     return frame_header(kind, len(body)) + body
 
 

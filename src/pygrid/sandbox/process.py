@@ -50,8 +50,6 @@ ENVIRONMENT = {
 
 @dataclass(frozen=True)
 class ChildLimits:
-    """Limits of a child process."""
-
     memory_bytes: int
     """Size of the address space (RLIMIT_AS)."""
     cpu_s: int

@@ -299,7 +299,6 @@ def get_principal(connection: sa.Connection, user_id: int) -> Principal:
 
 
 def find_private_key_owner(connection: sa.Connection, private_key_hash: str) -> Principal | None:
-    """The user with this private key."""
     row = connection.execute(sa.select(users.c.id).where(users.c.private_key_hash == private_key_hash)).first()
     return None if row is None else get_principal(connection, row.id)
 

@@ -99,5 +99,4 @@ def delete_api_token(connection: sa.Connection, user_id: int, token_id: int) -> 
 
 
 def delete_api_tokens(connection: sa.Connection, user_id: int) -> None:
-    """End all tokens of a user."""
     connection.execute(sa.delete(api_tokens).where(api_tokens.c.user_id == user_id))

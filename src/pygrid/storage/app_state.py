@@ -11,6 +11,7 @@ import sqlalchemy as sa
 from pygrid import codes
 from pygrid.durable import write_atomically
 from pygrid.errors import InvalidConfig
+from pygrid.settings import AppSettings
 from pygrid.storage.sql.database import Database
 from pygrid.storage.sql.metadata import metadata
 
@@ -38,7 +39,6 @@ def find_state(connection: sa.Connection, key: str) -> bytes | None:
 
 
 def put_state(connection: sa.Connection, key: str, value: bytes) -> None:
-    """Set the value of a key."""
     connection.execute(app_state.delete().where(app_state.c.key == key))
     connection.execute(app_state.insert().values(key=key, value=value))
 
@@ -52,63 +52,62 @@ def check_no_store(connection: sa.Connection) -> None:
         )
 
 
-def seal_secret(secret_key: str, purpose: str, data: bytes) -> bytes:
-    """``data`` encrypted by AES-256-GCM, with a key derived from the secret key of the app by HKDF-SHA256."""
-    nonce = secrets.token_bytes(_NONCE_BYTES)
-    return nonce + _cipher(secret_key, purpose).encrypt(nonce, data, purpose.encode())
-
-
-def open_secret(secret_key: str, purpose: str, sealed: bytes) -> bytes:
-    """The data of `seal_secret`.
+def restore_identity(settings: AppSettings, database: Database) -> None:
+    """Write the identity that `keep_identity` has stored to the data folder, unless it is there.
 
     Raises:
         InvalidConfig: ``identity_damaged``: it was sealed with another secret key, or changed.
     """
-    from cryptography.exceptions import InvalidTag
-
-    try:
-        return _cipher(secret_key, purpose).decrypt(sealed[:_NONCE_BYTES], sealed[_NONCE_BYTES:], purpose.encode())
-    except InvalidTag:
-        raise InvalidConfig(
-            f"the {purpose} in the database cannot be opened with this SECRET_KEY: set the one of the last start",
-            code=codes.IDENTITY_DAMAGED,
-        ) from None
-
-
-def restore_file(database: Database, secret_key: str, purpose: str, path: Path) -> None:
-    """Write a file that `keep_file` has stored, if it is not there. Raises InvalidConfig: as `open_secret`."""
-    sealed = database.read_now(lambda connection: find_state(connection, purpose))
+    sealed = database.read_now(lambda connection: find_state(connection, IDENTITY))
     if sealed is not None:
-        data = open_secret(secret_key, purpose, sealed)
+        data, path = _open_secret(settings.secret_key, sealed), _identity_file(settings)
         if not path.exists() or path.read_bytes() != data:
             write_atomically(path, data)
 
 
-def keep_file(database: Database, secret_key: str, purpose: str, path: Path) -> None:
-    """Store a secret file in the database, sealed, unless one is there."""
-    sealed = seal_secret(secret_key, purpose, path.read_bytes())
+def keep_identity(settings: AppSettings, database: Database) -> None:
+    """Store the identity of the data folder in the database, sealed, unless one is there."""
+    nonce = secrets.token_bytes(_NONCE_BYTES)
+    data = _identity_file(settings).read_bytes()
+    sealed = nonce + _cipher(settings.secret_key).encrypt(nonce, data, IDENTITY.encode())
 
     def put(connection: sa.Connection) -> None:
-        if find_state(connection, purpose) is None:
-            put_state(connection, purpose, sealed)
+        if find_state(connection, IDENTITY) is None:
+            put_state(connection, IDENTITY, sealed)
 
     database.write_now(put)
 
 
-def share_file(database: Database, secret_key: str, purpose: str, path: Path) -> None:
-    """Make a secret file the same for all replicas: the first one stores its file, which replaces those of the others.
+def share_identity(settings: AppSettings, database: Database) -> None:
+    """Make the identity the same for all replicas: the first one stores its file, which replaces those of the others.
 
     Raises:
-        InvalidConfig: as `open_secret`.
+        InvalidConfig: as `restore_identity`.
     """
-    keep_file(database, secret_key, purpose, path)
-    restore_file(database, secret_key, purpose, path)
+    keep_identity(settings, database)
+    restore_identity(settings, database)
 
 
-def _cipher(secret_key: str, purpose: str) -> AESGCM:
+def _identity_file(settings: AppSettings) -> Path:
+    return settings.data_dir / f"{IDENTITY}.pem"
+
+
+def _open_secret(secret_key: str, sealed: bytes) -> bytes:
+    from cryptography.exceptions import InvalidTag
+
+    try:
+        return _cipher(secret_key).decrypt(sealed[:_NONCE_BYTES], sealed[_NONCE_BYTES:], IDENTITY.encode())
+    except InvalidTag:
+        raise InvalidConfig(
+            f"the {IDENTITY} in the database cannot be opened with this SECRET_KEY: set the one of the last start",
+            code=codes.IDENTITY_DAMAGED,
+        ) from None
+
+
+def _cipher(secret_key: str) -> AESGCM:
+    """AES-256-GCM with a key derived from the secret key of the app by HKDF-SHA256."""
     from cryptography.hazmat.primitives.ciphers.aead import AESGCM
     from cryptography.hazmat.primitives.hashes import SHA256
     from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 
-    key = HKDF(SHA256(), 32, None, f"pygrid/{purpose}".encode()).derive(secret_key.encode())
-    return AESGCM(key)
+    return AESGCM(HKDF(SHA256(), 32, None, f"pygrid/{IDENTITY}".encode()).derive(secret_key.encode()))

@@ -16,6 +16,7 @@ import sqlalchemy as sa
 from pygrid import codes
 from pygrid.core.associations import HOLDING, AssociationState, name_key
 from pygrid.errors import NotFound
+from pygrid.messages.associations import InvitationInfo
 from pygrid.storage import accounts, cycles, datasets, jobs, models, processes
 from pygrid.storage.sql.metadata import UtcDateTime, metadata
 
@@ -111,14 +112,11 @@ class KnownDomain:
 
     @property
     def claimed_address(self) -> str | None:
-        """The direct address that it claims."""
         return self.entry.get("address") or None
 
 
 @dataclass(frozen=True, slots=True)
 class NewDomain:
-    """A Domain that will be added."""
-
     name: str
     identity: str | None
     state: AssociationState
@@ -130,21 +128,7 @@ class NewDomain:
 
 
 @dataclass(frozen=True, slots=True)
-class Invitation:
-    """An invitation, without its token."""
-
-    id: int
-    domain: str | None
-    max_uses: int
-    num_uses: int
-    expires_at: dt.datetime
-    created_at: dt.datetime
-
-
-@dataclass(frozen=True, slots=True)
 class UnusedInvitation:
-    """An invitation that will be added."""
-
     token_hash: str
     domain: str | None
     """The name that a Domain must have; None: any."""
@@ -188,18 +172,15 @@ def get_named(connection: sa.Connection, name: str) -> list[KnownDomain]:
 
 
 def find_holder(connection: sa.Connection, name: str) -> KnownDomain | None:
-    """The Domain that holds this name."""
     return next((known for known in list_named(connection, name) if known.state in HOLDING), None)
 
 
 def find_domain(connection: sa.Connection, domain_id: int) -> KnownDomain | None:
-    """The Domain of this row."""
     row = connection.execute(sa.select(*_DOMAIN).where(domains.c.id == domain_id)).first()
     return None if row is None else _domain(row)
 
 
 def find_key(connection: sa.Connection, name: str, identity: str) -> KnownDomain | None:
-    """The Domain with this name and key."""
     row = connection.execute(
         sa.select(*_DOMAIN).where(domains.c.name_key == name_key(name), domains.c.identity == identity)
     ).first()
@@ -257,7 +238,6 @@ def update_domains_seen(connection: sa.Connection, seen: Mapping[int, dt.datetim
 
 
 def delete_domains(connection: sa.Connection, ids: Collection[int]) -> None:
-    """Delete these Domains."""
     connection.execute(sa.delete(domains).where(domains.c.id.in_(ids)))
 
 
@@ -280,7 +260,6 @@ def delete_stale_requests(connection: sa.Connection, before: dt.datetime) -> lis
 
 
 def count_domains(connection: sa.Connection) -> dict[AssociationState, int]:
-    """Number of Domains in each state."""
     query = sa.select(domains.c.state, sa.func.count()).group_by(domains.c.state)
     return {AssociationState(state): number for state, number in connection.execute(query)}
 
@@ -292,26 +271,25 @@ def _domain(row: sa.Row[Any]) -> KnownDomain:
 
 # A Network's invitations
 
-_INVITATION = [invitations.c[name] for name in Invitation.__dataclass_fields__]
+_INVITATION = [invitations.c[name] for name in InvitationInfo.__struct_fields__]
 
 
-def put_invitation(connection: sa.Connection, invitation: UnusedInvitation, now: dt.datetime) -> Invitation:
-    """Add an invitation."""
+def put_invitation(connection: sa.Connection, invitation: UnusedInvitation, now: dt.datetime) -> InvitationInfo:
     values = {**asdict(invitation), "num_uses": 0, "created_at": now}
-    return Invitation(*connection.execute(sa.insert(invitations).values(values).returning(*_INVITATION)).one())
+    return InvitationInfo(*connection.execute(sa.insert(invitations).values(values).returning(*_INVITATION)).one())
 
 
-def list_invitations(connection: sa.Connection) -> list[Invitation]:
+def list_invitations(connection: sa.Connection) -> list[InvitationInfo]:
     """All invitations that were not withdrawn, oldest first."""
-    return [Invitation(*row) for row in connection.execute(sa.select(*_INVITATION).order_by(invitations.c.id))]
+    return [InvitationInfo(*row) for row in connection.execute(sa.select(*_INVITATION).order_by(invitations.c.id))]
 
 
-def find_invitation(connection: sa.Connection, token_hash: str, name: str, now: dt.datetime) -> Invitation | None:
+def find_invitation(connection: sa.Connection, token_hash: str, name: str, now: dt.datetime) -> InvitationInfo | None:
     """The invitation with this token, if it is valid now for a Domain of this name."""
     row = connection.execute(sa.select(*_INVITATION).where(invitations.c.token_hash == token_hash)).first()
     if row is None:
         return None
-    found = Invitation(*row)
+    found = InvitationInfo(*row)
     fits = found.domain is None or name_key(found.domain) == name_key(name)
     return found if fits and found.num_uses < found.max_uses and now < found.expires_at else None
 
@@ -341,7 +319,6 @@ def list_networks(connection: sa.Connection) -> list[JoinedNetwork]:
 
 
 def find_network(connection: sa.Connection, url: str) -> JoinedNetwork | None:
-    """The Network at an address."""
     row = connection.execute(sa.select(*_NETWORK).where(networks.c.url == url)).first()
     return None if row is None else _network(row)
 
@@ -373,7 +350,6 @@ def update_network(connection: sa.Connection, network_id: int, values: Mapping[s
 
 
 def delete_network(connection: sa.Connection, network_id: int) -> None:
-    """Delete a Network."""
     connection.execute(sa.delete(networks).where(networks.c.id == network_id))
 
 

@@ -79,8 +79,6 @@ class Head:
 
 @dataclass(frozen=True, slots=True)
 class AuditEntry:
-    """An entry as read back."""
-
     number: int
     at: dt.datetime
     actor: int | None

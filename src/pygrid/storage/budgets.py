@@ -174,7 +174,6 @@ def find_grant(connection: sa.Connection, dataset_id: int, user_id: int) -> Cap 
 
 
 def list_grants(connection: sa.Connection, dataset_id: int) -> dict[int, Cap]:
-    """Caps of a dataset by user id."""
     query = sa.select(grants).where(grants.c.dataset_id == dataset_id).order_by(grants.c.user_id)
     return {row.user_id: read_cap(row) for row in connection.execute(query)}
 

@@ -172,7 +172,6 @@ def move_charge(connection: sa.Connection, job_id: str, state: ChargeState, now:
 
 
 def find_charge(connection: sa.Connection, job_id: str) -> Charge | None:
-    """The charge of a job."""
     row = connection.execute(sa.select(*_CHARGE).join_from(charges, curves).where(charges.c.job_id == job_id)).first()
     return None if row is None else _charge(row)
 

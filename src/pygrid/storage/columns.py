@@ -132,7 +132,6 @@ class ColumnDraft:
         (self.path / column_file(index)).unlink()
 
     def write_schema(self, schema: Schema) -> None:
-        """Write the schema of the columns."""
         (self.path / SCHEMA_FILE).write_bytes(msgspec.json.encode(schema))
 
     def take(self, folder: Path, schema: Schema) -> None:

@@ -21,7 +21,7 @@ from pygrid.core.leases import FencedLease
 from pygrid.storage.leases import lease_time
 from pygrid.storage.processes import processes
 from pygrid.storage.sql.database import instance_of
-from pygrid.storage.sql.metadata import UtcDateTime, metadata
+from pygrid.storage.sql.metadata import UtcDateTime, insert, metadata
 from pygrid.storage.sql.prepared import AnyOf, Prepared
 
 cycles = sa.Table(
@@ -140,15 +140,12 @@ class NewCycle:
 
 
 def put_cycle(connection: sa.Connection, cycle: NewCycle, now: dt.datetime) -> Cycle:
-    """Add a cycle."""
     values = {**vars(cycle), "state": cycle.state.value, "attempt": 1, "num_assigned": 0, "num_reports": 0}
     if cycle.state is not CycleState.OPEN:
         values["deadline_at"] = None
     opened_at = now if cycle.state is CycleState.OPEN else None
     statement = cycles.insert().values(**values, created_at=now, opened_at=opened_at)
-    key = connection.execute(statement).inserted_primary_key
-    assert key is not None
-    return get_cycle(connection, int(key[0]))
+    return get_cycle(connection, insert(connection, statement))
 
 
 _GET_CYCLE = sa.select(*CYCLE_COLUMNS).where(cycles.c.id == sa.bindparam("cycle_id"))
@@ -376,13 +373,11 @@ def lock_newest_cycles(connection: sa.Connection, process_ids: Collection[int]) 
 
 
 def find_client(connection: sa.Connection, process_id: int, subject: str) -> str | None:
-    """The id of a subject's client of a process."""
     where = (clients.c.process_id == process_id, clients.c.subject == subject)
     return connection.execute(sa.select(clients.c.id).where(*where)).scalar()
 
 
 def count_left(connection: sa.Connection, process_id: int) -> int:
-    """Number of clients that have left a process."""
     statement = sa.select(sa.func.count()).where(clients.c.process_id == process_id, clients.c.left_at.is_not(None))
     return int(connection.execute(statement).scalar_one())
 

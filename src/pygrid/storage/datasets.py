@@ -22,7 +22,7 @@ from pygrid.core.access import OWNER, Principal
 from pygrid.core.datasets import Holding, Schema, Visibility, dataset_not_found
 from pygrid.errors import NotFound
 from pygrid.messages.datasets import UploadRequest
-from pygrid.storage.sql.metadata import UtcDateTime, metadata
+from pygrid.storage.sql.metadata import UtcDateTime, insert, metadata
 
 datasets = sa.Table(
     "datasets",
@@ -118,8 +118,6 @@ class DatasetVersion:
 
 @dataclass(frozen=True)
 class NewVersion:
-    """A version that will be added."""
-
     folder: str
     mock_folder: str | None
     mock: Mock
@@ -153,13 +151,12 @@ def put_dataset(
         created_at=now,
         updated_at=now,
     )
-    dataset_id = _new_id(connection, statement)
+    dataset_id = insert(connection, statement)
     put_tags(connection, dataset_id, request.tags)
     return dataset_id
 
 
 def put_tags(connection: sa.Connection, dataset_id: int, tags: Sequence[str]) -> None:
-    """Replace the tags of a dataset."""
     connection.execute(dataset_tags.delete().where(dataset_tags.c.dataset_id == dataset_id))
     if tags:
         rows = [
@@ -197,7 +194,7 @@ def put_version(
         created_by=created_by,
         schema=msgspec.to_builtins(version.schema, order="deterministic"),
     )
-    return DatasetVersion(id=_new_id(connection, statement), **values)
+    return DatasetVersion(id=insert(connection, statement), **values)
 
 
 def update_dataset(connection: sa.Connection, dataset_id: int, **changes: Any) -> None:
@@ -222,13 +219,11 @@ def list_unhashed(connection: sa.Connection) -> dict[int, str]:
 
 
 def put_content_hash(connection: sa.Connection, version_id: int, content_hash: str) -> None:
-    """Store the content hash of a version."""
     statement = dataset_versions.update().where(dataset_versions.c.id == version_id)
     connection.execute(statement.values(content_hash=content_hash))
 
 
 def list_content_hashes(connection: sa.Connection, dataset_id: int) -> set[str]:
-    """Content hashes of all versions of a dataset."""
     query = sa.select(dataset_versions.c.content_hash).where(dataset_versions.c.dataset_id == dataset_id)
     return {found for found in connection.execute(query).scalars() if found is not None}
 
@@ -326,7 +321,6 @@ def list_incomplete_schemas(connection: sa.Connection) -> list[tuple[int, str, S
 
 
 def put_schema(connection: sa.Connection, version_id: int, schema: Schema) -> None:
-    """Replace the schema of a version."""
     values = {"schema": msgspec.to_builtins(schema, order="deterministic")}
     connection.execute(dataset_versions.update().where(dataset_versions.c.id == version_id).values(values))
 
@@ -433,9 +427,3 @@ def _visible(principal: Principal | None) -> sa.ColumnElement[bool]:
     if principal.role.id == OWNER.id:
         return sa.true()
     return datasets.c.visibility.in_(("public", "listed")) | (datasets.c.created_by == principal.user_id)
-
-
-def _new_id(connection: sa.Connection, statement: sa.Insert) -> int:
-    key = connection.execute(statement).inserted_primary_key
-    assert key is not None
-    return int(key[0])

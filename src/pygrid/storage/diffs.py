@@ -193,7 +193,6 @@ class DiffFiles:
                 path.unlink()
 
     def close(self) -> None:
-        """Close every file."""
         for log in self._logs.values():
             log.close()
         self._logs.clear()

@@ -10,7 +10,7 @@ import sqlalchemy as sa
 
 from pygrid import codes
 from pygrid.errors import NotFound
-from pygrid.storage.sql.metadata import UtcDateTime, metadata
+from pygrid.storage.sql.metadata import UtcDateTime, insert, metadata
 
 # Only the creator of a draft sees it. ``files`` names the files of the process.
 drafts = sa.Table(
@@ -61,9 +61,7 @@ def put_draft(connection: sa.Connection, **values: Any) -> DraftRow:
 
     Raises ``sqlalchemy.exc.IntegrityError`` if a draft has that name and version.
     """
-    key = connection.execute(drafts.insert().values(values)).inserted_primary_key
-    assert key is not None
-    return DraftRow(id=int(key[0]), process_id=None, **values)
+    return DraftRow(id=insert(connection, drafts.insert().values(values)), process_id=None, **values)
 
 
 def get_draft(connection: sa.Connection, draft_id: int, user_id: int) -> DraftRow:
@@ -100,7 +98,6 @@ def count_waiting(connection: sa.Connection, user_id: int) -> int:
 
 
 def set_notes(connection: sa.Connection, draft_id: int, notes: dict[str, Any]) -> None:
-    """Replace the notes of a draft."""
     connection.execute(drafts.update().where(drafts.c.id == draft_id).values(notes=notes))
 
 
@@ -110,7 +107,6 @@ def set_hosted(connection: sa.Connection, draft_id: int, process_id: int) -> Non
 
 
 def delete_draft(connection: sa.Connection, draft_id: int) -> None:
-    """Delete a draft."""
     connection.execute(drafts.delete().where(drafts.c.id == draft_id))
 
 

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import datetime as dt
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Literal
 
 import sqlalchemy as sa
@@ -15,6 +14,7 @@ import sqlalchemy as sa
 from pygrid.configuration import read_server_config
 from pygrid.configuration.evaluation import EarlyStop, find_best
 from pygrid.core.cycles import CycleState
+from pygrid.messages.processes import EvaluationInfo
 from pygrid.storage.cycles import cycles, get_newest_cycle
 from pygrid.storage.processes import ProcessRow, checkpoints, get_process
 from pygrid.storage.sql.metadata import UtcDateTime, metadata
@@ -36,18 +36,6 @@ MAX_CURVE = 1_000_000
 """Evaluations of a process that are read at once."""
 
 
-@dataclass(frozen=True)
-class EvaluationRow:
-    """The metrics of a checkpoint."""
-
-    checkpoint: int
-    cycle: int
-    """Sequence of the cycle that made the checkpoint; 0: the hosted model, or a copy of an earlier checkpoint."""
-    source: Literal["owner", "domain"]
-    metrics: dict[str, float]
-    at: dt.datetime
-
-
 def put_evaluation(
     connection: sa.Connection,
     process_id: int,
@@ -66,7 +54,7 @@ def put_evaluation(
 
 def list_evaluations(
     connection: sa.Connection, process_id: int, after: int, limit: int, sources: Sequence[str] = ("owner", "domain")
-) -> list[EvaluationRow]:
+) -> list[EvaluationInfo]:
     """The evaluations of checkpoints above number ``after``, in the order of the checkpoints."""
     made_by = (
         sa.select(sa.func.max(cycles.c.sequence))
@@ -92,7 +80,7 @@ def list_evaluations(
         .order_by(evaluations.c.checkpoint)
         .limit(limit)
     )
-    return [EvaluationRow(*row) for row in connection.execute(statement)]
+    return [EvaluationInfo(*row) for row in connection.execute(statement)]
 
 
 def find_best_checkpoint(connection: sa.Connection, process: ProcessRow, sources: Sequence[str]) -> int | None:

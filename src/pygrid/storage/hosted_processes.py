@@ -65,7 +65,6 @@ class HostedProcesses:
         return await self._database.read(find)
 
     def forget(self, process_id: int) -> None:
-        """Forget a process that was deleted."""
         known = self._known.pop(process_id, None)
         if known is not None:
             self._names.pop((known.name, known.version), None)
@@ -85,7 +84,6 @@ class HostedProcesses:
         return found
 
     def keep_checkpoint(self, checkpoint: store.Checkpoint) -> None:
-        """Keep a checkpoint that was just read or stored."""
         self._checkpoints[checkpoint.process_id, checkpoint.number] = checkpoint
         if len(self._checkpoints) > MAX_CHECKPOINTS:
             self._checkpoints.popitem(last=False)

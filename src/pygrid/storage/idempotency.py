@@ -116,8 +116,6 @@ def delete_expired_answers(connection: sa.Connection, now: dt.datetime) -> int:
 
 @dataclass(frozen=True)
 class AnswerStore:
-    """The stored answers of an app."""
-
     database: Database
     clock: Clock
 

@@ -21,8 +21,11 @@ import sqlalchemy as sa
 from pygrid import codes
 from pygrid.durable import write_atomically
 from pygrid.errors import InvalidConfig
+from pygrid.settings import AppSettings
+from pygrid.storage.app_state import restore_identity
 from pygrid.storage.sql.database import Database
 from pygrid.storage.sql.metadata import UtcDateTime, metadata
+from pygrid.storage.sql.migrations import migrate
 
 installation = sa.Table(
     "installation",
@@ -103,6 +106,19 @@ def match_database(database: Database, folder: Path, app: str, *, is_disposable:
     if known.is_pending:
         _write(folder, msgspec.structs.replace(known, is_pending=False))
     return known.id
+
+
+def prepare_replica(settings: AppSettings, database: Database) -> None:
+    """Migrate the database of an app with replicas, and bring what they share to this data folder, which can be empty.
+
+    A second call changes nothing.
+
+    Raises:
+        InvalidConfig: ``wrong_database``, ``identity_damaged``.
+    """
+    migrate(database)
+    match_database(database, settings.data_dir, settings.app, is_disposable=True)
+    restore_identity(settings, database)
 
 
 def find_installation(connection: sa.Connection) -> str | None:

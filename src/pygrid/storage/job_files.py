@@ -68,8 +68,6 @@ class JobFolder:
 
 
 class JobFiles:
-    """The files of all jobs of a Domain."""
-
     def __init__(self, folder: Path) -> None:
         self._inputs, self._results = folder / "inputs", folder / "results"
         self._checked = CheckedFiles()
@@ -92,7 +90,6 @@ class JobFiles:
             raise
 
     def inputs(self, job_id: str) -> JobFolder:
-        """The inputs of a job."""
         return JobFolder(self._inputs / job_id, self._checked)
 
     def hold(self, job_id: str) -> AbstractContextManager[None]:
@@ -104,7 +101,6 @@ class JobFiles:
         return self._inputs / job_id / "cycles"
 
     def result(self, job_id: str) -> JobFolder:
-        """The result of a job."""
         return JobFolder(self._results / job_id, self._checked)
 
     def put_report(self, job_id: str, report: bytes) -> None:
@@ -144,11 +140,9 @@ class JobFiles:
             return None
 
     def drop_inputs(self, job_id: str) -> None:
-        """Remove the inputs of a job."""
         shutil.rmtree(self._inputs / job_id, ignore_errors=True)
 
     def drop_result(self, job_id: str) -> None:
-        """Remove the result of a job."""
         shutil.rmtree(self._results / job_id, ignore_errors=True)
 
     def sweep(self, unfinished: Collection[str], with_result: Collection[str]) -> None:

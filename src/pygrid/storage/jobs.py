@@ -125,7 +125,6 @@ _JOB = [column for column in jobs.c if column.name not in ("lease_until", "lease
 
 
 def put_job(connection: sa.Connection, job: JobRecord) -> None:
-    """Add a job."""
     job = replace(job, history=(Change(job.state, job.created_at),))
     connection.execute(jobs.insert().values(_values(job)))
 
@@ -167,8 +166,6 @@ def get_job(connection: sa.Connection, job_id: str, *, lock: bool = False) -> Jo
 
 @dataclass(frozen=True)
 class JobFilter:
-    """Which jobs a list has."""
-
     dataset_id: int | None = None
     states: Collection[JobState] = ()
     """Empty: jobs in any state."""
@@ -257,7 +254,6 @@ def strand(connection: sa.Connection, job_id: str, why: str) -> None:
 
 
 def has_account(connection: sa.Connection, user_id: int) -> bool:
-    """Whether a user has an account."""
     return connection.execute(sa.select(users.c.id).where(users.c.id == user_id)).first() is not None
 
 
@@ -411,12 +407,6 @@ def get_job_dataset(connection: sa.Connection, job: JobRecord) -> JobDataset:
         Holding(row.created_by, row.visibility),
         row.deleted_at is not None,
     )
-
-
-def get_emails(connection: sa.Connection, user_ids: Collection[int]) -> dict[int, str]:
-    """The e-mails of those of these users who have an account, by id."""
-    statement = sa.select(users.c.id, users.c.email).where(users.c.id.in_(user_ids))
-    return {row.id: row.email for row in connection.execute(statement)}
 
 
 def job_not_found(job_id: str) -> NotFound:

@@ -32,7 +32,6 @@ class StoreMeasures:
 
 
 def measure_store(connection: sa.Connection) -> StoreMeasures:
-    """Count what is stored."""
     count = sa.func.count()
     counted = connection.execute(sa.select(jobs.c.state.label("state"), count.label("number")).group_by(jobs.c.state))
     by_state = {row.state: row.number for row in counted}

@@ -110,12 +110,10 @@ def delete_model(connection: sa.Connection, model_id: str) -> bool:
 
 
 def list_model_files(connection: sa.Connection) -> set[str]:
-    """Every file that a model uses."""
     return set(connection.execute(sa.select(served_models.c.file)).scalars())
 
 
 def model_exists(model_id: str) -> Conflict:
-    """The refusal for an id that another model has."""
     detail = f"Model id already exists. Choose another than {model_id!r}, or delete that model first."
     return Conflict(detail, code=codes.MODEL_EXISTS, model_id=model_id)
 

@@ -10,6 +10,7 @@ import sqlalchemy as sa
 
 from pygrid import codes
 from pygrid.errors import NotFound
+from pygrid.messages.accounts import UserInvitation
 from pygrid.storage.accounts import roles, users
 from pygrid.storage.sql.metadata import UtcDateTime, metadata
 
@@ -44,17 +45,6 @@ class CodeRow:
     expires_at: dt.datetime
 
 
-@dataclass(frozen=True, slots=True)
-class InvitationRow:
-    """An open invitation, for lists."""
-
-    id: int
-    email: str
-    role: str
-    invited_by: str | None
-    expires_at: dt.datetime
-
-
 _CODE = [one_time_codes.c[field] for field in CodeRow.__dataclass_fields__]
 _inviter = users.alias("inviter")
 
@@ -84,7 +74,6 @@ def find_invitation(connection: sa.Connection, email_key: str) -> CodeRow | None
 
 
 def delete_code(connection: sa.Connection, code_id: int) -> None:
-    """End a code."""
     connection.execute(sa.delete(one_time_codes).where(one_time_codes.c.id == code_id))
 
 
@@ -101,11 +90,10 @@ def delete_codes_of(connection: sa.Connection, user_id: int) -> None:
 
 
 def delete_expired_codes(connection: sa.Connection, now: dt.datetime) -> None:
-    """Delete the codes that have expired."""
     connection.execute(sa.delete(one_time_codes).where(one_time_codes.c.expires_at <= now))
 
 
-def list_invitations(connection: sa.Connection, now: dt.datetime) -> Sequence[InvitationRow]:
+def list_invitations(connection: sa.Connection, now: dt.datetime) -> Sequence[UserInvitation]:
     """The invitations that can be accepted, oldest first."""
     statement = (
         sa.select(
@@ -116,4 +104,4 @@ def list_invitations(connection: sa.Connection, now: dt.datetime) -> Sequence[In
         .where(one_time_codes.c.email.is_not(None), one_time_codes.c.expires_at > now)
         .order_by(one_time_codes.c.id)
     )
-    return [InvitationRow(*row) for row in connection.execute(statement)]
+    return [UserInvitation(*row) for row in connection.execute(statement)]

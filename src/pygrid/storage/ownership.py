@@ -124,9 +124,9 @@ class FolderLock:
 
     def _write(self) -> None:
         # In place: after a rename, the lock would be on a file without a name.
-        told = msgspec.json.encode(self._holder) + b"\n"
-        os.pwrite(self._descriptor, told, 0)
-        os.ftruncate(self._descriptor, len(told))
+        content = msgspec.json.encode(self._holder) + b"\n"
+        os.pwrite(self._descriptor, content, 0)
+        os.ftruncate(self._descriptor, len(content))
 
 
 class DatabaseLock:

@@ -49,7 +49,6 @@ def put_partial(connection: sa.Connection, row: PartialRow) -> None:
 
 
 def list_partials(connection: sa.Connection, cycle_id: int) -> list[PartialRow]:
-    """The partial sums of a cycle."""
     statement = sa.select(*_PARTIAL).where(partials.c.cycle_id == cycle_id).order_by(partials.c.instance)
     return [PartialRow(*row) for row in connection.execute(statement)]
 

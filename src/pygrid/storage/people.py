@@ -12,8 +12,6 @@ from pygrid.storage.accounts import roles, sessions, users
 
 @dataclass(frozen=True, slots=True)
 class PersonRow:
-    """A user as a list shows it."""
-
     id: int
     email: str
     role: str

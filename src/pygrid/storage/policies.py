@@ -46,7 +46,6 @@ def find_policy(connection: sa.Connection, dataset_id: int) -> Policy | None:
 
 
 def put_policy(connection: sa.Connection, dataset_id: int, policy: Policy, now: dt.datetime) -> None:
-    """Set the policy of a dataset."""
     values = {
         "auto_approve": policy.auto_approve,
         "max_epsilon_per_job": policy.max_epsilon_per_job,

@@ -15,8 +15,6 @@ from pygrid.storage.processes import checkpoints, processes
 
 @dataclass(frozen=True)
 class ListedProcess:
-    """A process in a list."""
-
     id: int
     name: str
     version: str

@@ -10,7 +10,7 @@ import sqlalchemy as sa
 
 from pygrid import codes
 from pygrid.errors import NotFound
-from pygrid.storage.sql.metadata import UtcDateTime, metadata
+from pygrid.storage.sql.metadata import UtcDateTime, insert, metadata
 
 processes = sa.Table(
     "processes",
@@ -88,8 +88,6 @@ class ProcessRow:
 
 @dataclass(frozen=True)
 class NewProcess:
-    """A process that will be added."""
-
     name: str
     version: str
     client_config: dict[str, Any]
@@ -135,7 +133,7 @@ _CHECKPOINT = [checkpoints.c[field] for field in Checkpoint.__dataclass_fields__
 
 def put_process(connection: sa.Connection, process: NewProcess, now: dt.datetime) -> int:
     """Add a process; returns its id. Raises ``sqlalchemy.exc.IntegrityError`` if name and version are taken."""
-    return _new_id(connection, processes.insert().values(**vars(process), state="active", created_at=now))
+    return insert(connection, processes.insert().values(**vars(process), state="active", created_at=now))
 
 
 def put_plan(connection: sa.Connection, process_id: int, name: str, kind: str, plan_hash: str, size_bytes: int) -> int:
@@ -143,11 +141,10 @@ def put_plan(connection: sa.Connection, process_id: int, name: str, kind: str, p
     statement = plans.insert().values(
         process_id=process_id, name=name, kind=kind, plan_hash=plan_hash, size_bytes=size_bytes
     )
-    return _new_id(connection, statement)
+    return insert(connection, statement)
 
 
 def put_variant(connection: sa.Connection, plan_id: int, dialect: str, batch_size: int, blob_hash: str) -> None:
-    """Add a variant to a plan."""
     values = {"plan_id": plan_id, "dialect": dialect, "batch_size": batch_size, "blob_hash": blob_hash}
     connection.execute(plan_variants.insert().values(values))
 
@@ -167,7 +164,6 @@ def put_checkpoint(connection: sa.Connection, checkpoint: Checkpoint) -> None:
 
 
 def set_process_state(connection: sa.Connection, process_id: int, state: str) -> None:
-    """Change the state of a process."""
     connection.execute(processes.update().where(processes.c.id == process_id).values(state=state))
 
 
@@ -266,9 +262,3 @@ def list_checkpoints(connection: sa.Connection, process_id: int) -> list[Checkpo
     """The checkpoints of a process, oldest first."""
     statement = sa.select(*_CHECKPOINT).where(checkpoints.c.process_id == process_id).order_by(checkpoints.c.number)
     return [Checkpoint(*row) for row in connection.execute(statement)]
-
-
-def _new_id(connection: sa.Connection, statement: sa.Insert) -> int:
-    key = connection.execute(statement).inserted_primary_key
-    assert key is not None
-    return int(key[0])

@@ -35,7 +35,7 @@ class PublicContent:
     async def changed(self) -> None:
         """Notify all listeners. Call it after a change is stored and before its author gets an answer."""
         self._number += 1
-        told = await asyncio.gather(*(listener(self.version) for listener in self._listeners), return_exceptions=True)
-        for failure in told:
+        ended = await asyncio.gather(*(listener(self.version) for listener in self._listeners), return_exceptions=True)
+        for failure in ended:
             if isinstance(failure, Exception):
-                logger.error("public change not told", exc_info=failure)
+                logger.error("public change not announced", exc_info=failure)

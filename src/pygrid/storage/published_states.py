@@ -42,7 +42,6 @@ class PublishedStates:
 
     @contextlib.contextmanager
     def local(self, name: str) -> Iterator[Path]:
-        """The file of a State."""
         yield self._folder / name
 
     async def order(self, process: HostedProcess) -> tuple[str, ...]:

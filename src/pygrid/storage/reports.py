@@ -20,6 +20,7 @@ import sqlalchemy as sa
 from pygrid import codes
 from pygrid.core.cycles import Assignment, AssignmentState, Cycle, CycleState
 from pygrid.errors import NotFound
+from pygrid.messages.processes import Contribution
 from pygrid.storage.cycles import CYCLE_COLUMNS, CycleTotals, clients, cycles, events, read_cycle
 from pygrid.storage.evaluations import evaluations
 from pygrid.storage.processes import processes
@@ -326,7 +327,6 @@ def count_awaited(connection: sa.Connection, cycle: Cycle) -> int:
 
 
 def was_late(connection: sa.Connection, client_id: str, cycle: Cycle) -> bool:
-    """Whether a client has a preference in this cycle."""
     return connection.execute(_select_late(cycle).where(assignments.c.client_id == client_id)).first() is not None
 
 
@@ -367,25 +367,7 @@ def list_reports(connection: sa.Connection, cycle_id: int) -> list[Report]:
     return [Report(*row) for row in connection.execute(statement)]
 
 
-@dataclass(frozen=True)
-class ContributionRow:
-    """An accepted report, and the client that sent it."""
-
-    id: int
-    cycle: int
-    """Sequence of the cycle in the process."""
-    client: str
-    """Subject of its token; empty if clients have no names."""
-    num_examples: int
-    weight: int
-    norm: float
-    scale: float
-    """Less than 1 if it was clipped; 1 until its cycle is completed."""
-    metrics: dict[str, float]
-    received_at: dt.datetime
-
-
-def list_contributions(connection: sa.Connection, process_id: int, after: int, limit: int) -> list[ContributionRow]:
+def list_contributions(connection: sa.Connection, process_id: int, after: int, limit: int) -> list[Contribution]:
     """The accepted reports of a process with an id above ``after``, oldest admission first."""
     statement = (
         sa.select(
@@ -406,7 +388,7 @@ def list_contributions(connection: sa.Connection, process_id: int, after: int, l
         .order_by(reports.c.id)
         .limit(limit)
     )
-    return [ContributionRow(*row) for row in connection.execute(statement)]
+    return [Contribution(*row) for row in connection.execute(statement)]
 
 
 def list_report_files(connection: sa.Connection) -> set[str]:

@@ -163,12 +163,12 @@ class SharedSignals(LocalSignals):
             testing = asyncio.create_task(self._test())
             try:
                 async for notification in connection.notifies():
-                    self._hear(notification.payload)
+                    self._receive(notification.payload)
             finally:
                 testing.cancel()
                 await asyncio.gather(testing, return_exceptions=True)
 
-    def _hear(self, payload: str) -> None:
+    def _receive(self, payload: str) -> None:
         sender, *topics = payload.split("\n")
         if sender == self._instance:
             for topic in topics:

@@ -47,8 +47,6 @@ class Share:
 
 @dataclass(frozen=True, slots=True)
 class ChargeLine:
-    """One charge in a list."""
-
     id: int
     job_id: str
     user_id: int

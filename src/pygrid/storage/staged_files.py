@@ -26,8 +26,6 @@ _ABOUT = "about.json"
 
 
 class StagedUpload(msgspec.Struct, frozen=True):
-    """A staged upload."""
-
     id: str
     user_id: int
     filename: str
@@ -78,11 +76,9 @@ class StagedFiles:
         return [one for one in self._all() if one.user_id == user_id]
 
     def path(self, staged: StagedUpload) -> Path:
-        """The file."""
         return self._folder / staged.id / "data"
 
     def drop(self, staged: StagedUpload) -> None:
-        """Remove a staged upload."""
         shutil.rmtree(self._folder / staged.id, ignore_errors=True)
 
     def sweep(self, before: dt.datetime) -> None:

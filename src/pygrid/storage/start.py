@@ -15,10 +15,10 @@ from pygrid.lifecycle import AppContext, BackgroundTask, Feature
 from pygrid.settings import AppSettings, DomainSettings
 from pygrid.storage import audit
 from pygrid.storage.accounts import has_first_owner, seed_roles
-from pygrid.storage.app_state import IDENTITY, check_no_store, restore_file
+from pygrid.storage.app_state import check_no_store
 from pygrid.storage.audit import NotifiedWrites
 from pygrid.storage.idempotency import AnswerStore
-from pygrid.storage.installation import check_folder, match_database
+from pygrid.storage.installation import check_folder, match_database, prepare_replica
 from pygrid.storage.ownership import DatabaseLock, FolderLock
 from pygrid.storage.sql.database import Database
 from pygrid.storage.sql.migrations import migrate
@@ -61,17 +61,6 @@ def prepare_files(settings: AppSettings, database: Database) -> None:
     migrate(database)
     database.read_now(check_no_store)
     match_database(database, settings.data_dir, settings.app)
-
-
-def prepare_replica(settings: AppSettings, database: Database) -> None:
-    """Migrate the database of an app with replicas, and bring what they share to this data folder, which can be empty.
-
-    Raises:
-        InvalidConfig: ``wrong_database``, ``identity_damaged``.
-    """
-    migrate(database)
-    match_database(database, settings.data_dir, settings.app, is_disposable=True)
-    restore_file(database, settings.secret_key, IDENTITY, settings.data_dir / f"{IDENTITY}.pem")
 
 
 def database_feature(

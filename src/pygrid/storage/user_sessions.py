@@ -19,8 +19,6 @@ SESSION_MAX = dt.timedelta(days=7)
 
 @dataclass(frozen=True, slots=True)
 class UserSession:
-    """A session of a user."""
-
     id: str
     created_at: dt.datetime
     last_seen_at: dt.datetime

@@ -32,8 +32,6 @@ workers = sa.Table(
 
 @dataclass(frozen=True)
 class Worker:
-    """An authorized Worker."""
-
     id: int
     name: str
     created_at: dt.datetime

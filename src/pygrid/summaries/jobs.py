@@ -46,9 +46,9 @@ def sheet(info: JobInfo) -> list[tuple[str, str]]:
     if info.request is not None:
         rows += request_rows(info.request)
     if info.federation is not None and info.federation.num_begun:
-        told = info.federation
+        part = info.federation
         rows.append(
-            ("so far", f"{counted(told.num_begun, 'training')} begun, {counted(told.num_reported, 'diff')} sent")
+            ("so far", f"{counted(part.num_begun, 'training')} begun, {counted(part.num_reported, 'diff')} sent")
         )
     rows.append(("privacy", privacy_in_words(info)))
     if info.cost is not None:

@@ -31,8 +31,6 @@ _MAX_KEPT = 1024
 
 @dataclass(slots=True)
 class _Message:
-    """A message that has begun."""
-
     kind: str
     end: int
     """Offset in the State at which it ends."""

@@ -104,7 +104,6 @@ def message_of(field: WireField) -> memoryview:
 
 
 def text_of(field: WireField) -> str:
-    """The text of a field."""
     try:
         return str(message_of(field), "utf-8")
     except UnicodeDecodeError:
@@ -169,7 +168,6 @@ def write_bytes(number: int, value: Piece) -> bytes:
 
 
 def write_text(number: int, value: str) -> bytes:
-    """A field with a text."""
     return write_bytes(number, value.encode())
 
 

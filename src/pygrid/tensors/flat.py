@@ -96,11 +96,7 @@ class FiniteNorm:
         return math.sqrt(self._squares)
 
     def add(self, block: Float32) -> None:
-        """Add the next values.
-
-        Raises:
-            NonFinite: a value is NaN or infinite; the error names its array.
-        """
+        """Add the next values. Raises NonFinite: a value is NaN or infinite; the error names its array."""
         # One BLAS pass finds the norm and any NaN or infinity. Values beyond 1e19 overflow float32 too; the slow path
         # below distinguishes the two cases.
         with np.errstate(over="ignore", invalid="ignore"):

@@ -75,11 +75,7 @@ class StreamCheck:
         self._pending += view[usable:]
 
     def finish(self) -> Checked:
-        """The properties of the file, after all its bytes were added.
-
-        Raises:
-            InvalidTensors: the file ends early.
-        """
+        """The properties of the file, after all its bytes were added. Raises InvalidTensors: the file ends early."""
         layout, norm = self._layout, self._norm
         if layout is None or norm is None or self._length != layout.total_bytes:
             described = "its header" if layout is None else f"the {layout.total_bytes} bytes that its header describes"

@@ -14,15 +14,14 @@ import time
 import uuid
 from collections.abc import Callable, Mapping
 from dataclasses import replace
-from types import TracebackType
-from typing import Any, Literal, Self, TypeVar
+from typing import Any, Literal, TypeVar
 
 import msgspec
 
 from pygrid import codes
 from pygrid.errors import PygridError, from_problem
 from pygrid.messages.media import PROBLEM
-from pygrid.transport.base import Body, Request, Response, Transport
+from pygrid.transport.base import Body, Closing, Request, Response, Transport
 from pygrid.transport.encoding import json_body
 from pygrid.transport.retry import IN_PROGRESS, RetryPolicy, may_retry
 
@@ -37,7 +36,7 @@ _IDEMPOTENT = frozenset({"GET", "HEAD", "PUT", "DELETE"})
 _GATEWAY_STATUSES = (502, 503, 504)
 
 
-class Api:
+class Api(Closing):
     """A server's routes, called by method and path.
 
     Args:
@@ -234,14 +233,6 @@ class Api:
 
     def close(self) -> None:
         self.transport.close()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
 
 
 def _new_key() -> dict[str, str]:

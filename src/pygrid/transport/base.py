@@ -26,6 +26,21 @@ CONNECTION_LOST = "connection_lost"
 """Code of the error if the connection ended, or was silent for too long, before the answer was complete."""
 
 
+class Closing:
+    """What `with` closes at its end."""
+
+    def close(self) -> None:
+        raise NotImplementedError
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+
 class Body(Protocol):
     """The bytes of a request, in pieces, of a known length. A retry iterates again and gets the same bytes."""
 
@@ -70,7 +85,7 @@ class Request:
     """The answer is a stream of events, which may come as slowly as they happen."""
 
 
-class Response:
+class Response(Closing):
     """An answer whose head has arrived; its body is read as it arrives. Close it, or use a ``with`` statement."""
 
     def __init__(
@@ -110,14 +125,6 @@ class Response:
     def close(self) -> None:
         """Release the connection; it is reused if the body was read to its end."""
         self._close()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
 
 
 class Transport(Protocol):

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import base64
 import re
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Self
@@ -93,11 +94,13 @@ class Identity:
         return cls(Ed25519PrivateKey.generate())
 
     @classmethod
-    def load_or_make(cls, path: Path) -> Self:
+    def load_or_make(cls, path: Path, share: Callable[[], None] | None = None) -> Self:
         """The identity in a PEM file (PKCS 8). If there is no file, a new identity is made and stored with mode 0600.
 
         Two processes that start at once get the same identity.
 
+        Args:
+            share: of an app with replicas: it replaces the file by that of the first replica.
         Raises:
             InvalidConfig: the file holds no Ed25519 key (``identity_damaged``), or its folder cannot be made
                 (``invalid_data_dir``).
@@ -107,6 +110,8 @@ class Identity:
         if not path.exists():
             make_data_dir(path.parent)
             make_once(path, cls.make().to_pem())
+        if share is not None:
+            share()
         try:
             private_key = load_pem_private_key(path.read_bytes(), password=None)
         except (ValueError, TypeError) as error:

@@ -171,7 +171,7 @@ class Link:
         finally:
             self._asked.pop(number, None)
 
-    async def tell(self, type: str, payload: Mapping[str, Any] | None = None) -> None:
+    async def notify(self, type: str, payload: Mapping[str, Any] | None = None) -> None:
         """Send a message, which gets no answer.
 
         Raises:
@@ -219,7 +219,7 @@ class Link:
             if waiting is not None and not waiting.done():
                 _resolve(waiting, kind, frame)
         elif number is None:
-            await self._hear(kind, frame)
+            await self._handle(kind, frame)
         elif len(self._handling) >= self._max_handling:
             busy = Unavailable(
                 f"{self._max_handling} requests are being handled; try again later", code=codes.LINK_BUSY
@@ -230,7 +230,7 @@ class Link:
             self._handling.add(task)
             task.add_done_callback(self._handling.discard)
 
-    async def _hear(self, kind: str, frame: Payload) -> None:
+    async def _handle(self, kind: str, frame: Payload) -> None:
         handler = self._handlers.get(kind)
         if handler is None:
             # A later version of the other end can send types that this version does not know.

@@ -47,11 +47,7 @@ def make_ticket(identity: Identity, network: IdentityKey, domain: str, target: s
 
 
 def read_ticket(text: str) -> Ticket:
-    """The content of a ticket.
-
-    Raises:
-        InvalidCredentials: the text is not a ticket (``invalid_ticket``).
-    """
+    """The content of a ticket. Raises InvalidCredentials: the text is not a ticket (``invalid_ticket``)."""
     encoded = text.removeprefix(PREFIX)
     try:
         if encoded == text or len(text) > _MAX_CHARS:

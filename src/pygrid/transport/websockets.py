@@ -14,7 +14,7 @@ from pygrid.transport.links import NORMAL, PROTOCOL_ERROR, SocketClosed
 from pygrid.transport.proxies import find_proxy
 
 
-class _Straight(connect):
+class _NoRedirects(connect):
     """Follows no redirect: a server could lead the Domain to machines that the server cannot reach."""
 
     def process_redirect(self, exc: Exception) -> Exception:
@@ -42,7 +42,7 @@ def dial_websocket(
         InvalidInput: ``proxy_unsupported``. The result raises the errors of `websockets.asyncio.client.connect`.
     """
     scheme = {"http": "ws", "https": "wss"}[urlsplit(url).scheme]
-    return _Straight(
+    return _NoRedirects(
         f"{scheme}://{url.partition('://')[2].rstrip('/')}{path}",
         proxy=find_proxy(url),
         ssl=(trust or trusting_context()) if scheme == "wss" else None,

@@ -105,7 +105,6 @@ def norm_chart(norms: Sequence[ReportNorm], radii: Mapping[int, float]) -> Chart
 
 
 def schedule_charts(cycles: Sequence[CycleInfo]) -> list[Chart]:
-    """Return a chart of each scheduled setting."""
     charts = []
     for name in sorted({name for cycle in cycles for name in cycle.scheduled}):
         known = {cycle.sequence: cycle.scheduled[name] for cycle in cycles if name in cycle.scheduled}

@@ -110,8 +110,6 @@ class Frame(msgspec.Struct, frozen=True):
 
 
 class Console(msgspec.Struct, frozen=True):
-    """The console of an app."""
-
     kind: Literal["domain", "network"]
     name: str
     identity: str
@@ -182,7 +180,6 @@ def _find_alarm(request: AppRequest) -> str:
 
 
 def console_of(request: AppRequest) -> Console:
-    """Return the console that a request is for."""
     return service(request.app.state, Console)
 
 

@@ -34,7 +34,6 @@ _BUDGETS = (Permission.TRIAGE_REQUESTS, Permission.UPLOAD_DATA)
 
 
 def signals_of(state: State) -> Signals:
-    """Return the signals of the Domain."""
     return service(state, Store).signals
 
 

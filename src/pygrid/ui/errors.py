@@ -32,7 +32,6 @@ def answer_error(request: Request[Any, Any, Any], error: PygridError) -> Respons
 
 
 def answer_framework_error(request: Request[Any, Any, Any], error: HTTPException) -> Response[bytes]:
-    """Answer a refusal by the framework."""
     return _page(request, to_problem(request, error))
 
 

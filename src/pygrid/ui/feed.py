@@ -31,8 +31,6 @@ class Topic(msgspec.Struct, frozen=True):
 
 
 class Topics(msgspec.Struct, frozen=True):
-    """The topics of an app."""
-
     signals_of: Callable[[State], Signals]
     find_topic: Callable[[State, Principal, str], Awaitable[Topic | None]]
     """Returns a topic by its name; None: it is unknown, or not for this principal."""

@@ -10,11 +10,11 @@ from litestar.params import PathParameter
 
 from pygrid import codes
 from pygrid.errors import InvalidInput, UnsupportedMediaType
+from pygrid.web.parameters import PathId as PathId
 from pygrid.web.requests import AppRequest
 
 T = TypeVar("T")
 
-PathId = Annotated[int, PathParameter(ge=1, le=2**31 - 1)]
 PathText = Annotated[str, PathParameter(max_length=200)]
 
 MAX_FORM_BYTES = 64 * 1024

@@ -14,7 +14,6 @@ from pygrid.web.services import service
 
 
 def signals_of(state: State) -> Signals:
-    """Return the signals of the Network."""
     return service(state, LocalSignals)
 
 

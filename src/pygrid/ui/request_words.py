@@ -31,8 +31,6 @@ SURE = 1.96
 
 
 class AnswerRow(msgspec.Struct, frozen=True):
-    """A value of an answer."""
-
     group: str
     value: float | None
     error: float | None

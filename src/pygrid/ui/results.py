@@ -45,8 +45,6 @@ class BarPlot(msgspec.Struct, frozen=True):
 
 
 class AnswerView(msgspec.Struct, frozen=True):
-    """The answer to one question."""
-
     title: str
     cells: list[AnswerCell]
     has_margins: bool
@@ -62,8 +60,6 @@ class ArrayLine(msgspec.Struct, frozen=True):
 
 
 class ResultView(msgspec.Struct, frozen=True):
-    """A result on its page."""
-
     num_bytes: int
     answers: list[AnswerView]
     metrics: list[tuple[str, float | None, float | None]]

@@ -21,8 +21,6 @@ _HEADERS = {"Cache-Control": "public, max-age=31536000, immutable", "Vary": "Acc
 
 
 class StaticFile(msgspec.Struct, frozen=True):
-    """A file as it is sent."""
-
     media_type: str
     data: bytes
     compressed: bytes
@@ -38,7 +36,6 @@ class StaticFiles(msgspec.Struct, frozen=True):
 
     @classmethod
     def load(cls) -> StaticFiles:
-        """Read and compress all files."""
         names, files = {}, {}
         for path in sorted(FOLDER.rglob("*")):
             if path.suffix not in _TYPES:
@@ -50,7 +47,6 @@ class StaticFiles(msgspec.Struct, frozen=True):
         return cls(names, files)
 
     def url(self, name: str) -> str:
-        """Return the address of a file."""
         return f"/admin/static/{self.names[name]}"
 
 

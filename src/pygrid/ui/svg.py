@@ -37,7 +37,6 @@ class PlanDrawing(msgspec.Struct, frozen=True):
 
 
 def draw_plan(picture: Picture) -> PlanDrawing:
-    """Return the drawing of a plan."""
     row_width = picture.width * (BOX_WIDTH + GAP_X) - GAP_X
     counts: dict[int, int] = {}
     for box in picture.boxes:

@@ -24,12 +24,6 @@ CYCLE_STATES = {
     "completed": "completed",
 }
 PROCESS_STATES = {"active": "training", "paused": "paused", "finished": "finished"}
-JOB_KINDS = {
-    "train": "train a model on",
-    "evaluate": "evaluate a model on",
-    "statistics": "ask statistics of",
-    "predict": "get an answer of a model for each record of",
-}
 VISIBILITIES = {
     "public": "public: everybody sees the columns, nobody sees a record",
     "listed": "listed: everybody with an account sees the columns, nobody sees a record",

@@ -29,6 +29,8 @@ from pygrid.errors import Unauthenticated
 
 Connection = ASGIConnection[Any, Any, Any, Any]
 Guard = Callable[[Connection, BaseRouteHandler], Awaitable[None]]
+SESSION: list[dict[str, list[str]]] = [{"session": []}]
+"""The ``security=`` of a handler that needs a session, for the OpenAPI document."""
 
 
 def find_bearer(connection: Connection) -> str | None:

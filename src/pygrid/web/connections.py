@@ -104,7 +104,6 @@ class ConnectionLimits:
 
     @classmethod
     def of(cls, settings: AppSettings) -> ConnectionLimits:
-        """Return the limits of the settings."""
         return cls(
             max_connections=settings.max_connections,
             max_connections_per_address=settings.max_connections_per_address,
@@ -160,8 +159,6 @@ class Connection(Protocol):
 
 @dataclass(slots=True, eq=False)
 class ConnectionSlot:
-    """One admitted connection."""
-
     owner: Connection
     key: str | None
     """Address that it counts for; None: no address."""
@@ -199,7 +196,6 @@ class Connections:
 
     @property
     def num_held_bytes(self) -> int:
-        """Held bytes of all connections."""
         return self._num_held
 
     def __len__(self) -> int:

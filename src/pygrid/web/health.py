@@ -112,5 +112,4 @@ def metrics(state: State) -> Response[bytes]:
 
 
 def health_routes() -> list[Any]:
-    """Return the three routes."""
     return [Router("/", route_handlers=[healthz, readyz, metrics], tags=["health"])]

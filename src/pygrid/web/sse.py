@@ -30,7 +30,6 @@ class ServerEvent:
     data: bytes
 
     def encode(self) -> bytes:
-        """Return the bytes of the event."""
         return b"id: %d\nevent: %s\ndata: %s\n\n" % (self.id, self.kind.encode(), self.data)
 
 

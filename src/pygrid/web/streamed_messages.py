@@ -20,8 +20,6 @@ BeginsStream: TypeAlias = Callable[[bytes], bool]
 
 
 class FrameHead(NamedTuple):
-    """The head of a frame."""
-
     is_final: bool
     opcode: int
     """With the reserved bits, so a frame of an extension has an unknown one."""
@@ -74,7 +72,6 @@ class StreamedMessage:
     num_bytes: int = 0
 
     def begin(self, head: FrameHead) -> None:
-        """Begin a frame of the message."""
         self.head, self.left = head, head.length
         self.num_frames += 1
         self.num_bytes += head.length

@@ -10,8 +10,6 @@ from dataclasses import dataclass, field
 
 @dataclass(slots=True, eq=False)
 class _Holder:
-    """One address."""
-
     waiting: deque[tuple[Callable[[], None], object | None]] = field(default_factory=deque)
     running: dict[object, float] = field(default_factory=dict)
     """Connection -> start time of its request; the oldest comes first."""

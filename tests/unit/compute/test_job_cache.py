@@ -67,7 +67,7 @@ def test_what_was_used_longest_ago_goes_but_nothing_in_use(tmp_path: Path) -> No
         a, b, c = (put(files, text) for text in (b"aaaa", b"bbbb", b"cccc"))
         for age, name in enumerate((c, a, b)):
             os.utime(tmp_path / name, (1000 - age, 1000 - age))
-        files.make_room()
+        files.make_space()
         assert all(files.find(name) for name in (a, b, c)), "a job uses them"
         os.utime(tmp_path / b, (1, 1))
     assert files.find(b) is None

@@ -29,8 +29,8 @@ from pygrid.core.datasets import (
     expand_source,
     looks_like_path,
     search_text,
-    told_schema,
     understand,
+    visible_schema,
 )
 from pygrid.core.mocks import MAX_MOCK_VALUES, draw_mock, num_mock_records
 from pygrid.errors import InvalidConfig
@@ -70,8 +70,8 @@ def test_categories_found_in_the_data_are_told_to_the_holder_only() -> None:
     found = Column("disease", "text", categories=("rare", "common"), num_categories=2)
     declared = Column("sex", "text", categories=("f", "m"), num_categories=2, declared=True)
     schema = Schema((found, declared), 10)
-    assert told_schema(schema, to_owner=True) == schema
-    told = told_schema(schema, to_owner=False)
+    assert visible_schema(schema, to_owner=True) == schema
+    told = visible_schema(schema, to_owner=False)
     assert b"rare" not in msgspec.json.encode(told)
     assert (told.columns[0].categories, told.columns[0].num_categories) == (None, None)
     assert told.columns[1] == declared

@@ -23,4 +23,4 @@ async def test_each_listener_gets_each_version_before_changed_returns(caplog: py
         seen.append(public.version)
     assert told == seen[1:]
     assert len(set(seen)) == 3
-    assert "public change not told" in caplog.text
+    assert "public change not announced" in caplog.text

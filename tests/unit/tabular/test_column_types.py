@@ -17,7 +17,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pygrid.core.column_times import DAY_US, check_time_format, read_time, span_of, write_time
-from pygrid.core.datasets import told_schema
+from pygrid.core.datasets import visible_schema
 from pygrid.core.mocks import draw_mock
 from pygrid.errors import InvalidConfig, InvalidDataset, InvalidInput
 from pygrid.messages.column_text import read_column
@@ -101,7 +101,7 @@ def test_a_level_that_looks_missing_is_a_level() -> None:
 def test_levels_from_the_data_are_for_the_owner_only() -> None:
     schema, records = store(PEOPLE, {"sex": "category"})
     assert records["sex"] == ["f", "m", None]
-    column = told_schema(schema, to_owner=False).find("sex")
+    column = visible_schema(schema, to_owner=False).find("sex")
     assert (column.categories, column.num_categories, column.has_missing) == (None, None, True)
 
 

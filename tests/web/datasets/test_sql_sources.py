@@ -21,7 +21,7 @@ import psycopg
 import pytest
 
 from pygrid.client import DomainClient, SqlQuery
-from pygrid.core.datasets import told_schema
+from pygrid.core.datasets import visible_schema
 from pygrid.core.sql_origins import check_origin
 from pygrid.errors import InvalidConfig, InvalidInput
 from pygrid.messages.sql_origins import SqlOrigin
@@ -131,7 +131,7 @@ def test_from_a_query_to_a_refreshed_dataset(
         for secret in (PASSWORD, urllib.parse.quote(PASSWORD, safe="")):
             assert all(secret not in text for text in shown)
         assert not any("reader" in text for text in shown[1:])
-        assert told_schema(dataset.schema, to_owner=False).origin is None
+        assert visible_schema(dataset.schema, to_owner=False).origin is None
 
 
 def test_errors_of_postgresql_name_no_user_and_no_password(clinic: str) -> None:

@@ -59,8 +59,8 @@ def show_training(
 def describe(domains: Sequence[DomainState], cycles: Sequence[FederatedCycle]) -> str:
     """The state of a training in one line."""
     if not cycles:
-        told = ", ".join(f"{domain.name} {domain.state}" for domain in domains)
-        return f"waiting for the Domains to decide: {told}"
+        states = ", ".join(f"{domain.name} {domain.state}" for domain in domains)
+        return f"waiting for the Domains to decide: {states}"
     completed = [cycle for cycle in cycles if cycle.state == "completed"]
     metrics = (
         "".join(f", {name} {value:.4g}" for name, value in sorted(completed[-1].metrics.items())) if completed else ""

@@ -13,9 +13,9 @@ from pygrid.units import size
 class _CountedBody:
     """A body that reports the number of sent bytes."""
 
-    def __init__(self, body: Body, told: Callable[[int], object]) -> None:
+    def __init__(self, body: Body, on_progress: Callable[[int], object]) -> None:
         self._body = body
-        self._told = told
+        self._on_progress = on_progress
 
     @property
     def num_bytes(self) -> int:
@@ -26,7 +26,7 @@ class _CountedBody:
         for piece in self._body:
             yield piece
             done += len(piece)
-            self._told(done)
+            self._on_progress(done)
 
 
 @contextlib.contextmanager

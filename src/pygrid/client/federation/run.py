@@ -228,17 +228,17 @@ class FederatedRun:
             return list(pool.map(self._state_of, self._record.members))
 
     def _state_of(self, member: FederationMember) -> DomainState:
-        def told(state: str, detail: str, num_reported: int = 0) -> DomainState:
+        def described(state: str, detail: str, num_reported: int = 0) -> DomainState:
             return DomainState(member.name, member.url, member.dataset, member.job_id, state, detail, num_reported)
 
         if not member.job_id:
-            return told("refused" if member.refusal else "unknown", member.refusal or "no request was sent")
+            return described("refused" if member.refusal else "unknown", member.refusal or "no request was sent")
         try:
             api = self._apis[member.name]
             info = get_job(SessionApi(api.transport, token=api.token, retries=_BRIEFLY), member.job_id).info()
         except PygridError as error:
-            return told("unknown", error.detail)
-        return told(info.state, _in_words(info, member), info.federation.num_reported if info.federation else 0)
+            return described("unknown", error.detail)
+        return described(info.state, _in_words(info, member), info.federation.num_reported if info.federation else 0)
 
     def _cancel(self, member: FederationMember) -> None:
         if not member.job_id:

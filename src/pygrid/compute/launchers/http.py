@@ -42,7 +42,6 @@ class HttpEngine:
             raise EngineError(f"{self._address} answered with what is not JSON") from error
 
     async def close(self) -> None:
-        """Close the connections."""
         await self._client.aclose()
 
 

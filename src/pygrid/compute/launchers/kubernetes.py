@@ -66,7 +66,6 @@ class KubernetesLauncher:
 
 
 def make_job(config: PoolConfig, domain: str, handle: str) -> dict[str, Any]:
-    """Return the Job of a Worker."""
     resources = {"cpu": str(config.cpus), "memory": f"{config.memory_mb}Mi"}
     token = {"secretKeyRef": {"name": handle, "key": "token"}}
     container = {

@@ -63,8 +63,6 @@ class _Tally:
 
 @dataclass(frozen=True)
 class _PlanJob:
-    """A job with a plan."""
-
     spec: JobSpec
     plan: Plan
     params: Params

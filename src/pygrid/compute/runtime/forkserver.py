@@ -37,8 +37,6 @@ _CPU_PROBE_S = 5
 
 
 class ServerSettings(msgspec.Struct, frozen=True):
-    """Settings of the operator."""
-
     allow_weak_sandbox: bool = False
     niceness: int = 5
     """Added to a job's priority value, so that the Domain answers while jobs compute."""

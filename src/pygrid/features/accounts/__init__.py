@@ -29,8 +29,6 @@ FAILURES_S = 60.0
 
 @dataclass(frozen=True, kw_only=True)
 class AccountsFeature(Feature):
-    """The accounts of an app."""
-
     service: AccountService
 
 

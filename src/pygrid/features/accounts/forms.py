@@ -49,7 +49,6 @@ async def needs_private_key(connection: Connection, _handler: BaseRouteHandler) 
 
 
 def present(request: AppRequest) -> AccountPresenter:
-    """Return the presenter for the form of the request."""
     access = service(request.app.state, AccountService).access
     return AccountPresenter(access, is_published=is_published_form(request))
 

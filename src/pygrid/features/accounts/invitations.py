@@ -16,10 +16,11 @@ from pygrid.errors import Forbidden, InvalidInput
 from pygrid.features.accounts.signing import check_password, normalize_email, refuse
 from pygrid.features.accounts.tokens import TokenSignIn
 from pygrid.ids import hash_secret, new_secret
+from pygrid.messages.accounts import UserInvitation
 from pygrid.storage import accounts as store
 from pygrid.storage import api_tokens, audit, one_time_codes
 from pygrid.storage.accounts import User
-from pygrid.storage.one_time_codes import CodeRow, InvitationRow
+from pygrid.storage.one_time_codes import CodeRow
 
 logger = logging.getLogger(__name__)
 
@@ -37,7 +38,7 @@ class Invitations(TokenSignIn):
 
     async def invite(
         self, principal: Principal, email: str, role_id: int | None, expires_in_h: int | None
-    ) -> tuple[InvitationRow, str]:
+    ) -> tuple[UserInvitation, str]:
         """Return an invitation to create an account with this e-mail and role, and its code.
 
         It replaces an earlier invitation of this e-mail.
@@ -51,7 +52,7 @@ class Invitations(TokenSignIn):
         code, now = new_code(), self._clock.now()
         expires_at = now + _lifetime(expires_in_h, INVITATION)
 
-        def put(connection: sa.Connection) -> InvitationRow:
+        def put(connection: sa.Connection) -> UserInvitation:
             actor = store.get_principal(connection, principal.user_id)
             role = store.get_role(connection, USER.id if role_id is None else role_id)
             refuse(access.can_give_role(actor, role))
@@ -60,11 +61,11 @@ class Invitations(TokenSignIn):
             kept = one_time_codes.put_code(connection, row, hash_secret(code), email_key, now)
             self._append(connection, "user_invited", {"invitation_id": kept.id, "role": role.name}, principal)
             inviter = store.get_user(connection, principal.user_id).email
-            return InvitationRow(kept.id, email, role.name, inviter, expires_at)
+            return UserInvitation(kept.id, email, role.name, inviter, expires_at)
 
         return await self._writes.write(put), grouped(code)
 
-    async def list_invitations(self, principal: Principal) -> list[InvitationRow]:
+    async def list_invitations(self, principal: Principal) -> list[UserInvitation]:
         """Return the open invitations, oldest first."""
         require(principal, Permission.CREATE_USERS)
         now = self._clock.now()

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from pygrid.core.access import Principal, require
 from pygrid.features.accounts.service import AccountService
-from pygrid.storage.people import PersonRow, list_people
+from pygrid.storage.people import PersonRow as PersonRow
+from pygrid.storage.people import list_people
 from pygrid.storage.sql.database import Database
 
 

@@ -31,7 +31,6 @@ class AccountPresenter:
         return RoleInfo(role.id, role.name, **{str(one): one in role.permissions for one in self._shown})
 
     def group(self, group: Group) -> GroupInfo:
-        """Return the body of a group."""
         return GroupInfo(group.id, group.name)
 
     def user(self, user: User, private_key: str | None = None) -> UserInfo:
@@ -44,7 +43,6 @@ class AccountPresenter:
         return info
 
     def flags(self, data: RoleRequest | RoleEdit) -> dict[Permission, bool]:
-        """Return the permissions that a request states."""
         stated = {one: value for one in Permission if (value := getattr(data, one)) is not msgspec.UNSET}
         if self._is_published and Permission.UPLOAD_DATA in stated and Permission.HOST_MODELS not in self._shown:
             stated.setdefault(Permission.HOST_MODELS, stated[Permission.UPLOAD_DATA])

@@ -9,11 +9,11 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import cache
-from typing import Annotated, Any
+from typing import Any
 
 import msgspec
 from litestar import Response, Router, delete, get, post, put
-from litestar.params import JSONBody, PathParameter
+from litestar.params import JSONBody
 
 from pygrid.core import access
 from pygrid.core.access import Permission, Role
@@ -22,40 +22,18 @@ from pygrid.features.accounts.credential_routes import CREDENTIAL_HANDLERS
 from pygrid.features.accounts.forms import find_caller, find_private_key, needs_private_key, present
 from pygrid.features.accounts.service import AccountService
 from pygrid.features.accounts.signing import KeyedUser
-from pygrid.messages.accounts import (
-    Done,
-    EmailChange,
-    GroupRequest,
-    GroupResponse,
-    GroupsChange,
-    GroupsResponse,
-    LoginRequest,
-    LoginResponse,
-    PasswordChange,
-    RoleChange,
-    RoleDeleted,
-    RoleEdit,
-    RoleRequest,
-    RoleResponse,
-    RolesResponse,
-    SignUpRequest,
-    UserResponse,
-    UserSearch,
-    UsersResponse,
-)
+from pygrid.messages import accounts as messages
 from pygrid.storage.accounts import Group, User
 from pygrid.web.addresses import client_address, client_agent
-from pygrid.web.auth import authenticate, find_bearer, find_token, needs_session, require
+from pygrid.web.auth import SESSION, authenticate, find_bearer, find_token, needs_session, require
 from pygrid.web.idempotency import Handler, repeatable
+from pygrid.web.parameters import PathId
 from pygrid.web.preconditions import IfMatch, tagged
 from pygrid.web.problems import describe_problems
 from pygrid.web.published import Area, exception_handlers
 from pygrid.web.requests import AppRequest
 from pygrid.web.services import service
 
-PathId = Annotated[int, PathParameter(ge=1, le=2**31 - 1)]
-
-_SESSION: list[dict[str, list[str]]] = [{"session": []}]
 _READ = describe_problems(400, 403, 404, 413)
 _CHANGED = describe_problems(400, 403, 404, 409, 412, 413)
 _SIGNED_IN = describe_problems(400, 403, 404, 409, 412, 413, 429)
@@ -69,7 +47,7 @@ def _accounts(request: AppRequest) -> AccountService:
 
 
 @post("/users", status_code=200, responses=_SIGNED_IN)
-async def sign_up(request: AppRequest, data: JSONBody[SignUpRequest]) -> Response[UserResponse]:
+async def sign_up(request: AppRequest, data: JSONBody[messages.SignUpRequest]) -> Response[messages.UserResponse]:
     """Create an account; only this answer contains its ``private_key``.
 
     The very first account becomes Owner. Later accounts get the role User, unless a caller with ``can_create_users``
@@ -86,71 +64,64 @@ async def sign_up(request: AppRequest, data: JSONBody[SignUpRequest]) -> Respons
 
 
 @post("/users/login", status_code=200, responses=_SIGNED_IN)
-async def log_in(request: AppRequest, data: JSONBody[LoginRequest]) -> LoginResponse:
+async def log_in(request: AppRequest, data: JSONBody[messages.LoginRequest]) -> messages.LoginResponse:
     """Begin a session: a token for the header ``Authorization: Bearer``.
 
     A header ``private-key`` must have the key of the account.
     """
     key, address = find_private_key(request), client_address(request)
     session = await _accounts(request).log_in(data.email, data.password, address, key, client_agent(request))
-    return LoginResponse(True, session.token, session.expires_in_s)
+    return messages.LoginResponse(True, session.token, session.expires_in_s)
 
 
-@post("/users/logout", status_code=200, guards=[require()], security=_SESSION, responses=_READ)
-async def log_out(request: AppRequest) -> Done:
+@post("/users/logout", status_code=200, guards=[require()], security=SESSION, responses=_READ)
+async def log_out(request: AppRequest) -> messages.Done:
     """End the session of this request."""
     await _accounts(request).log_out(await find_caller(request), find_token(request) or "")
-    return Done(True)
+    return messages.Done(True)
 
 
-@get("/users", guards=[require()], security=_SESSION, responses=_READ)
-async def list_users(request: AppRequest) -> UsersResponse:
+@get("/users", guards=[require()], security=SESSION, responses=_READ)
+async def list_users(request: AppRequest) -> messages.UsersResponse:
     """List all users, oldest first."""
     found = await _accounts(request).list_users(await find_caller(request))
-    return UsersResponse(True, [present(request).user(user) for user in found])
+    return messages.UsersResponse(True, [present(request).user(user) for user in found])
 
 
-@get("/users/me", guards=[require()], security=_SESSION, responses=_READ)
-async def get_me(request: AppRequest) -> Response[UserResponse]:
+@get("/users/me", guards=[require()], security=SESSION, responses=_READ)
+async def get_me(request: AppRequest) -> Response[messages.UserResponse]:
     """Show the user of this session."""
     caller = await find_caller(request)
     return _tagged_user(request, await _accounts(request).get_user(caller, caller.user_id))
 
 
-@get("/users/{user_id:int}", guards=[require()], security=_SESSION, responses=_READ)
-async def get_user(request: AppRequest, user_id: PathId) -> Response[UserResponse]:
+@get("/users/{user_id:int}", guards=[require()], security=SESSION, responses=_READ)
+async def get_user(request: AppRequest, user_id: PathId) -> Response[messages.UserResponse]:
     """Show a user: the caller, or any user to callers who may list users."""
     return _tagged_user(request, await _accounts(request).get_user(await find_caller(request), user_id))
 
 
-@post(
-    "/users/search",
-    status_code=200,
-    guards=[require()],
-    security=_SESSION,
-    responses=_READ,
-    opt={"reads": True},
-)
-async def search_users(request: AppRequest, data: JSONBody[UserSearch]) -> UsersResponse:
+@post("/users/search", status_code=200, guards=[require()], security=SESSION, responses=_READ, opt={"reads": True})
+async def search_users(request: AppRequest, data: JSONBody[messages.UserSearch]) -> messages.UsersResponse:
     """List the users that match all given criteria."""
     caller = await find_caller(request)
     found = await _accounts(request).search_users(caller, data.email, data.role, data.group)
-    return UsersResponse(True, [present(request).user(user) for user in found])
+    return messages.UsersResponse(True, [present(request).user(user) for user in found])
 
 
-@put("/users/{user_id:int}/email", guards=[require()], security=_SESSION, responses=_CHANGED)
+@put("/users/{user_id:int}/email", guards=[require()], security=SESSION, responses=_CHANGED)
 async def change_email(
-    request: AppRequest, user_id: PathId, data: JSONBody[EmailChange], if_match: IfMatch = None
-) -> Response[UserResponse]:
+    request: AppRequest, user_id: PathId, data: JSONBody[messages.EmailChange], if_match: IfMatch = None
+) -> Response[messages.UserResponse]:
     """Change the caller's e-mail, or with ``can_create_users`` that of a user whose role is not above the caller's."""
     caller, expect = await find_caller(request), _expect_user(request, if_match)
     return _tagged_user(request, await _accounts(request).change_email(caller, user_id, data.email, expect))
 
 
-@put("/users/{user_id:int}/password", guards=[require()], security=_SESSION, responses=_SIGNED_IN)
+@put("/users/{user_id:int}/password", guards=[require()], security=SESSION, responses=_SIGNED_IN)
 async def change_password(
-    request: AppRequest, user_id: PathId, data: JSONBody[PasswordChange], if_match: IfMatch = None
-) -> Response[UserResponse]:
+    request: AppRequest, user_id: PathId, data: JSONBody[messages.PasswordChange], if_match: IfMatch = None
+) -> Response[messages.UserResponse]:
     """Change a password, with the rights of `change_email`; ends the user's sessions and private key.
 
     Callers who change their own password lose this session too. They get a new ``private_key``, which only this answer
@@ -160,43 +131,45 @@ async def change_password(
     return _with_key(request, await _accounts(request).change_password(caller, user_id, data.password, expect))
 
 
-@post("/users/me/private-key", status_code=200, guards=[require()], security=_SESSION, responses=_READ)
-async def rotate_private_key(request: AppRequest) -> Response[UserResponse]:
+@post("/users/me/private-key", status_code=200, guards=[require()], security=SESSION, responses=_READ)
+async def rotate_private_key(request: AppRequest) -> Response[messages.UserResponse]:
     """Replace the caller's private key; only this answer contains the new one."""
     caller = await find_caller(request)
     return _with_key(request, await _accounts(request).rotate_private_key(caller, caller.user_id))
 
 
-@delete("/users/{user_id:int}/private-key", status_code=200, guards=[require()], security=_SESSION, responses=_CHANGED)
-async def revoke_private_key(request: AppRequest, user_id: PathId) -> UserResponse:
+@delete("/users/{user_id:int}/private-key", status_code=200, guards=[require()], security=SESSION, responses=_CHANGED)
+async def revoke_private_key(request: AppRequest, user_id: PathId) -> messages.UserResponse:
     """Revoke a private key, with the rights of `change_email`."""
     user = await _accounts(request).revoke_private_key(await find_caller(request), user_id)
-    return UserResponse(True, present(request).user(user))
+    return messages.UserResponse(True, present(request).user(user))
 
 
-@put("/users/{user_id:int}/role", guards=[require()], security=_SESSION, responses=_CHANGED)
+@put("/users/{user_id:int}/role", guards=[require()], security=SESSION, responses=_CHANGED)
 async def change_role(
-    request: AppRequest, user_id: PathId, data: JSONBody[RoleChange], if_match: IfMatch = None
-) -> Response[UserResponse]:
+    request: AppRequest, user_id: PathId, data: JSONBody[messages.RoleChange], if_match: IfMatch = None
+) -> Response[messages.UserResponse]:
     """Change a user's role and end their sessions. No caller can raise their own role or assign more than they have."""
     caller, expect = await find_caller(request), _expect_user(request, if_match)
     return _tagged_user(request, await _accounts(request).change_role(caller, user_id, data.role, expect))
 
 
-@put("/users/{user_id:int}/groups", guards=[require()], security=_SESSION, responses=_CHANGED)
+@put("/users/{user_id:int}/groups", guards=[require()], security=SESSION, responses=_CHANGED)
 async def change_groups(
-    request: AppRequest, user_id: PathId, data: JSONBody[GroupsChange], if_match: IfMatch = None
-) -> Response[UserResponse]:
+    request: AppRequest, user_id: PathId, data: JSONBody[messages.GroupsChange], if_match: IfMatch = None
+) -> Response[messages.UserResponse]:
     """Replace the groups of a user."""
     caller, expect = await find_caller(request), _expect_user(request, if_match)
     return _tagged_user(request, await _accounts(request).change_groups(caller, user_id, data.groups, expect))
 
 
-@delete("/users/{user_id:int}", status_code=200, guards=[require()], security=_SESSION, responses=_CHANGED)
-async def delete_user(request: AppRequest, user_id: PathId, if_match: IfMatch = None) -> UserResponse:
+@delete("/users/{user_id:int}", status_code=200, guards=[require()], security=SESSION, responses=_CHANGED)
+async def delete_user(request: AppRequest, user_id: PathId, if_match: IfMatch = None) -> messages.UserResponse:
     """Delete an account with its sessions and memberships."""
     caller, expect = await find_caller(request), _expect_user(request, if_match)
-    return UserResponse(True, present(request).user(await _accounts(request).delete_user(caller, user_id, expect)))
+    return messages.UserResponse(
+        True, present(request).user(await _accounts(request).delete_user(caller, user_id, expect))
+    )
 
 
 # Roles
@@ -211,113 +184,118 @@ def _may(permission: Permission) -> Handler:
     return check
 
 
-@post("/roles", status_code=200, guards=[require()], security=_SESSION, responses=_CHANGED)
+@post("/roles", status_code=200, guards=[require()], security=SESSION, responses=_CHANGED)
 @repeatable(
-    shape=lambda request, role: RoleResponse(True, present(request).role(role)), check=_may(Permission.EDIT_ROLES)
+    shape=lambda request, role: messages.RoleResponse(True, present(request).role(role)),
+    check=_may(Permission.EDIT_ROLES),
 )
-async def create_role(request: AppRequest, data: JSONBody[RoleRequest]) -> RoleResponse:
+async def create_role(request: AppRequest, data: JSONBody[messages.RoleRequest]) -> messages.RoleResponse:
     """Create a role within the caller's own permissions."""
     flags = present(request).new_flags(data)
     caller = await find_caller(request)
-    return RoleResponse(True, present(request).role(await _accounts(request).create_role(caller, data.name, flags)))
+    return messages.RoleResponse(
+        True, present(request).role(await _accounts(request).create_role(caller, data.name, flags))
+    )
 
 
-@get("/roles", guards=[require()], security=_SESSION, responses=_READ)
-async def list_roles(request: AppRequest) -> RolesResponse:
+@get("/roles", guards=[require()], security=SESSION, responses=_READ)
+async def list_roles(request: AppRequest) -> messages.RolesResponse:
     """List all roles, oldest first."""
     found = await _accounts(request).list_roles(await find_caller(request))
-    return RolesResponse(True, [present(request).role(role) for role in found])
+    return messages.RolesResponse(True, [present(request).role(role) for role in found])
 
 
-@get("/roles/{role_id:int}", guards=[require()], security=_SESSION, responses=_READ)
-async def get_role(request: AppRequest, role_id: PathId) -> Response[RoleResponse]:
+@get("/roles/{role_id:int}", guards=[require()], security=SESSION, responses=_READ)
+async def get_role(request: AppRequest, role_id: PathId) -> Response[messages.RoleResponse]:
     """Show a role."""
     return _tagged_role(request, await _accounts(request).get_role(await find_caller(request), role_id))
 
 
-@put("/roles/{role_id:int}", guards=[require()], security=_SESSION, responses=_CHANGED)
+@put("/roles/{role_id:int}", guards=[require()], security=SESSION, responses=_CHANGED)
 async def edit_role(
-    request: AppRequest, role_id: PathId, data: JSONBody[RoleEdit], if_match: IfMatch = None
-) -> Response[RoleResponse]:
+    request: AppRequest, role_id: PathId, data: JSONBody[messages.RoleEdit], if_match: IfMatch = None
+) -> Response[messages.RoleResponse]:
     """Change the given fields of a role, for all of its users."""
     caller, expect = await find_caller(request), _expect_role(request, if_match)
     name, flags = None if data.name is msgspec.UNSET else data.name, present(request).flags(data)
     return _tagged_role(request, await _accounts(request).edit_role(caller, role_id, name, flags, expect))
 
 
-@delete("/roles/{role_id:int}", status_code=200, guards=[require()], security=_SESSION, responses=_CHANGED)
-async def delete_role(request: AppRequest, role_id: PathId, if_match: IfMatch = None) -> RoleDeleted:
+@delete("/roles/{role_id:int}", status_code=200, guards=[require()], security=SESSION, responses=_CHANGED)
+async def delete_role(request: AppRequest, role_id: PathId, if_match: IfMatch = None) -> messages.RoleDeleted:
     """Delete a role that no user has."""
     caller, expect = await find_caller(request), _expect_role(request, if_match)
     info = present(request).role(await _accounts(request).delete_role(caller, role_id, expect))
-    return RoleDeleted(True, info, info)
+    return messages.RoleDeleted(True, info, info)
 
 
 # Groups
 
 
-@post("/groups", status_code=200, guards=[require()], security=_SESSION, responses=_CHANGED)
+@post("/groups", status_code=200, guards=[require()], security=SESSION, responses=_CHANGED)
 @repeatable(
-    shape=lambda request, group: GroupResponse(True, present(request).group(group)),
+    shape=lambda request, group: messages.GroupResponse(True, present(request).group(group)),
     check=_may(Permission.CREATE_GROUPS),
 )
-async def create_group(request: AppRequest, data: JSONBody[GroupRequest]) -> GroupResponse:
+async def create_group(request: AppRequest, data: JSONBody[messages.GroupRequest]) -> messages.GroupResponse:
     """Create a group."""
     group = await _accounts(request).create_group(await find_caller(request), data.name)
-    return GroupResponse(True, present(request).group(group))
+    return messages.GroupResponse(True, present(request).group(group))
 
 
-@get("/groups", guards=[require()], security=_SESSION, responses=_READ)
-async def list_groups(request: AppRequest) -> GroupsResponse:
+@get("/groups", guards=[require()], security=SESSION, responses=_READ)
+async def list_groups(request: AppRequest) -> messages.GroupsResponse:
     """List all groups, oldest first."""
     found = await _accounts(request).list_groups(await find_caller(request))
-    return GroupsResponse(True, [present(request).group(group) for group in found])
+    return messages.GroupsResponse(True, [present(request).group(group) for group in found])
 
 
-@get("/groups/{group_id:int}", guards=[require()], security=_SESSION, responses=_READ)
-async def get_group(request: AppRequest, group_id: PathId) -> Response[GroupResponse]:
+@get("/groups/{group_id:int}", guards=[require()], security=SESSION, responses=_READ)
+async def get_group(request: AppRequest, group_id: PathId) -> Response[messages.GroupResponse]:
     """Show a group."""
     return _tagged_group(request, await _accounts(request).get_group(await find_caller(request), group_id))
 
 
-@put("/groups/{group_id:int}", guards=[require()], security=_SESSION, responses=_CHANGED)
+@put("/groups/{group_id:int}", guards=[require()], security=SESSION, responses=_CHANGED)
 async def rename_group(
-    request: AppRequest, group_id: PathId, data: JSONBody[GroupRequest], if_match: IfMatch = None
-) -> Response[GroupResponse]:
+    request: AppRequest, group_id: PathId, data: JSONBody[messages.GroupRequest], if_match: IfMatch = None
+) -> Response[messages.GroupResponse]:
     """Rename a group."""
     caller, expect = await find_caller(request), _expect_group(request, if_match)
     return _tagged_group(request, await _accounts(request).rename_group(caller, group_id, data.name, expect))
 
 
-@delete("/groups/{group_id:int}", status_code=200, guards=[require()], security=_SESSION, responses=_CHANGED)
-async def delete_group(request: AppRequest, group_id: PathId, if_match: IfMatch = None) -> GroupResponse:
+@delete("/groups/{group_id:int}", status_code=200, guards=[require()], security=SESSION, responses=_CHANGED)
+async def delete_group(request: AppRequest, group_id: PathId, if_match: IfMatch = None) -> messages.GroupResponse:
     """Delete a group; its members stay."""
     caller, expect = await find_caller(request), _expect_group(request, if_match)
-    return GroupResponse(True, present(request).group(await _accounts(request).delete_group(caller, group_id, expect)))
+    return messages.GroupResponse(
+        True, present(request).group(await _accounts(request).delete_group(caller, group_id, expect))
+    )
 
 
 # Answers
 
 
-def _tagged_user(request: AppRequest, user: User) -> Response[UserResponse]:
+def _tagged_user(request: AppRequest, user: User) -> Response[messages.UserResponse]:
     info = present(request).user(user)
-    return tagged(UserResponse(True, info), of=info)
+    return tagged(messages.UserResponse(True, info), of=info)
 
 
-def _with_key(request: AppRequest, keyed: KeyedUser) -> Response[UserResponse]:
+def _with_key(request: AppRequest, keyed: KeyedUser) -> Response[messages.UserResponse]:
     """Answer as `_tagged_user` with the new private key, if there is one; the tag does not cover the key."""
     shown = present(request).user(keyed.user, keyed.private_key)
-    return tagged(UserResponse(True, shown), of=present(request).user(keyed.user))
+    return tagged(messages.UserResponse(True, shown), of=present(request).user(keyed.user))
 
 
-def _tagged_role(request: AppRequest, role: Role) -> Response[RoleResponse]:
+def _tagged_role(request: AppRequest, role: Role) -> Response[messages.RoleResponse]:
     info = present(request).role(role)
-    return tagged(RoleResponse(True, info), of=info)
+    return tagged(messages.RoleResponse(True, info), of=info)
 
 
-def _tagged_group(request: AppRequest, group: Group) -> Response[GroupResponse]:
+def _tagged_group(request: AppRequest, group: Group) -> Response[messages.GroupResponse]:
     info = present(request).group(group)
-    return tagged(GroupResponse(True, info), of=info)
+    return tagged(messages.GroupResponse(True, info), of=info)
 
 
 def _expect_role(request: AppRequest, if_match: str | None) -> Callable[[Role], None]:

@@ -170,8 +170,6 @@ class AccountService(Invitations):
     async def change_groups(
         self, principal: Principal, user_id: int, group_ids: Sequence[int], expect: Callable[[User], None] = anything
     ) -> User:
-        """Replace the groups of a user."""
-
         def change(connection: sa.Connection) -> User:
             expect(self._manage(connection, principal, user_id))
             store.put_memberships(connection, user_id, group_ids)
@@ -208,7 +206,6 @@ class AccountService(Invitations):
         return await self._database.read(store.list_roles)
 
     async def get_role(self, principal: Principal, role_id: int) -> Role:
-        """Return one role."""
         require(principal, self.access.see_roles)
         return await self._database.read(lambda connection: store.get_role(connection, role_id))
 
@@ -307,7 +304,6 @@ class AccountService(Invitations):
         return await self._database.read(store.list_groups)
 
     async def get_group(self, principal: Principal, group_id: int) -> Group:
-        """Return one group."""
         require(principal, self.access.see_users)
         return await self._database.read(lambda connection: store.get_group(connection, group_id))
 
@@ -348,7 +344,6 @@ class AccountService(Invitations):
 
 
 def _audited(role: Role) -> dict[str, Any]:
-    """Return the audit entry of a role."""
     return {"role_id": role.id, "name": role.name, "permissions": sorted(role.permissions)}
 
 

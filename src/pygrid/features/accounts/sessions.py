@@ -33,7 +33,6 @@ class SessionsService:
         return await self._database.read(lambda connection: rows.list_sessions(connection, principal.user_id, now))
 
     def session_id(self, token: str) -> str:
-        """Return the id of the session of a token."""
         return hash_secret(token)[: rows.ID_CHARS]
 
     async def end_session(self, principal: Principal, session_id: str) -> None:

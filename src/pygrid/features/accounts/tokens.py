@@ -12,7 +12,7 @@ from pygrid.errors import InvalidCredentials, InvalidInput, TooManyRequests
 from pygrid.features.accounts.signing import SESSION_TOUCH, SignIn
 from pygrid.ids import hash_secret, new_secret
 from pygrid.storage import api_tokens as rows
-from pygrid.storage.api_tokens import ApiTokenRow
+from pygrid.storage.api_tokens import ApiTokenRow as ApiTokenRow
 
 USUAL_DAYS = 90
 MAX_DAYS = 366

@@ -11,7 +11,7 @@ import sqlalchemy as sa
 
 from pygrid import codes
 from pygrid.configuration import read_server_config
-from pygrid.core.datasets import Schema, SchemaQuery, told_schema
+from pygrid.core.datasets import Schema, SchemaQuery, visible_schema
 from pygrid.core.discovery import MAX_ANSWER_BYTES, ByteLimit, asks_for, check_query, encoded_size, mentions, snippet
 from pygrid.errors import InvalidConfig, InvalidInput
 from pygrid.messages.discovery import (
@@ -133,7 +133,7 @@ def _find_datasets(connection: sa.Connection, query: SearchQuery) -> list[FoundD
 def _describe_dataset(
     dataset: DatasetRow, version: DatasetVersion, schema: Schema, tags: tuple[str, ...]
 ) -> FoundDataset:
-    told = told_schema(schema, to_owner=False).columns[:MAX_COLUMNS]
+    shown = visible_schema(schema, to_owner=False).columns[:MAX_COLUMNS]
     return FoundDataset(
         id=dataset.id,
         name=dataset.name,
@@ -143,7 +143,7 @@ def _describe_dataset(
         num_records=version.num_records,
         num_columns=version.num_columns,
         columns=tuple(
-            FoundColumn(one.name, one.dtype, one.shape, printable(one.unit), printable(one.meaning)) for one in told
+            FoundColumn(one.name, one.dtype, one.shape, printable(one.unit), printable(one.meaning)) for one in shown
         ),
         updated_at=dataset.updated_at,
     )

@@ -45,7 +45,6 @@ class CycleSum:
 
     @property
     def process_id(self) -> int:
-        """The process of the cycle."""
         return self._process.id
 
     def fold(self, report: Report, data: bytes | None = None, content: ReportContent | None = None) -> None:
@@ -187,7 +186,6 @@ class CycleSums:
             raise
 
     def complete(self, process_id: int, cycle_id: int) -> None:
-        """Drop the sum of a completed cycle."""
         self._completed[process_id] = cycle_id
         self._sums.pop(cycle_id, None)
 

@@ -20,9 +20,9 @@ from pygrid.clock import Clock
 from pygrid.core import cycles as rules
 from pygrid.core.cycles import AdmissionRefusal, Assignment, Cycle, CycleState
 from pygrid.core.processes import HostedProcess
+from pygrid.features.cycles.admission_queue import AdmissionQueues
 from pygrid.features.cycles.quotas import DeviceQuotas
 from pygrid.features.cycles.scheduler import CycleScheduler
-from pygrid.features.cycles.waiting_room import WaitingRooms
 from pygrid.ids import hash_secret, new_secret
 from pygrid.lifecycle import ClientGone, Stopping
 from pygrid.storage import reports as rows
@@ -73,7 +73,7 @@ class Admissions:
         self._candidates: dict[int, dict[str, dt.datetime]] = {}
         self._draws: dict[tuple[int, float], list[asyncio.Future[None]]] = {}
         self._drawing: set[asyncio.Task[None]] = set()
-        self._rooms = WaitingRooms()
+        self._queues = AdmissionQueues()
         self._keys: OrderedDict[str, tuple[Admission, int]] = OrderedDict()
         self._key_of: OrderedDict[int, str] = OrderedDict()
         self._admitting: Batch[AdmissionRequest, Placed | AdmissionRefusal] = AdmitClients(clock.now)
@@ -165,8 +165,8 @@ class Admissions:
                 return _GONE
             return await self._try(process, applicant, stay_s, again=True)
 
-        room = self._rooms.enter(self._scheduler.current.get(process.id), process.config, woken_by)
-        return await (attempt() if room is None else room.try_in_turn(attempt))
+        queue = self._queues.enter(self._scheduler.current.get(process.id), process.config, woken_by)
+        return await (attempt() if queue is None else queue.try_in_turn(attempt))
 
     async def _last_word(
         self, process: HostedProcess, applicant: Applicant, outcome: AdmissionRefusal

@@ -13,8 +13,6 @@ from pygrid.messages.decoding import read_struct
 
 
 class PublishedReport(msgspec.Struct):
-    """A report in JSON."""
-
     worker_id: str
     request_key: str
     diff: str

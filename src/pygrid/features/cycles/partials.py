@@ -67,8 +67,6 @@ class FoundSums:
 
 
 class PartialSums:
-    """The partial sums of this replica and of others."""
-
     def __init__(self, database: Database, objects: Objects, limits: PartialLimits | None = None) -> None:
         self._database, self._objects = database, objects
         self._limits = limits or PartialLimits()

@@ -88,7 +88,6 @@ class ReportStage:
             del self._in_memory[address]
 
     def close_file(self, address: str, file: IO[bytes]) -> None:
-        """Remove a file."""
         file.close()
         self.num_files -= 1
         self._open[address] -= 1
@@ -97,8 +96,6 @@ class ReportStage:
 
 
 class StagedText:
-    """The text of one diff."""
-
     def __init__(self, stage: ReportStage, address: str, held: Memory) -> None:
         self._stage = stage
         self._address = address
@@ -131,7 +128,6 @@ class StagedText:
         await asyncio.shield(asyncio.to_thread(self._file.write, data))
 
     async def read(self) -> AsyncIterator[bytes]:
-        """Yield the text in pieces."""
         file = self._file
         if file is None:
             for start in range(0, len(self._memory), _PIECE_BYTES):
@@ -142,7 +138,6 @@ class StagedText:
             yield piece
 
     def close(self) -> None:
-        """Remove the text."""
         self._clear()
         if self._file is not None:
             self._stage.close_file(self._address, self._file)

@@ -117,7 +117,6 @@ class CycleScheduler:
         self._changed.set()
 
     def _forget(self, cycle: Cycle, next_id: int) -> None:
-        """Forget a cycle that is over."""
         self._deadlines.pop(cycle.id, None)
         self._closing.pop(cycle.id, None)
         self._fences.pop(cycle.id, None)

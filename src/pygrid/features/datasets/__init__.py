@@ -13,7 +13,6 @@ if TYPE_CHECKING:
 
 
 def build(clock: Clock, store: Store, writes: AuditedWrites, settings: DomainSettings) -> Feature:
-    """Build the feature."""
     # Not at the top: the child process that converts files imports this package, and needs none of them.
     from pygrid.core.datasets import DatasetLimits
     from pygrid.features.datasets.changes import DatasetChanges

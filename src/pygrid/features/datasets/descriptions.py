@@ -7,7 +7,7 @@ import sqlalchemy as sa
 
 from pygrid import codes
 from pygrid.core.access import Principal
-from pygrid.core.datasets import can_manage, can_see, check_manage, dataset_not_found, told_schema
+from pygrid.core.datasets import can_manage, can_see, check_manage, dataset_not_found, visible_schema
 from pygrid.errors import Conflict
 from pygrid.messages.datasets import DatasetInfo, DatasetSummary, VersionInfo
 from pygrid.storage import datasets as rows
@@ -32,7 +32,6 @@ def get_managed(connection: sa.Connection, principal: Principal, dataset_id: int
 def summarize(
     principal: Principal | None, dataset: DatasetRow, version: DatasetVersion, tags: tuple[str, ...]
 ) -> DatasetSummary:
-    """Return the entry of a dataset in a list."""
     return DatasetSummary(
         id=dataset.id,
         name=dataset.name,
@@ -67,7 +66,7 @@ def describe(
     summary = summarize(principal, dataset, version, rows.list_tags(connection, [dataset.id])[dataset.id])
     return DatasetInfo(
         **msgspec.structs.asdict(summary),
-        schema=told_schema(schema, to_owner=summary.mine),
+        schema=visible_schema(schema, to_owner=summary.mine),
         versions=[
             VersionInfo(one.number, one.note, one.num_records, one.size_bytes, one.mock, one.created_at)
             for one in rows.list_versions(connection, dataset.id)

@@ -100,7 +100,7 @@ class Receiver:
         check_preparations(request.prepare or ())
         with self._files.draft() as folder, self._files.draft() as data, self._files.draft() as mock:
             # The files are kept until their columns are stored, which are usually of the same size.
-            await self._check_room(2 * (announced_bytes or 0), limits)
+            await self._check_space(2 * (announced_bytes or 0), limits)
             yield UploadDraft(request, folder.path, data, mock, skipped_before)
 
     @contextlib.asynccontextmanager
@@ -114,7 +114,7 @@ class Receiver:
             StorageFull: the disk has too little space.
             ClientGone: the client disconnected before the outcome.
         """
-        await self._check_room(files.data.stat().st_size, limits)
+        await self._check_space(files.data.stat().st_size, limits)
         converted, mock_kind = await unless_gone(departed, self._make_columns(draft, files, limits))
         await asyncio.to_thread(shutil.rmtree, draft.folder)
         drafts = (draft.data, None if mock_kind == "none" else draft.mock)
@@ -134,7 +134,7 @@ class Receiver:
         """
         prepared = prepared_schema(table.schema, preparations, limits)
         base = file_columns(table.schema)
-        await self._check_room(prepared.num_bytes - base.num_bytes, limits)
+        await self._check_space(prepared.num_bytes - base.num_bytes, limits)
         with self._files.draft() as data, self._files.draft() as mock:
             drafts = (data, None if table.mock_folder is None else mock)
             for name, draft in zip((table.folder, table.mock_folder), drafts, strict=True):
@@ -175,11 +175,11 @@ class Receiver:
         self, draft: UploadDraft[R], files: UploadedFiles, limits: DatasetLimits, departed: OnDisconnect
     ) -> Converted:
         """Return what `store` would store, and keep nothing. Raises as `store`."""
-        await self._check_room(files.data.stat().st_size, limits)
+        await self._check_space(files.data.stat().st_size, limits)
         converted, _ = await unless_gone(departed, self._make_columns(draft, files, limits))
         return converted
 
-    async def _check_room(self, num_bytes: int, limits: DatasetLimits) -> None:
+    async def _check_space(self, num_bytes: int, limits: DatasetLimits) -> None:
         await asyncio.to_thread(check_free, self._files.folder, num_bytes, limits)
 
     async def _make_columns(
@@ -189,7 +189,7 @@ class Receiver:
         converted = await self._convert(files.data, draft.data, draft.request, limits, draft.skipped_before)
         preparations = draft.request.prepare or ()
         schema = prepared_schema(converted.schema, preparations, limits)
-        await self._check_room(schema.num_bytes - converted.schema.num_bytes, limits)
+        await self._check_space(schema.num_bytes - converted.schema.num_bytes, limits)
         await self._write_prepared(draft.data, schema, preparations)
         schema = msgspec.structs.replace(schema, origin=draft.request.origin, skipped=skipped)
         mock_kind = await self._make_mock(files, draft.mock, draft.request, schema, limits)

@@ -8,7 +8,7 @@ from typing import Annotated, Any
 
 from litestar import Response, Router, delete, get, post, put
 from litestar.datastructures import State
-from litestar.params import FromQuery, JSONBody, PathParameter, QueryParameter
+from litestar.params import FromQuery, JSONBody, QueryParameter
 from litestar.response import Stream
 
 from pygrid.core.access import Permission
@@ -28,21 +28,20 @@ from pygrid.messages.datasets import (
     VersionRequest,
 )
 from pygrid.messages.preparations import PrepareRequest
-from pygrid.web.auth import anyone, find_principal, require
+from pygrid.web.auth import SESSION, anyone, find_principal, require
 from pygrid.web.idempotency import repeatable
+from pygrid.web.parameters import PageSize, PathId
 from pygrid.web.preconditions import IfMatch, tagged
 from pygrid.web.problems import describe_problems
 from pygrid.web.published import Area, exception_handlers
 from pygrid.web.requests import AppRequest, stream_body, wait_until_gone
 from pygrid.web.services import service
 
-PathId = Annotated[int, PathParameter(ge=1, le=2**31 - 1)]
 Version = Annotated[int | None, QueryParameter(ge=1, le=2**31 - 1)]
 MAX_SEARCH_CHARS = 1000
 
 
 def _upload(request: AppRequest, uploads: UploadsService) -> Upload:
-    """Return the form of a request."""
     body = stream_body(request, 2 * uploads.limits.max_upload_bytes + 64 * 1024**2)
     return Upload(request.headers.get("content-type", ""), body, uploads.limits.max_upload_bytes)
 
@@ -52,12 +51,16 @@ def _announced_bytes(request: AppRequest) -> int | None:
     return int(announced) if announced.isascii() and announced.isdigit() and len(announced) <= 20 else None
 
 
+_may_upload = require(Permission.UPLOAD_DATA)
+_FOUND = describe_problems(400, 401, 404)
+
+
 @post(
     "/datasets",
     status_code=201,
     request_max_body_size=None,
-    guards=[require(Permission.UPLOAD_DATA)],
-    security=[{"session": []}],
+    guards=[_may_upload],
+    security=SESSION,
     responses=describe_problems(400, 401, 403, 408, 409, 413, 507),
 )
 @repeatable(form=True)
@@ -75,8 +78,8 @@ async def upload_dataset(request: AppRequest, state: State) -> DatasetInfo:
     "/datasets/dry-run",
     status_code=200,
     request_max_body_size=None,
-    guards=[require(Permission.UPLOAD_DATA)],
-    security=[{"session": []}],
+    guards=[_may_upload],
+    security=SESSION,
     responses=describe_problems(400, 401, 403, 408, 413, 507),
 )
 async def try_upload(request: AppRequest, state: State) -> UploadTrial:
@@ -94,7 +97,7 @@ async def try_upload(request: AppRequest, state: State) -> UploadTrial:
     status_code=201,
     request_max_body_size=None,
     guards=[require()],
-    security=[{"session": []}],
+    security=SESSION,
     responses=describe_problems(400, 401, 403, 404, 408, 409, 413, 507),
 )
 @repeatable(form=True)
@@ -118,7 +121,7 @@ async def _may_manage(request: AppRequest, state: State, dataset_id: int, **_: o
     "/datasets/{dataset_id:int}/prepare",
     status_code=201,
     guards=[require()],
-    security=[{"session": []}],
+    security=SESSION,
     responses=describe_problems(400, 401, 403, 404, 409, 412, 413, 507),
 )
 @repeatable(check=_may_manage)
@@ -139,7 +142,7 @@ async def list_datasets(
     dtype: FromQuery[str | None] = None,
     meaning: FromQuery[str | None] = None,
     before: Annotated[int | None, QueryParameter(ge=1, le=2**31 - 1)] = None,
-    limit: Annotated[int, QueryParameter(ge=1, le=1000)] = 100,
+    limit: PageSize = 100,
 ) -> DatasetList:
     """List the datasets that the caller may see, newest first; filtered by words, tags and properties of a column."""
     found = await service(state, DatasetsService).list_datasets(
@@ -153,7 +156,7 @@ async def list_datasets(
     return DatasetList(found)
 
 
-@get("/datasets/by-name", guards=[anyone], responses=describe_problems(400, 401, 404))
+@get("/datasets/by-name", guards=[anyone], responses=_FOUND)
 async def find_dataset(
     request: AppRequest, state: State, name: Annotated[str, QueryParameter(min_length=1, max_length=200)]
 ) -> Response[DatasetInfo]:
@@ -161,7 +164,7 @@ async def find_dataset(
     return tagged(await service(state, DatasetsService).find_by_name(find_principal(request), name))
 
 
-@get("/datasets/{dataset_id:int}", guards=[anyone], responses=describe_problems(400, 401, 404))
+@get("/datasets/{dataset_id:int}", guards=[anyone], responses=_FOUND)
 async def get_dataset(
     request: AppRequest, state: State, dataset_id: PathId, version: Version = None
 ) -> Response[DatasetInfo]:
@@ -176,7 +179,7 @@ async def get_dataset(
 @put(
     "/datasets/{dataset_id:int}",
     guards=[require()],
-    security=[{"session": []}],
+    security=SESSION,
     responses=describe_problems(400, 401, 403, 404, 409, 412),
 )
 async def update_dataset(
@@ -190,7 +193,7 @@ async def update_dataset(
     "/datasets/{dataset_id:int}",
     status_code=204,
     guards=[require()],
-    security=[{"session": []}],
+    security=SESSION,
     responses=describe_problems(400, 401, 403, 404, 412),
 )
 async def delete_dataset(request: AppRequest, state: State, dataset_id: PathId, if_match: IfMatch = None) -> None:
@@ -198,7 +201,7 @@ async def delete_dataset(request: AppRequest, state: State, dataset_id: PathId, 
     await service(state, DatasetsService).delete(request.user, dataset_id, Precondition(if_match))
 
 
-@get("/datasets/{dataset_id:int}/mock", guards=[anyone], responses=describe_problems(400, 401, 404))
+@get("/datasets/{dataset_id:int}/mock", guards=[anyone], responses=_FOUND)
 async def download_mock(
     request: AppRequest, state: State, dataset_id: PathId, version: Version = None
 ) -> Response[Any]:
@@ -215,7 +218,7 @@ async def _each(pieces: Iterator[bytes]) -> AsyncIterator[bytes]:
 @get(
     "/datasets/{dataset_id:int}/preview",
     guards=[require()],
-    security=[{"session": []}],
+    security=SESSION,
     responses=describe_problems(400, 401, 403, 404),
 )
 async def preview_dataset(

@@ -70,7 +70,7 @@ class StagingService:
         """Remove uploads that nobody stored within a day."""
         await asyncio.to_thread(self._files.drop_old, self._clock.now() - KEPT)
 
-    async def check_room(self, principal: Principal, announced_bytes: int | None) -> None:
+    async def check_space(self, principal: Principal, announced_bytes: int | None) -> None:
         """Check that the principal can send a file of this size now.
 
         Raises:
@@ -94,8 +94,8 @@ class StagingService:
 
     @contextlib.asynccontextmanager
     async def receive(self, principal: Principal, announced_bytes: int | None) -> AsyncIterator[Path]:
-        """Yield the folder for the file ``data``; it is removed if the block fails. Raises as `check_room`."""
-        await self.check_room(principal, announced_bytes)
+        """Yield the folder for the file ``data``; it is removed if the block fails. Raises as `check_space`."""
+        await self.check_space(principal, announced_bytes)
         with self._files.receive() as path:
             yield path
 

@@ -11,7 +11,6 @@ from pygrid.lifecycle import AppContext, Feature
 
 
 def build(app: AppContext, domains: DomainRegistry, num_replicas: int) -> Feature:
-    """Build the feature."""
     discovery = DiscoveryService(domains, num_replicas, Fanout(app.metrics))
     searches = AttemptSketch(app.clock, SEARCH_WINDOW_S)
     return Feature(services=(discovery, searches), routes=(router,), close=discovery.close)

@@ -25,7 +25,7 @@ from pygrid.plans.manifest import Port
 from pygrid.plans.serving import ServingReport, port_bytes
 from pygrid.plans.text import human_bytes, human_count, one_line
 from pygrid.storage import jobs as rows
-from pygrid.storage.accounts import list_emails
+from pygrid.storage.accounts import find_emails, list_emails
 from pygrid.storage.federated import list_parts
 from pygrid.units import decimal
 
@@ -152,7 +152,7 @@ class Describer:
 
     def _email(self, user_id: int) -> str:
         if user_id not in self._emails:
-            self._emails[user_id] = rows.get_emails(self._connection, [user_id]).get(user_id, "")
+            self._emails[user_id] = find_emails(self._connection, [user_id]).get(user_id, "")
         return self._emails[user_id]
 
 

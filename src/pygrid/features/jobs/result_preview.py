@@ -1,4 +1,4 @@
-"""A look into the result of a job, for a person who decides on its release or who has asked for it."""
+"""Preview of the result of a job, for the person who decides on its release and for its requester."""
 
 from __future__ import annotations
 
@@ -22,8 +22,6 @@ MAX_ROWS = 20
 
 @dataclass(frozen=True, slots=True)
 class ArrayPreview:
-    """One array of a result."""
-
     name: str
     dtype: str
     shape: tuple[int, ...]
@@ -47,7 +45,7 @@ class ResultPreview:
 
 
 def preview_result(kind: JobKind, path: Path) -> ResultPreview:
-    """Return a look into the file of a result. Blocks."""
+    """Return a preview of the file of a result. Blocks."""
     empty = ResultPreview([], {}, [], [], 0)
     size = path.stat().st_size
     if size > MAX_BYTES:

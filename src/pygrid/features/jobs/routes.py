@@ -8,7 +8,7 @@ from typing import Annotated, Any
 import msgspec
 from litestar import Response, Router, get, post, put
 from litestar.datastructures import State
-from litestar.params import FromQuery, HeaderParameter, JSONBody, PathParameter, QueryParameter
+from litestar.params import FromQuery, HeaderParameter, JSONBody, QueryParameter
 from litestar.response import Stream
 
 from pygrid.core.jobs import JobState
@@ -22,6 +22,7 @@ from pygrid.storage.jobs import JobFilter
 from pygrid.web.auth import require
 from pygrid.web.blobs import BlobResponses, describe_blob
 from pygrid.web.idempotency import repeatable
+from pygrid.web.parameters import HexId, PageSize, PathId
 from pygrid.web.preconditions import IfMatch, IfNoneMatch, tagged
 from pygrid.web.problems import describe_problems
 from pygrid.web.published import Area, exception_handlers
@@ -30,8 +31,8 @@ from pygrid.web.services import service
 from pygrid.web.sessions import watch_session
 from pygrid.web.sse import ServerEvent, event_stream
 
-DatasetId = Annotated[int, PathParameter(ge=1, le=2**31 - 1)]
-JobId = Annotated[str, PathParameter(pattern="^[0-9a-f]{32}$")]
+_FOUND = describe_problems(400, 401, 404)
+_CHANGED = describe_problems(400, 401, 403, 404, 409)
 
 
 @post(
@@ -58,7 +59,7 @@ async def list_jobs(
     job_state: Annotated[list[JobStateName] | None, QueryParameter(name="state", max_items=20)] = None,
     mine: FromQuery[bool] = False,
     before: Annotated[str | None, QueryParameter(pattern="^[0-9a-f]{32}$")] = None,
-    limit: Annotated[int, QueryParameter(ge=1, le=1000)] = 100,
+    limit: PageSize = 100,
 ) -> JobList:
     """List the caller's jobs and those on the caller's datasets, newest first."""
     states = [JobState(name) for name in job_state or ()]
@@ -66,17 +67,17 @@ async def list_jobs(
     return JobList(await service(state, JobsService).list_jobs(request.user, wanted))
 
 
-@get("/jobs/{job_id:str}", guards=[require()], responses=describe_problems(400, 401, 404))
-async def get_job(request: AppRequest, state: State, job_id: JobId) -> JobInfo:
+@get("/jobs/{job_id:str}", guards=[require()], responses=_FOUND)
+async def get_job(request: AppRequest, state: State, job_id: HexId) -> JobInfo:
     """Show a job."""
     return await service(state, JobsService).get(request.user, job_id)
 
 
-@get("/jobs/{job_id:str}/events", guards=[require()], responses=describe_problems(400, 401, 404))
+@get("/jobs/{job_id:str}/events", guards=[require()], responses=_FOUND)
 async def stream_job(
     request: AppRequest,
     state: State,
-    job_id: JobId,
+    job_id: HexId,
     last_event_id: Annotated[int | None, HeaderParameter(name="Last-Event-ID", ge=0, le=2**31 - 1)] = None,
 ) -> Stream:
     """Stream a job, its changes and its progress as Server-Sent Events, until it has ended."""
@@ -94,7 +95,7 @@ async def _encode(changes: AsyncIterator[tuple[int, JobInfo]]) -> AsyncIterator[
     guards=[require()],
     responses={**describe_blob(), **describe_problems(400, 401, 404, 409, 410)},
 )
-async def download_result(request: AppRequest, state: State, job_id: JobId) -> Response[Any]:
+async def download_result(request: AppRequest, state: State, job_id: HexId) -> Response[Any]:
     """Download a result; each download has the same bytes."""
     folder, name, media_type = await service(state, JobsService).find_result(request.user, job_id)
     return await BlobResponses(folder).respond(request, name, media_type=media_type)
@@ -105,53 +106,36 @@ async def _may_see(request: AppRequest, state: State, job_id: str, **_: object) 
     await service(state, JobsService).get(request.user, job_id)
 
 
-@post(
-    "/jobs/{job_id:str}/approve",
-    status_code=200,
-    guards=[require()],
-    responses=describe_problems(400, 401, 403, 404, 409),
-)
+@post("/jobs/{job_id:str}/approve", status_code=200, guards=[require()], responses=_CHANGED)
 @repeatable(check=_may_see)
-async def approve_job(request: AppRequest, state: State, job_id: JobId, data: JSONBody[DecisionRequest]) -> JobInfo:
+async def approve_job(request: AppRequest, state: State, job_id: HexId, data: JSONBody[DecisionRequest]) -> JobInfo:
     """Approve a waiting job, or the release of a held result."""
     return await service(state, JobsService).approve(request.user, job_id, data)
 
 
-@post(
-    "/jobs/{job_id:str}/deny", status_code=200, guards=[require()], responses=describe_problems(400, 401, 403, 404, 409)
-)
+@post("/jobs/{job_id:str}/deny", status_code=200, guards=[require()], responses=_CHANGED)
 @repeatable(check=_may_see)
-async def deny_job(request: AppRequest, state: State, job_id: JobId, data: JSONBody[DecisionRequest]) -> JobInfo:
+async def deny_job(request: AppRequest, state: State, job_id: HexId, data: JSONBody[DecisionRequest]) -> JobInfo:
     """Deny a waiting job, or the release of a held result."""
     return await service(state, JobsService).deny(request.user, job_id, data)
 
 
-@post(
-    "/jobs/{job_id:str}/revoke",
-    status_code=200,
-    guards=[require()],
-    responses=describe_problems(400, 401, 403, 404, 409),
-)
+@post("/jobs/{job_id:str}/revoke", status_code=200, guards=[require()], responses=_CHANGED)
 @repeatable(check=_may_see)
-async def revoke_job(request: AppRequest, state: State, job_id: JobId) -> JobInfo:
+async def revoke_job(request: AppRequest, state: State, job_id: HexId) -> JobInfo:
     """Revoke an approval before the job runs."""
     return await service(state, JobsService).revoke(request.user, job_id)
 
 
-@post(
-    "/jobs/{job_id:str}/cancel",
-    status_code=200,
-    guards=[require()],
-    responses=describe_problems(400, 401, 403, 404, 409),
-)
+@post("/jobs/{job_id:str}/cancel", status_code=200, guards=[require()], responses=_CHANGED)
 @repeatable(check=_may_see)
-async def cancel_job(request: AppRequest, state: State, job_id: JobId) -> JobInfo:
+async def cancel_job(request: AppRequest, state: State, job_id: HexId) -> JobInfo:
     """Cancel the caller's own job."""
     return await service(state, JobsService).cancel(request.user, job_id)
 
 
-@get("/datasets/{dataset_id:int}/policy", guards=[require()], responses=describe_problems(400, 401, 404))
-async def get_policy(request: AppRequest, state: State, dataset_id: DatasetId) -> Response[PolicyInfo]:
+@get("/datasets/{dataset_id:int}/policy", guards=[require()], responses=_FOUND)
+async def get_policy(request: AppRequest, state: State, dataset_id: PathId) -> Response[PolicyInfo]:
     """Show the policy of a dataset: its privacy budget, and the jobs that need no decision. It has an ``ETag``."""
     return tagged(await service(state, PoliciesService).get(request.user, dataset_id))
 
@@ -160,7 +144,7 @@ async def get_policy(request: AppRequest, state: State, dataset_id: DatasetId) -
 async def put_policy(
     request: AppRequest,
     state: State,
-    dataset_id: DatasetId,
+    dataset_id: PathId,
     data: JSONBody[PolicyInfo],
     if_match: IfMatch = None,
     if_none_match: IfNoneMatch = None,
@@ -170,8 +154,8 @@ async def put_policy(
     return tagged(await service(state, PoliciesService).put(request.user, dataset_id, data, precondition))
 
 
-@get("/datasets/{dataset_id:int}/budget", guards=[require()], responses=describe_problems(400, 401, 404))
-async def get_budget(request: AppRequest, state: State, dataset_id: DatasetId) -> BudgetInfo:
+@get("/datasets/{dataset_id:int}/budget", guards=[require()], responses=_FOUND)
+async def get_budget(request: AppRequest, state: State, dataset_id: PathId) -> BudgetInfo:
     """Show the spent part of a dataset's privacy budget."""
     return await service(state, PoliciesService).budget(request.user, dataset_id)
 

@@ -21,7 +21,6 @@ class ModelsFeature(Feature):
 
 
 def build(clock: Clock, store: Store, settings: DomainSettings) -> ModelsFeature:
-    """Build the feature."""
     inference = InferenceWorkers(
         InferenceLimits(settings.inference_models, wall_s=settings.inference_wall_s, idle_s=settings.inference_idle_s),
         allow_weak_sandbox=settings.allow_weak_sandbox,

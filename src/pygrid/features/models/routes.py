@@ -14,7 +14,7 @@ from pygrid.features.models.forms import MAX_FORM_BYTES, MAX_TEXT_FORM_BYTES, re
 from pygrid.features.models.service import ModelsService
 from pygrid.messages import media
 from pygrid.messages.models import ModelIds, ModelList, ServedModel, ServedModelInfo
-from pygrid.web.auth import anyone, find_principal, require
+from pygrid.web.auth import SESSION, anyone, find_principal, require
 from pygrid.web.blobs import ServedModelBlobs, describe_blob
 from pygrid.web.forms import is_text_form
 from pygrid.web.idempotency import repeatable
@@ -26,7 +26,6 @@ from pygrid.web.responses import bytes_response
 from pygrid.web.services import service
 
 ModelId = Annotated[str, PathParameter(min_length=1, max_length=100, pattern=r"^[A-Za-z0-9_][A-Za-z0-9_.\-]{0,99}$")]
-_SESSION: list[dict[str, list[str]]] = [{"session": []}]
 
 
 @post(
@@ -34,7 +33,7 @@ _SESSION: list[dict[str, list[str]]] = [{"session": []}]
     status_code=200,
     request_max_body_size=None,
     guards=[require(Permission.HOST_MODELS)],
-    security=_SESSION,
+    security=SESSION,
     responses=describe_problems(400, 401, 403, 408, 409, 413, 507),
 )
 @repeatable(form=True, shape=lambda _request, info: _served(info))
@@ -70,7 +69,7 @@ async def list_models(request: AppRequest, state: State) -> ModelList:
     return ModelList(await service(state, ModelsService).list_models(find_principal(request)))
 
 
-@get("/models/{model_id:str}", guards=[require()], security=_SESSION, responses=describe_problems(400, 401, 404))
+@get("/models/{model_id:str}", guards=[require()], security=SESSION, responses=describe_problems(400, 401, 404))
 async def get_model(request: AppRequest, state: State, model_id: ModelId) -> ServedModelInfo:
     """Show a model."""
     return await service(state, ModelsService).get(request.user, model_id)
@@ -80,7 +79,7 @@ async def get_model(request: AppRequest, state: State, model_id: ModelId) -> Ser
     "/models/{model_id:str}",
     status_code=204,
     guards=[require()],
-    security=_SESSION,
+    security=SESSION,
     responses=describe_problems(400, 401, 403, 404),
 )
 async def delete_model(request: AppRequest, state: State, model_id: ModelId) -> None:
@@ -91,7 +90,7 @@ async def delete_model(request: AppRequest, state: State, model_id: ModelId) -> 
 @get(
     "/models/{model_id:str}/download",
     guards=[require()],
-    security=_SESSION,
+    security=SESSION,
     responses={**describe_blob(), **describe_problems(400, 401, 403, 404)},
 )
 async def download_model(request: AppRequest, state: State, model_id: ModelId) -> Response[Any]:
@@ -105,7 +104,7 @@ async def download_model(request: AppRequest, state: State, model_id: ModelId) -
     status_code=200,
     request_max_body_size=None,
     guards=[require()],
-    security=_SESSION,
+    security=SESSION,
     responses={
         200: ResponseSpec(
             bytes, generate_examples=False, description="Outputs as safetensors", media_type=media.TENSORS

@@ -21,8 +21,6 @@ from pygrid.storage.store import Store
 
 @dataclass(frozen=True, kw_only=True)
 class ProcessesFeature(Feature):
-    """The processes of a Domain."""
-
     service: ProcessesService
     published: PublishedHosting
 

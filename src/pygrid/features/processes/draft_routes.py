@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+from typing import Any
 
 from litestar import Response, Router, delete, get, post, put
 from litestar.datastructures import State
-from litestar.params import FromQuery, JSONBody, PathParameter
+from litestar.params import FromQuery, JSONBody
 
 from pygrid.core.access import Permission
 from pygrid.features.processes.drafts import MAX_NOTES_BYTES, DraftsService
@@ -15,15 +15,16 @@ from pygrid.messages.processes import DraftInfo, DraftList, DraftRemoved, HostDr
 from pygrid.web.auth import require
 from pygrid.web.blobs import DraftBlobs, describe_blob
 from pygrid.web.idempotency import repeatable
+from pygrid.web.parameters import FileHash, PathId
 from pygrid.web.problems import describe_problems
 from pygrid.web.published import Area, exception_handlers
 from pygrid.web.requests import AppRequest, stream_body
 from pygrid.web.services import service
 
-DraftId = Annotated[int, PathParameter(ge=1, le=2**31 - 1)]
-FileHash = Annotated[str, PathParameter(pattern="^[0-9a-f]{64}$")]
-
 _may = require(Permission.HOST_MODELS)
+
+
+_FOUND = describe_problems(400, 401, 403, 404)
 
 
 @post(
@@ -50,19 +51,15 @@ async def list_drafts(
     return DraftList(await service(state, DraftsService).list_drafts(request.user, name, version))
 
 
-@get("/drafts/{draft_id:int}", guards=[_may], responses=describe_problems(400, 401, 403, 404))
-async def get_draft(request: AppRequest, state: State, draft_id: DraftId) -> DraftInfo:
+@get("/drafts/{draft_id:int}", guards=[_may], responses=_FOUND)
+async def get_draft(request: AppRequest, state: State, draft_id: PathId) -> DraftInfo:
     """Show one of the caller's drafts."""
     return await service(state, DraftsService).get(request.user, draft_id)
 
 
-@get(
-    "/drafts/{draft_id:int}/files/{file_hash:str}",
-    guards=[_may],
-    responses={**describe_blob(), **describe_problems(400, 401, 403, 404)},
-)
+@get("/drafts/{draft_id:int}/files/{file_hash:str}", guards=[_may], responses={**describe_blob(), **_FOUND})
 async def download_draft_file(
-    request: AppRequest, state: State, draft_id: DraftId, file_hash: FileHash
+    request: AppRequest, state: State, draft_id: PathId, file_hash: FileHash
 ) -> Response[Any]:
     """Download the model or a plan of a draft that was not hosted."""
     file = await service(state, DraftsService).find_file(request.user, draft_id, file_hash)
@@ -75,7 +72,7 @@ async def download_draft_file(
     guards=[_may],
     responses=describe_problems(400, 401, 403, 404, 413),
 )
-async def set_notes(request: AppRequest, state: State, draft_id: DraftId, data: JSONBody[NotesRequest]) -> DraftInfo:
+async def set_notes(request: AppRequest, state: State, draft_id: PathId, data: JSONBody[NotesRequest]) -> DraftInfo:
     """Replace the notes of a draft."""
     return await service(state, DraftsService).set_notes(request.user, draft_id, data.notes)
 
@@ -88,14 +85,14 @@ async def set_notes(request: AppRequest, state: State, draft_id: DraftId, data: 
 )
 @repeatable()
 async def host_draft(
-    request: AppRequest, state: State, draft_id: DraftId, data: JSONBody[HostDraftRequest]
+    request: AppRequest, state: State, draft_id: PathId, data: JSONBody[HostDraftRequest]
 ) -> ProcessInfo:
     """Host a draft. A repeated call returns the same process."""
     return await service(state, DraftsService).host(request.user, draft_id, data.server_config, data.client_config)
 
 
-@delete("/drafts/{draft_id:int}", status_code=200, guards=[_may], responses=describe_problems(400, 401, 403, 404))
-async def delete_draft(request: AppRequest, state: State, draft_id: DraftId) -> DraftRemoved:
+@delete("/drafts/{draft_id:int}", status_code=200, guards=[_may], responses=_FOUND)
+async def delete_draft(request: AppRequest, state: State, draft_id: PathId) -> DraftRemoved:
     """Delete a draft."""
     await service(state, DraftsService).delete(request.user, draft_id)
     return DraftRemoved(draft_id)

@@ -116,21 +116,22 @@ class DraftsService:
         if rows.count_waiting(connection, principal.user_id) >= MAX_DRAFTS:
             detail = f"you have {MAX_DRAFTS} drafts that are not hosted, the most that are allowed; delete one first"
             raise TooManyRequests(detail, code=codes.TOO_MANY_DRAFTS)
-        check_free(connection, candidate.name, candidate.version)
+        new = candidate.process
+        check_free(connection, new.name, new.version)
         try:
             return rows.put_draft(
                 connection,
                 created_by=principal.user_id,
-                name=candidate.name,
-                version=candidate.version,
-                client_config=candidate.client_config,
-                server_config=candidate.server_config,
+                name=new.name,
+                version=new.version,
+                client_config=new.client_config,
+                server_config=new.server_config,
                 notes=notes,
                 files=files,
                 created_at=self._clock.now(),
             )
         except sa.exc.IntegrityError:
-            raise process_exists(candidate.name, candidate.version) from None
+            raise process_exists(new.name, new.version) from None
 
     async def list_drafts(self, principal: Principal, name: str | None, version: str | None) -> list[DraftInfo]:
         """Return the caller's drafts, newest first."""
@@ -239,7 +240,6 @@ class DraftsService:
         )
 
     def _read_form(self, draft: DraftRow, config: bytes) -> HostForm:
-        """Return the form that would host the draft."""
         blobs = self._store.drafts
         parts = {part: blobs.read(digest) for part, digest, _ in draft.files if part != _MODEL}
         averaging = parts.pop(_AVERAGING, None)

@@ -2,31 +2,24 @@
 
 from __future__ import annotations
 
-from typing import Annotated
-
 from litestar import Router, get, put
 from litestar.datastructures import State
-from litestar.params import JSONBody, PathParameter, QueryParameter
+from litestar.params import JSONBody
 
 from pygrid.core.access import Permission
 from pygrid.features.processes.evaluations import EvaluationsService
 from pygrid.messages.processes import EvaluationInfo, EvaluationList, EvaluationRequest
 from pygrid.web.auth import require
+from pygrid.web.parameters import AfterId, PageSize, PathId
 from pygrid.web.problems import describe_problems
 from pygrid.web.published import Area, exception_handlers
 from pygrid.web.requests import AppRequest
 from pygrid.web.services import service
 
-PathId = Annotated[int, PathParameter(ge=1, le=2**31 - 1)]
-
 
 @get("/processes/{process_id:int}/evaluations", guards=[require()], responses=describe_problems(400, 401, 404))
 async def list_evaluations(
-    request: AppRequest,
-    state: State,
-    process_id: PathId,
-    after: Annotated[int, QueryParameter(ge=0, le=2**31 - 1)] = 0,
-    limit: Annotated[int, QueryParameter(ge=1, le=1000)] = 1000,
+    request: AppRequest, state: State, process_id: PathId, after: AfterId = 0, limit: PageSize = 1000
 ) -> EvaluationList:
     """List the evaluations of checkpoints above number ``after``, in their order."""
     return EvaluationList(await service(state, EvaluationsService).list(request.user, process_id, after, limit))

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from dataclasses import asdict
 
 import sqlalchemy as sa
 
@@ -36,8 +35,7 @@ class EvaluationsService:
 
         def load(connection: sa.Connection) -> list[EvaluationInfo]:
             process = processes.get_process(connection, process_id)
-            found = rows.list_evaluations(connection, process_id, after, limit, visible_sources(principal, process))
-            return [EvaluationInfo(**asdict(row)) for row in found]
+            return rows.list_evaluations(connection, process_id, after, limit, visible_sources(principal, process))
 
         return await self._store.database.read(load)
 
@@ -61,7 +59,7 @@ class EvaluationsService:
             (row,) = rows.list_evaluations(connection, process_id, checkpoint - 1, 1)
             data = {"checkpoint": checkpoint, "metrics": metrics}
             cycles.put_event(connection, process_id, row.cycle, "checkpoint_evaluated", now, data)
-            return EvaluationInfo(**asdict(row))
+            return row
 
         info = await self._store.database.write(transaction)
         self._store.signals.notify(event_topic(process_id))

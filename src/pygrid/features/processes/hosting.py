@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import msgspec
@@ -72,10 +72,8 @@ class HostForm:
 class Candidate:
     """A process that passed all checks and is not stored."""
 
-    name: str
-    version: str
-    client_config: dict[str, Any]
-    server_config: dict[str, Any]
+    process: processes.NewProcess
+    """Without its host."""
     config: ServerConfig
     model: Layout
     plans: dict[str, bytes]
@@ -151,13 +149,13 @@ class Hosting:
         except (InvalidInput, msgspec.ValidationError) as error:
             raise InvalidConfig(f"config must be JSON with client_config and server_config: {error}") from error
         name, version, config = _read_configs(request)
-        sent = (request.client_config, request.server_config)
+        new = processes.NewProcess(name, version, request.client_config, request.server_config, num_values(form.model))
         await self._store.database.read(lambda connection: check_free(connection, name, version, draft_id))
         if form.traced is not None:
             checked = await check_traced_form(form.traced, config, form.model)
             _check_with_averaging(config, request.server_config, bool(checked.averaging))
             plans, averaging = form.traced.originals, checked.averaging or None
-            return Candidate(name, version, *sent, config, form.model, plans, averaging, traced=checked.plans)
+            return Candidate(new, config, form.model, plans, averaging, traced=checked.plans)
         for plan_name, data in form.plans.items():
             report = await check_async(data)
             _check_kind(report, plan_name, "training")
@@ -168,7 +166,7 @@ class Hosting:
         if form.averaging_plan is not None:
             await _check_averaging(form.averaging_plan, config, form.model)
         plans, averaging = form.plans, form.averaging_plan
-        return Candidate(name, version, *sent, config, form.model, plans, averaging, form.variants)
+        return Candidate(new, config, form.model, plans, averaging, form.variants)
 
     async def host(
         self, candidate: Candidate, model: BlobWriter, user_id: int | None, draft_id: int | None = None
@@ -223,19 +221,12 @@ class Hosting:
 
         def transaction(connection: sa.Connection) -> tuple[ProcessInfo, Cycle]:
             now = self._clock.now()
-            check_free(connection, candidate.name, candidate.version, draft_id)
+            new = replace(candidate.process, created_by=user_id)
+            check_free(connection, new.name, new.version, draft_id)
             try:
-                new = processes.NewProcess(
-                    name=candidate.name,
-                    version=candidate.version,
-                    client_config=candidate.client_config,
-                    server_config=candidate.server_config,
-                    num_parameters=num_values(candidate.model),
-                    created_by=user_id,
-                )
                 process_id = processes.put_process(connection, new, now)
             except sa.exc.IntegrityError:
-                raise process_exists(candidate.name, candidate.version) from None
+                raise process_exists(new.name, new.version) from None
             for name, plan_hash in files.plans.items():
                 size = len(candidate.plans[name])
                 plan_id = processes.put_plan(connection, process_id, name, candidate.kind("training"), plan_hash, size)

@@ -10,7 +10,7 @@ from litestar import Response, Router, delete, get, post
 from litestar.connection import ASGIConnection
 from litestar.datastructures import State
 from litestar.handlers import BaseRouteHandler
-from litestar.params import FromQuery, HeaderParameter, JSONBody, PathParameter, QueryParameter
+from litestar.params import FromQuery, HeaderParameter, JSONBody
 from litestar.response import Stream
 
 from pygrid.core.access import Permission
@@ -25,14 +25,13 @@ from pygrid.web.blobs import ProcessBlobs, StateBlobs, describe_blob
 from pygrid.web.forms import is_multipart
 from pygrid.web.idempotency import repeatable
 from pygrid.web.message_memory import MessageMemory
+from pygrid.web.parameters import AfterId, PageSize, PathId
 from pygrid.web.problems import describe_problems
 from pygrid.web.published import Area, exception_handlers
 from pygrid.web.requests import AppRequest, stream_body
 from pygrid.web.services import service
 from pygrid.web.sessions import watch_session
 from pygrid.web.sse import ServerEvent, event_stream
-
-PathId = Annotated[int, PathParameter(ge=1, le=2**31 - 1)]
 
 
 class ProcessList(msgspec.Struct):
@@ -64,6 +63,11 @@ def _unless_open(permission: Permission | None) -> Any:
             await guard(connection, handler)
 
     return open_guard
+
+
+_may_host = require(Permission.HOST_MODELS)
+_FOUND = describe_problems(400, 401, 404)
+_CHANGED = describe_problems(400, 401, 403, 404, 409)
 
 
 @post(
@@ -99,54 +103,34 @@ async def list_processes(
     return ProcessList(await service(state, ProcessesService).list_processes(request.user, name, version))
 
 
-@get("/processes/{process_id:int}", guards=[require()], responses=describe_problems(400, 401, 404))
+@get("/processes/{process_id:int}", guards=[require()], responses=_FOUND)
 async def get_process(request: AppRequest, state: State, process_id: PathId) -> ProcessInfo:
     """Show a process with its newest cycle."""
     return await service(state, ProcessesService).get(request.user, process_id)
 
 
-@post(
-    "/processes/{process_id:int}/finish",
-    status_code=200,
-    guards=[require(Permission.HOST_MODELS)],
-    responses=describe_problems(400, 401, 403, 404, 409),
-)
+@post("/processes/{process_id:int}/finish", status_code=200, guards=[_may_host], responses=_CHANGED)
 @repeatable()
 async def finish_process(request: AppRequest, state: State, process_id: PathId) -> ProcessInfo:
     """Finish a process: the reports of the open cycle become a last checkpoint."""
     return await service(state, ProcessesService).finish(request.user, process_id)
 
 
-@post(
-    "/processes/{process_id:int}/pause",
-    status_code=200,
-    guards=[require(Permission.HOST_MODELS)],
-    responses=describe_problems(400, 401, 403, 404, 409),
-)
+@post("/processes/{process_id:int}/pause", status_code=200, guards=[_may_host], responses=_CHANGED)
 @repeatable()
 async def pause_process(request: AppRequest, state: State, process_id: PathId) -> ProcessInfo:
     """Pause a process: nobody is admitted; admitted clients can report."""
     return await service(state, ProcessesService).pause(request.user, process_id)
 
 
-@post(
-    "/processes/{process_id:int}/resume",
-    status_code=200,
-    guards=[require(Permission.HOST_MODELS)],
-    responses=describe_problems(400, 401, 403, 404, 409),
-)
+@post("/processes/{process_id:int}/resume", status_code=200, guards=[_may_host], responses=_CHANGED)
 @repeatable()
 async def resume_process(request: AppRequest, state: State, process_id: PathId) -> ProcessInfo:
     """End the pause of a process."""
     return await service(state, ProcessesService).resume(request.user, process_id)
 
 
-@delete(
-    "/processes/{process_id:int}",
-    status_code=204,
-    guards=[require(Permission.HOST_MODELS)],
-    responses=describe_problems(400, 401, 403, 404, 409),
-)
+@delete("/processes/{process_id:int}", status_code=204, guards=[_may_host], responses=_CHANGED)
 async def delete_process(request: AppRequest, state: State, process_id: PathId) -> None:
     """Delete a finished process with its plans, checkpoints and cycles."""
     await service(state, ProcessesService).delete(request.user, process_id)
@@ -155,7 +139,7 @@ async def delete_process(request: AppRequest, state: State, process_id: PathId) 
 @post(
     "/processes/{process_id:int}/restore",
     status_code=200,
-    guards=[require(Permission.HOST_MODELS)],
+    guards=[_may_host],
     responses=describe_problems(400, 401, 403, 404, 409, 503),
 )
 @repeatable()
@@ -166,29 +150,17 @@ async def restore_checkpoint(
     return await service(state, ProcessesService).restore(request.user, process_id, data.checkpoint)
 
 
-@get("/processes/{process_id:int}/cycles", guards=[require()], responses=describe_problems(400, 401, 404))
+@get("/processes/{process_id:int}/cycles", guards=[require()], responses=_FOUND)
 async def list_cycles(
-    request: AppRequest,
-    state: State,
-    process_id: PathId,
-    after: Annotated[int, QueryParameter(ge=0, le=2**31 - 1)] = 0,
-    limit: Annotated[int, QueryParameter(ge=1, le=1000)] = 100,
+    request: AppRequest, state: State, process_id: PathId, after: AfterId = 0, limit: PageSize = 100
 ) -> CycleList:
     """List the cycles with their statistics, oldest first."""
     return CycleList(await service(state, ProcessesService).list_cycles(request.user, process_id, after, limit))
 
 
-@get(
-    "/processes/{process_id:int}/contributions",
-    guards=[require(Permission.HOST_MODELS)],
-    responses=describe_problems(400, 401, 403, 404),
-)
+@get("/processes/{process_id:int}/contributions", guards=[_may_host], responses=describe_problems(400, 401, 403, 404))
 async def list_contributions(
-    request: AppRequest,
-    state: State,
-    process_id: PathId,
-    after: Annotated[int, QueryParameter(ge=0, le=2**31 - 1)] = 0,
-    limit: Annotated[int, QueryParameter(ge=1, le=1000)] = 1000,
+    request: AppRequest, state: State, process_id: PathId, after: AfterId = 0, limit: PageSize = 1000
 ) -> ContributionList:
     """List the clients' reports by cycle; ``after``: only reports with a larger id."""
     return ContributionList(
@@ -196,24 +168,20 @@ async def list_contributions(
     )
 
 
-@get("/processes/{process_id:int}/checkpoints", guards=[require()], responses=describe_problems(400, 401, 404))
+@get("/processes/{process_id:int}/checkpoints", guards=[require()], responses=_FOUND)
 async def list_checkpoints(request: AppRequest, state: State, process_id: PathId) -> CheckpointList:
     """List the checkpoints, oldest first."""
     return CheckpointList(await service(state, ProcessesService).list_checkpoints(request.user, process_id))
 
 
-@get(
-    "/processes/{process_id:int}/plans/{plan_id:int}",
-    guards=[require()],
-    responses={**describe_blob(), **describe_problems(400, 401, 404)},
-)
+@get("/processes/{process_id:int}/plans/{plan_id:int}", guards=[require()], responses={**describe_blob(), **_FOUND})
 async def download_plan(request: AppRequest, state: State, process_id: PathId, plan_id: PathId) -> Response[Any]:
     """Download a plan archive."""
     plan_hash = await service(state, ProcessesService).find_plan(request.user, process_id, plan_id)
     return await service(state, ProcessBlobs).respond(request, plan_hash)
 
 
-@get("/processes/{process_id:int}/events", guards=[require()], responses=describe_problems(400, 401, 404))
+@get("/processes/{process_id:int}/events", guards=[require()], responses=_FOUND)
 async def stream_events(
     request: AppRequest,
     state: State,
@@ -230,7 +198,7 @@ async def _encode(events: AsyncIterator[Event]) -> AsyncIterator[ServerEvent]:
         yield ServerEvent(event.id, event.kind, msgspec.json.encode(event))
 
 
-@get("/retrieve-model", guards=[_unless_open(None)], responses={**describe_blob(), **describe_problems(400, 401, 404)})
+@get("/retrieve-model", guards=[_unless_open(None)], responses={**describe_blob(), **_FOUND})
 async def retrieve_model(
     request: AppRequest,
     state: State,

@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
-from dataclasses import asdict, replace
+from dataclasses import replace
 from functools import partial
 from typing import Any, TypeVar
 
@@ -276,9 +276,7 @@ class ProcessesService:
 
         def load(connection: sa.Connection) -> list[Contribution]:
             get_managed(connection, principal, process_id)
-            return [
-                Contribution(**asdict(one)) for one in reports.list_contributions(connection, process_id, after, limit)
-            ]
+            return reports.list_contributions(connection, process_id, after, limit)
 
         return await self._store.database.read(load)
 

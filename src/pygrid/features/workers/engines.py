@@ -41,8 +41,6 @@ class StartRows:
 
 @dataclass(frozen=True)
 class EnginePools:
-    """The pools with an engine."""
-
     all: Engines
     pools: tuple[Pool, ...]
     database: Database

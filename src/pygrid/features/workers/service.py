@@ -22,21 +22,7 @@ from pygrid.core.job_spec import MAX_MESSAGE_BYTES, OUTCOME, RESULT, Outcome, Pr
 from pygrid.errors import Forbidden, Gone, InvalidConfig, InvalidInput, Unauthenticated
 from pygrid.ids import hash_secret, new_secret
 from pygrid.lifecycle import Stopping
-from pygrid.messages.workers import (
-    MAX_WAIT_S,
-    ClaimAnswer,
-    ClaimRequest,
-    Lease,
-    LeaseAnswer,
-    LeasedFile,
-    LeaseGivenBack,
-    LeaseRequest,
-    NewWorker,
-    Renewed,
-    RenewRequest,
-    ResultTaken,
-    WorkerInfo,
-)
+from pygrid.messages import workers as messages
 from pygrid.sandbox.frames import FRAME_HEADER_BYTES, parse_frame_header
 from pygrid.storage import audit
 from pygrid.storage import engine_starts as starts
@@ -56,8 +42,6 @@ _FRAMES_BYTES = 2 * FRAME_HEADER_BYTES
 
 @dataclass(frozen=True)
 class LeaseHolder:
-    """A Worker that may hold leases."""
-
     id: int
     """The id of an authorized Worker; below 0: of a start by an engine."""
 
@@ -76,7 +60,7 @@ class WorkersService:
 
     # For people
 
-    async def create(self, principal: Principal, name: str) -> NewWorker:
+    async def create(self, principal: Principal, name: str) -> messages.NewWorker:
         """Authorize a Worker; only the answer has its token.
 
         Raises:
@@ -97,15 +81,17 @@ class WorkersService:
             audit.append(connection, "worker_let_in", data, actor=principal.user_id, now=now)
             return worker
 
-        worker = await self.writes.write(once(transaction, lambda new: NewWorker(new.id, new.name, token)))
-        return NewWorker(worker.id, worker.name, token)
+        worker = await self.writes.write(once(transaction, lambda new: messages.NewWorker(new.id, new.name, token)))
+        return messages.NewWorker(worker.id, worker.name, token)
 
-    async def list_workers(self, principal: Principal) -> list[WorkerInfo]:
+    async def list_workers(self, principal: Principal) -> list[messages.WorkerInfo]:
         """Return all authorized Workers, oldest first."""
         require(principal, Permission.MANAGE_INFRASTRUCTURE)
         found = await self.database.read(rows.list_workers)
         return [
-            WorkerInfo(worker.id, worker.name, worker.created_at, worker.last_seen_at, *self.driver.count(worker.id))
+            messages.WorkerInfo(
+                worker.id, worker.name, worker.created_at, worker.last_seen_at, *self.driver.count(worker.id)
+            )
             for worker in found
         ]
 
@@ -155,7 +141,7 @@ class WorkersService:
                 return LeaseHolder(-start.number)
         return LeaseHolder((await self.authenticate(token)).id)
 
-    async def claim(self, token: str | None, request: ClaimRequest) -> ClaimAnswer:
+    async def claim(self, token: str | None, request: messages.ClaimRequest) -> messages.ClaimAnswer:
         """Lease its job to a Worker that an engine started. The start token is used then, whatever follows.
 
         Raises:
@@ -182,7 +168,7 @@ class WorkersService:
             raise Gone(
                 "this start token was used, has expired, or is of a job that is over", code=codes.START_TOKEN_USED
             )
-        return ClaimAnswer(await self._describe(offer), secret)
+        return messages.ClaimAnswer(await self._describe(offer), secret)
 
     def _check_sandbox(self, layers: Sequence[str], *, is_sound: bool) -> None:
         if not (is_sound or self.allow_weak_sandbox):
@@ -192,25 +178,25 @@ class WorkersService:
                 code=codes.SANDBOX_UNAVAILABLE,
             )
 
-    async def _describe(self, offer: Offer) -> Lease:
+    async def _describe(self, offer: Offer) -> messages.Lease:
         sizes = await asyncio.to_thread(lambda: {name: path.stat().st_size for name, path in offer.files.items()})
-        files = [LeasedFile(name, size) for name, size in sizes.items()]
-        return Lease(offer.lease_id, self.driver.leases.lease_s, msgspec.to_builtins(offer.spec), files)
+        files = [messages.LeasedFile(name, size) for name, size in sizes.items()]
+        return messages.Lease(offer.lease_id, self.driver.leases.lease_s, msgspec.to_builtins(offer.spec), files)
 
-    async def lease(self, worker: Worker, request: LeaseRequest, gone: OnDisconnect) -> LeaseAnswer:
+    async def lease(self, worker: Worker, request: messages.LeaseRequest, gone: OnDisconnect) -> messages.LeaseAnswer:
         """Lease a job to this Worker, if there is one within ``wait_s``.
 
         Raises:
             Forbidden: ``sandbox_unavailable``: the Worker's machine cannot sandbox a plan.
             InvalidInput: ``wait_s`` is out of range.
         """
-        if not 0 <= request.wait_s <= MAX_WAIT_S:
-            raise InvalidInput(f"wait_s is {request.wait_s}; it must be from 0 to {MAX_WAIT_S:g}")
+        if not 0 <= request.wait_s <= messages.MAX_WAIT_S:
+            raise InvalidInput(f"wait_s is {request.wait_s}; it must be from 0 to {messages.MAX_WAIT_S:g}")
         self._check_sandbox(request.layers, is_sound=request.is_sound)
         now = self.clock.now()
         await self.database.write(lambda connection: rows.update_seen(connection, worker.id, now))
         offer = await self.driver.lease(worker.id, worker.name, request.wait_s, lambda: self._until_gone(gone))
-        return LeaseAnswer() if offer is None else LeaseAnswer(await self._describe(offer))
+        return messages.LeaseAnswer() if offer is None else messages.LeaseAnswer(await self._describe(offer))
 
     async def _until_gone(self, gone: OnDisconnect) -> None:
         """Return when the Worker has disconnected, or the Domain is about to stop."""
@@ -221,7 +207,7 @@ class WorkersService:
             for wait in waits:
                 wait.cancel()
 
-    async def renew(self, worker: LeaseHolder, lease_id: str, request: RenewRequest) -> Renewed:
+    async def renew(self, worker: LeaseHolder, lease_id: str, request: messages.RenewRequest) -> messages.Renewed:
         """Extend a lease. Raises Gone: ``lease_over``. InvalidInput: the progress is malformed."""
         progress = None
         if request.progress is not None:
@@ -230,12 +216,12 @@ class WorkersService:
             except msgspec.ValidationError as error:
                 raise InvalidInput(f"the progress of the job is malformed: {error}") from error
         await self.driver.leases.renew(worker.id, lease_id, progress)
-        return Renewed(self.driver.leases.lease_s)
+        return messages.Renewed(self.driver.leases.lease_s)
 
-    def give_back(self, worker: LeaseHolder, lease_id: str) -> LeaseGivenBack:
+    def give_back(self, worker: LeaseHolder, lease_id: str) -> messages.LeaseGivenBack:
         """End the lease of a stopping Worker. Raises Gone: ``lease_over``."""
         self.driver.leases.give_back(worker.id, lease_id)
-        return LeaseGivenBack(lease_id)
+        return messages.LeaseGivenBack(lease_id)
 
     def find_file(self, worker: LeaseHolder, lease_id: str, name: str) -> Path:
         """Return the path of a file that the leased job needs.
@@ -249,7 +235,7 @@ class WorkersService:
         """Return the largest body that `finish` takes. Raises Gone: ``lease_over``."""
         return self.driver.leases.max_result_bytes(worker.id, lease_id) + MAX_MESSAGE_BYTES + _FRAMES_BYTES
 
-    def finish(self, worker: LeaseHolder, lease_id: str, data: bytes) -> ResultTaken:
+    def finish(self, worker: LeaseHolder, lease_id: str, data: bytes) -> messages.ResultTaken:
         """Take the end of a job: the outcome, and the result of a successful job, each in a frame.
 
         Raises:
@@ -257,7 +243,7 @@ class WorkersService:
         """
         outcome, payload = _read_end(data)
         self.driver.leases.finish(worker.id, lease_id, outcome, payload)
-        return ResultTaken(lease_id)
+        return messages.ResultTaken(lease_id)
 
 
 def _read_end(data: bytes) -> tuple[Outcome, bytes]:

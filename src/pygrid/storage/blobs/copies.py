@@ -121,7 +121,7 @@ class LocalCopies:
         """Take a file of this process, whose bytes were stored under a key, as its copy. Without room it is removed."""
         size = part.stat().st_size
         try:
-            self._make_room(size)
+            self._evict(size)
         except Unavailable:
             part.unlink()
             return
@@ -146,7 +146,7 @@ class LocalCopies:
 
     def _download(self, key: str, part: Path) -> None:
         found = self._objects.find(key)
-        self._make_room(0 if found is None else found.size)
+        self._evict(0 if found is None else found.size)
         self._objects.download(key, part)
 
     def _move(self, part: Path, key: str) -> None:
@@ -163,7 +163,7 @@ class LocalCopies:
             self._copies[key] = size, self._elapsed_s()
             self._copies.move_to_end(key)
 
-    def _make_room(self, num_bytes: int) -> None:
+    def _evict(self, num_bytes: int) -> None:
         """Remove the least recently used copies. Raises Unavailable: ``cache_full``."""
         with self._lock:
             now = self._elapsed_s()

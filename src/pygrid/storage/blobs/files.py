@@ -72,20 +72,17 @@ class BlobFolder:
                 target.unlink()
 
 
-class FileWriter:
-    """A blob that is being written. It is not visible before `commit`."""
+class HashedFile:
+    """A new file that is hashed while it is written.
 
-    def __init__(
-        self, folder: BlobFolder, copies: Sequence[BlobFolder] = (), checked: CheckedFiles | None = None
-    ) -> None:
-        self._folder = folder
-        self._checked = checked
-        self._copies = copies
-        self._path = folder.partial()
-        self._descriptor = os.open(self._path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600)
+    Args:
+        path: of its bytes until they are committed, for checks.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._descriptor = os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600)
         self._hash = hashlib.sha256()
-        self._new: list[tuple[BlobFolder, int]] = []
-        """Folders where it did not exist before `commit`."""
         self.size = 0
 
     def write(self, data: Bytes) -> None:
@@ -93,6 +90,20 @@ class FileWriter:
         write_all(self._descriptor, data, self.size)
         self._hash.update(data)
         self.size += len(memoryview(data).cast("B"))
+
+
+class FileWriter(HashedFile):
+    """A blob that is being written. It is not visible before `commit`."""
+
+    def __init__(
+        self, folder: BlobFolder, copies: Sequence[BlobFolder] = (), checked: CheckedFiles | None = None
+    ) -> None:
+        super().__init__(folder.partial())
+        self._folder = folder
+        self._checked = checked
+        self._copies = copies
+        self._new: list[tuple[BlobFolder, int]] = []
+        """Folders where it did not exist before `commit`."""
 
     def commit(self) -> str:
         """Make it durable under its name: the SHA-256 of its bytes in hex.
@@ -102,23 +113,18 @@ class FileWriter:
         name = self._hash.hexdigest()
         os.fdatasync(self._descriptor)
         for place in self._copies:
-            self._note(place, place.copy(self._path, name))
-        self._note(self._folder, self._folder.place(self._path, name))
+            self._note(place, place.copy(self.path, name))
+        self._note(self._folder, self._folder.place(self.path, name))
         self._close()
         if self._checked is not None:
             self._checked.trust(self._folder.path / name)
         return name
 
-    @property
-    def path(self) -> Path:
-        """Path of its bytes until `commit`, for checks."""
-        return self._path
-
     def discard(self) -> None:
         """Remove it, unless it is committed."""
         if self._descriptor >= 0:
             self._close()
-            self._path.unlink(missing_ok=True)
+            self.path.unlink(missing_ok=True)
             self.undo()
 
     def undo(self) -> None:

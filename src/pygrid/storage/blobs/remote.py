@@ -6,16 +6,16 @@ The key of a blob ends with the SHA-256 of its bytes, so writing it twice writes
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import logging
 import os
 from collections.abc import Callable, Collection, Iterator
 from pathlib import Path
 
 from pygrid import codes
-from pygrid.durable import Bytes, has_digest, write_all
+from pygrid.durable import Bytes, has_digest
 from pygrid.errors import NotFound
 from pygrid.storage.blobs.copies import LocalCopies
+from pygrid.storage.blobs.files import HashedFile
 from pygrid.storage.blobs.garbage import Garbage
 from pygrid.storage.blobs.objects import ObjectMissing, Objects, store_failed
 from pygrid.storage.blobs.protocol import BlobWriter
@@ -26,21 +26,12 @@ logger = logging.getLogger(__name__)
 _ATTEMPTS = 3
 
 
-class RemoteWriter:
+class RemoteWriter(HashedFile):
     """A blob that is written to a local file, and sent by `commit`."""
 
     def __init__(self, blobs: RemoteBlobs, path: Path) -> None:
+        super().__init__(path)
         self._blobs = blobs
-        self._path = path
-        self._descriptor = os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600)
-        self._hash = hashlib.sha256()
-        self.size = 0
-
-    def write(self, data: Bytes) -> None:
-        """Append."""
-        write_all(self._descriptor, data, self.size)
-        self._hash.update(data)
-        self.size += len(memoryview(data).cast("B"))
 
     def commit(self) -> str:
         """Store it under its name: the SHA-256 of its bytes in hex.
@@ -48,18 +39,13 @@ class RemoteWriter:
         Raises Unavailable: ``storage_failed``.
         """
         name = self._hash.hexdigest()
-        self._blobs.store(name, self._path)
+        self._blobs.store(name, self.path)
         return name
-
-    @property
-    def path(self) -> Path:
-        """Path of its bytes until `commit`, for checks."""
-        return self._path
 
     def discard(self) -> None:
         """Remove the local file, unless it has become a copy."""
         os.close(self._descriptor)
-        self._path.unlink(missing_ok=True)
+        self.path.unlink(missing_ok=True)
 
 
 class RemoteBatch:

@@ -73,11 +73,9 @@ class RemoteJobFiles(JobFiles):
         yield RemoteBlobs(self._objects, self._copies, self._garbage, lambda name: f"{_inputs(job_id)}{name}")
 
     def inputs(self, job_id: str) -> JobFolder:
-        """The inputs of a job."""
         return RemoteJobFolder(self._copies, _inputs(job_id))
 
     def result(self, job_id: str) -> JobFolder:
-        """The result of a job."""
         return RemoteJobFolder(self._copies, _results(job_id))
 
     def hold(self, job_id: str) -> AbstractContextManager[None]:

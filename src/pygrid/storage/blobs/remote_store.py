@@ -14,7 +14,6 @@ from pygrid.clock import Clock
 from pygrid.errors import Unavailable
 from pygrid.lifecycle import BackgroundTask
 from pygrid.settings import DomainSettings
-from pygrid.storage.app_state import IDENTITY, restore_file
 from pygrid.storage.blobs.copies import LocalCopies
 from pygrid.storage.blobs.garbage import Garbage
 from pygrid.storage.blobs.named import KINDS, blob_key, list_named
@@ -25,9 +24,8 @@ from pygrid.storage.blobs.remote_jobs import RemoteJobFiles
 from pygrid.storage.blobs.s3 import S3Address, S3Objects, open_bucket
 from pygrid.storage.blobs.segments import SegmentDiffs
 from pygrid.storage.blobs.store_check import STORE_FILE, check_store, join_store
-from pygrid.storage.installation import match_database
+from pygrid.storage.installation import prepare_replica
 from pygrid.storage.sql.database import Database
-from pygrid.storage.sql.migrations import migrate
 
 logger = logging.getLogger(__name__)
 
@@ -46,18 +44,14 @@ def open_objects(settings: DomainSettings) -> S3Objects:
 
 
 def prepare_remote(settings: DomainSettings, database: Database, objects: Objects) -> None:
-    """Check that the store is fit and belongs to the database, and bring the identity to the data folder.
-
-    A second call changes nothing. The data folder can be empty: nothing in it is needed.
+    """As `prepare_replica`, for a Domain whose files are in a store: check that it is fit and of this database.
 
     Raises:
-        InvalidConfig: ``store_unfit``, ``wrong_store``, ``wrong_database``, ``identity_damaged``.
+        InvalidConfig: ``store_unfit``, ``wrong_store``, and as `prepare_replica`.
     """
     check_store(objects, settings.store)
-    migrate(database)
-    match_database(database, settings.data_dir, settings.app, is_disposable=True)
+    prepare_replica(settings, database)
     join_store(database, objects, settings.store)
-    restore_file(database, settings.secret_key, IDENTITY, settings.data_dir / f"{IDENTITY}.pem")
 
 
 class StoreHealth:
@@ -112,11 +106,9 @@ class RemoteStore:
         return SegmentDiffs(self.objects, self.copies, self.garbage)
 
     def columns(self) -> RemoteColumns:
-        """The columns of datasets."""
         return RemoteColumns(self.objects, self.copies, self.garbage)
 
     def job_files(self) -> RemoteJobFiles:
-        """The files of jobs."""
         return RemoteJobFiles(self.objects, self.copies, self.garbage, self.data_dir / "jobs")
 
     def tasks(self) -> tuple[BackgroundTask, ...]:

@@ -59,7 +59,6 @@ class S3Address:
 
     @property
     def bucket(self) -> str:
-        """Name of the bucket."""
         return urlsplit(self.url).netloc
 
     @property

@@ -44,8 +44,6 @@ _BLOB_FOLDERS = {"blobs": "blobs", "served": "served-models", "drafts": "drafts"
 
 @dataclass
 class Moved:
-    """What was done."""
-
     num_files: int = 0
     """Files in the store that rows name."""
     num_sent: int = 0

@@ -123,7 +123,6 @@ class WriteStep:
         self.units = units
 
     def run(self, connection: sa.Connection) -> list[Outcome]:
-        """The outcome of each unit."""
         kind = self.units[0].kind
         if kind is None:
             (unit,) = self.units

@@ -41,3 +41,10 @@ class UtcDateTime(sa.types.TypeDecorator[dt.datetime]):
 
     def __repr__(self) -> str:
         return "UtcDateTime()"
+
+
+def insert(connection: sa.Connection, statement: sa.Insert) -> int:
+    """Insert a row; returns its id."""
+    key = connection.execute(statement).inserted_primary_key
+    assert key is not None
+    return int(key[0])

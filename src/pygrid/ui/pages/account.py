@@ -14,6 +14,7 @@ from pygrid.errors import InvalidInput, PygridError
 from pygrid.features.accounts.oidc.connections import ProviderConnections
 from pygrid.features.accounts.service import AccountService
 from pygrid.features.accounts.sessions import SessionsService
+from pygrid.features.accounts.tokens import ApiTokenRow
 from pygrid.messages.accounts import PERMISSIONS
 from pygrid.settings import AppSettings
 from pygrid.ui.access import (
@@ -42,21 +43,12 @@ class SessionLine(msgspec.Struct, frozen=True):
     is_this: bool
 
 
-class TokenLine(msgspec.Struct, frozen=True):
-    id: int
-    name: str
-    scope: str
-    created_at: dt.datetime
-    expires_at: dt.datetime
-    last_used_at: dt.datetime | None
-
-
 class AccountView(msgspec.Struct, frozen=True):
     email: str
     role: str
     permissions: list[tuple[str, str]]
     sessions: list[SessionLine]
-    tokens: list[TokenLine]
+    tokens: list[ApiTokenRow]
     providers: list[tuple[str, dt.datetime]]
     """Issuers of the connected providers, and since when."""
     provider: str
@@ -93,10 +85,7 @@ async def _account(
             SessionLine(one.id, one.label, one.created_at, one.last_seen_at, one.expires_at, one.id == this)
             for one in await sessions.list_sessions(principal)
         ],
-        [
-            TokenLine(one.id, one.name, one.scope, one.created_at, one.expires_at, one.last_used_at)
-            for one in await accounts.list_api_tokens(principal)
-        ],
+        await accounts.list_api_tokens(principal),
         [
             (one.issuer, one.created_at)
             for one in await service(state, ProviderConnections).list_identities(principal, principal.user_id)

@@ -46,8 +46,6 @@ _KINDS: tuple[SimulatedKind, ...] = get_args(SimulatedKind)
 
 
 class BudgetLine(msgspec.Struct, frozen=True):
-    """A budget in the list."""
-
     dataset: int
     name: str
     label: str
@@ -112,7 +110,6 @@ async def budgets_page(request: AppRequest, state: State, before: FromQuery[str]
 
 
 def label_of(level: BudgetLevel) -> str:
-    """Return whose budget it is."""
     return "The whole dataset" if level.is_whole else "Your share"
 
 

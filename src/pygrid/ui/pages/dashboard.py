@@ -49,7 +49,7 @@ class DashboardView(msgspec.Struct, frozen=True):
     unbudgeted: tuple[Need, ...]
     """Own datasets without a budget."""
     log: list[AuditEntryRow]
-    """The newest entries of the audit log, for who may see it."""
+    """The newest entries of the audit log, for callers who may see it."""
 
 
 @get("/", guards=[signed_in()])

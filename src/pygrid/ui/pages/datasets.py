@@ -53,8 +53,6 @@ _OWNER_TABS = frozenset({"data"})
 
 
 class Bar(msgspec.Struct, frozen=True):
-    """A budget as a bar."""
-
     label: str
     before: float
     after: float | None
@@ -62,8 +60,6 @@ class Bar(msgspec.Struct, frozen=True):
 
 
 class DatasetLine(msgspec.Struct, frozen=True):
-    """A dataset in the list."""
-
     summary: DatasetSummary
     budget: Bar | None
 
@@ -162,7 +158,6 @@ def budget_bars(budget: BudgetInfo) -> list[Bar]:
 
 
 async def find_budget(state: State, principal: Principal, dataset_id: int) -> BudgetInfo | None:
-    """Return the budget of a dataset that has one."""
     try:
         return await service(state, PoliciesService).budget(principal, dataset_id)
     except NotFound:

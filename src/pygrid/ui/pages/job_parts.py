@@ -41,8 +41,6 @@ COLUMNS = ("id", "sentence", "requester", "dataset", "dataset_name", "cost", "wo
 
 
 class FlagView(msgspec.Struct, frozen=True):
-    """A flag as it is shown."""
-
     code: str
     name: str
     tone: str
@@ -50,8 +48,6 @@ class FlagView(msgspec.Struct, frozen=True):
 
 
 class JobLine(msgspec.Struct, frozen=True):
-    """A job in a list."""
-
     id: str
     sentence: str
     dataset: int
@@ -67,7 +63,6 @@ class JobLine(msgspec.Struct, frozen=True):
 
 
 def flags_of(info: JobInfo) -> list[FlagView]:
-    """Return the flags of a job as they are shown."""
     return [
         FlagView(flag.code, _FLAG_NAMES.get(flag.code, flag.code), _FLAG_TONES[flag.severity], flag.sentence)
         for flag in info.flags
@@ -75,7 +70,6 @@ def flags_of(info: JobInfo) -> list[FlagView]:
 
 
 def line_of(info: JobInfo) -> JobLine:
-    """Return a job as a line of a list."""
     return JobLine(
         info.id,
         ask_in_words(info),

@@ -86,7 +86,6 @@ async def jobs_page(request: AppRequest, state: State) -> Response[bytes]:
 
 
 async def own_job_page(request: AppRequest, found: JobReview, error: PygridError | None = None) -> Response[bytes]:
-    """Show a job to its requester."""
     view = _view(found)
     return await console_of(request).page(request, "job.html", f"Job {found.info.id[:8]}", view, error=error)
 

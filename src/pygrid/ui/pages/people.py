@@ -13,9 +13,9 @@ from pygrid import codes
 from pygrid.core.access import OWNER, USER, Permission
 from pygrid.errors import InvalidInput, PygridError
 from pygrid.features.accounts.oidc.connections import ProviderConnections
-from pygrid.features.accounts.people import PeopleService
+from pygrid.features.accounts.people import PeopleService, PersonRow
 from pygrid.features.accounts.service import AccountService
-from pygrid.messages.accounts import PERMISSIONS
+from pygrid.messages.accounts import PERMISSIONS, UserInvitation
 from pygrid.storage.accounts import User
 from pygrid.ui.access import own_origin, signed_in
 from pygrid.ui.confirmation import confirm_password
@@ -33,22 +33,6 @@ _CHANGES = signed_in(Permission.CREATE_USERS)
 _ROLES = signed_in(Permission.TRIAGE_REQUESTS, Permission.EDIT_SETTINGS)
 
 
-class PersonLine(msgspec.Struct, frozen=True):
-    id: int
-    email: str
-    role: str
-    created_at: dt.datetime
-    last_seen_at: dt.datetime | None
-
-
-class InvitationLine(msgspec.Struct, frozen=True):
-    id: int
-    email: str
-    role: str
-    invited_by: str
-    expires_at: dt.datetime
-
-
 class NewCode(msgspec.Struct, frozen=True):
     """A one-time link, which is shown once."""
 
@@ -59,8 +43,8 @@ class NewCode(msgspec.Struct, frozen=True):
 
 
 class PeopleView(msgspec.Struct, frozen=True):
-    people: list[PersonLine]
-    invitations: list[InvitationLine]
+    people: list[PersonRow]
+    invitations: list[UserInvitation]
     roles: list[tuple[int, str]]
     new: NewCode | None
     text: str
@@ -126,8 +110,8 @@ async def _people(
     may_change = principal.may(Permission.CREATE_USERS)
     invitations = await accounts.list_invitations(principal) if may_change else []
     view = PeopleView(
-        [PersonLine(one.id, one.email, one.role, one.created_at, one.last_seen_at) for one in people],
-        [InvitationLine(one.id, one.email, one.role, one.invited_by or "", one.expires_at) for one in invitations],
+        people,
+        invitations,
         await _given_roles(request, state),
         new,
         text,

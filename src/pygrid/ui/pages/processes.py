@@ -51,8 +51,6 @@ MAX_CYCLES = 1000
 
 
 class ProcessLine(msgspec.Struct, frozen=True):
-    """A process in a list."""
-
     id: int
     name: str
     version: str
@@ -86,7 +84,6 @@ class RunsView(msgspec.Struct, frozen=True):
 
 
 def row_of(process: ProcessInfo) -> ProcessLine:
-    """Return a process as a row of a list."""
     return ProcessLine(
         process.id,
         process.name,

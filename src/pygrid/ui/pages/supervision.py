@@ -130,7 +130,6 @@ async def _audit(
 
 
 def entry_rows(lines: Sequence[AuditLine]) -> list[AuditEntryRow]:
-    """Return entries of the log as rows."""
     return [
         AuditEntryRow(
             one.entry.number,

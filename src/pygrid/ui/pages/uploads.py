@@ -56,8 +56,6 @@ class NewUploadView(msgspec.Struct, frozen=True):
 
 
 class ColumnRow(msgspec.Struct, frozen=True):
-    """A column in the editor."""
-
     index: int
     name: str
     source: str
@@ -99,7 +97,7 @@ async def new_dataset_page(request: AppRequest, state: State, bytes: FromQuery[s
     staging, refusal = service(state, StagingService), ""
     try:
         if (num_bytes := _read_size(bytes)) is not None:
-            await staging.check_room(request.user, num_bytes)
+            await staging.check_space(request.user, num_bytes)
     except PygridError as error:
         refusal = error.detail
     staged = await staging.list_staged(request.user)

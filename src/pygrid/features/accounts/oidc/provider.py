@@ -57,8 +57,6 @@ class ProviderMetadata(msgspec.Struct):
 
 
 class TokenAnswer(msgspec.Struct):
-    """The answer of the token endpoint."""
-
     id_token: str
     access_token: str
 
@@ -82,7 +80,6 @@ class OidcProvider:
         self._read_at = 0.0
 
     async def close(self) -> None:
-        """Close the connections."""
         await self._http.aclose()
 
     async def address(self, state: str, pending: PendingSignIn) -> str:

@@ -73,8 +73,6 @@ HandlersFor = Callable[[str], Mapping[str, Handler]]
 
 @dataclass(frozen=True)
 class DomainSide:
-    """What a Domain shows its Networks."""
-
     identity: Identity
     entry: Entry
     describe: Callable[[], Awaitable[Heartbeat]]
@@ -171,7 +169,7 @@ class Connector:
         dialing = dial_websocket(self.network.url, CONTROL_PATH, open_s=DIAL_S, close_s=5.0, max_bytes=MAX_FRAME_BYTES)
         async with dialing as connection:
             socket = ClientSocket(connection)
-            heartbeat_s = await self._greet(socket)
+            heartbeat_s = await self._shake_hands(socket)
             if heartbeat_s is None:
                 return None
             link = Link(
@@ -191,7 +189,7 @@ class Connector:
                 ended = await running
             return ended
 
-    async def _greet(self, socket: ClientSocket) -> float | None:
+    async def _shake_hands(self, socket: ClientSocket) -> float | None:
         """Shake hands and return the seconds between heartbeats; None: the Domain was refused, as the row shows."""
         challenge = await _receive(socket, Challenge)
         key = IdentityKey.parse(challenge.identity)

@@ -23,11 +23,11 @@ from pygrid.clock import Clock
 from pygrid.core.associations import AssociationState, HandshakeRefusal, arrive, check_domain_name
 from pygrid.errors import Forbidden, InvalidInput, PygridError, TooManyRequests
 from pygrid.ids import hash_secret
-from pygrid.messages.associations import Entry, Hello, Welcome, canonical
+from pygrid.messages.associations import Entry, Hello, InvitationInfo, Welcome, canonical
 from pygrid.messages.identity import NONCE_BYTES, SIGNATURE_BYTES, from_base64url, to_base64url
 from pygrid.metrics import Metrics
 from pygrid.storage import associations as rows
-from pygrid.storage.associations import Invitation, KnownDomain
+from pygrid.storage.associations import KnownDomain
 from pygrid.storage.sql.database import Database
 from pygrid.transport.identity import Identity, IdentityKey
 from pygrid.transport.links import REFUSED, Socket, SocketClosed, decode_frame, encode_frame
@@ -82,7 +82,7 @@ class Handshake:
         """Return the Domain, accepted or waiting; None: it was told the reason, and its WebSocket is closed."""
         if self._num_running >= MAX_HANDSHAKES:
             error = TooManyRequests("too many Domains connect at once; try again later", code=codes.BUSY)
-            await self._turn_away(socket, error)
+            await self._refuse(socket, error)
             return None
         self._num_running += 1
         try:
@@ -105,7 +105,7 @@ class Handshake:
         except PygridError as error:
             logger.info("hello refused", extra={"why": error.code})
             self._turned.labels(error.code).inc()
-            await self._turn_away(socket, error)
+            await self._refuse(socket, error)
             return None
         admitted = await self._admit(proven)
         signature = to_base64url(
@@ -205,7 +205,7 @@ class Handshake:
 
     def _find_invitation(
         self, connection: sa.Connection, proven: _Proven, now: dt.datetime
-    ) -> tuple[bool, Invitation | None]:
+    ) -> tuple[bool, InvitationInfo | None]:
         if proven.invitation is None:
             return False, None
         token_hash = hash_secret(proven.invitation)
@@ -214,7 +214,7 @@ class Handshake:
         found = rows.find_invitation(connection, token_hash, proven.name, now)
         return found is not None, found
 
-    async def _turn_away(self, socket: Socket, error: PygridError) -> None:
+    async def _refuse(self, socket: Socket, error: PygridError) -> None:
         with contextlib.suppress(SocketClosed):
             await socket.send_text(encode_frame("refused", {"code": error.code, "detail": error.detail[:500]}))
         await socket.close(REFUSED, error.code)

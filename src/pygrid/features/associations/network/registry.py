@@ -139,11 +139,9 @@ class ConnectedDomains:
         return member
 
     def remove(self, name: str) -> ConnectedDomain | None:
-        """Remove and return the member of this name."""
         return self._members.pop(name_key(name), None)
 
-    def hear(self, member: ConnectedDomain, heartbeat: Heartbeat) -> None:
-        """Record a heartbeat of a member."""
+    def record_heartbeat(self, member: ConnectedDomain, heartbeat: Heartbeat) -> None:
         member.heartbeat = heartbeat
         member.heard_at = self._clock.now()
 
@@ -153,5 +151,4 @@ class ConnectedDomains:
         return find_health(heard_at, self._clock.now(), self._interval_s, says_degraded=member.heartbeat.degraded)
 
     def count(self, health: DomainHealth) -> int:
-        """Return the number of members of this health."""
         return sum(member.state is health for member in self._members.values())

@@ -20,17 +20,17 @@ from pygrid.messages.associations import (
     DomainInfo,
     DomainList,
     DomainRemoved,
-    InvitationInfo,
     InvitationList,
     InvitationRemoved,
     InvitationRequest,
     NewInvitation,
 )
 from pygrid.settings import PUBLISHABLE_COUNTS
-from pygrid.storage.associations import Invitation, KnownDomain
+from pygrid.storage.associations import KnownDomain
 from pygrid.transport.links import REFUSED
-from pygrid.web.auth import anyone, find_principal, require
+from pygrid.web.auth import SESSION, anyone, find_principal, require
 from pygrid.web.idempotency import repeatable
+from pygrid.web.parameters import PathId
 from pygrid.web.problems import describe_problems
 from pygrid.web.requests import AppRequest
 from pygrid.web.services import service
@@ -38,16 +38,17 @@ from pygrid.web.sockets import AsgiSocket, is_of_a_browser
 
 Name = Annotated[str, PathParameter(min_length=1, max_length=100)]
 Identity = Annotated[str | None, QueryParameter(max_length=100)]
-InvitationId = Annotated[int, PathParameter(ge=1, le=2**31 - 1)]
 Shown = Literal["accepted", "pending", "denied", "revoked", "left", "all"]
 
 _may = require(Permission.MANAGE_NODES)
-_SESSION: list[dict[str, list[str]]] = [{"session": []}]
 
 
 def _manages(request: AppRequest) -> bool:
     principal = find_principal(request)
     return principal is not None and principal.may(Permission.MANAGE_NODES)
+
+
+_DECIDED = describe_problems(400, 401, 403, 404, 409, 413)
 
 
 @websocket(CONTROL_PATH)
@@ -96,39 +97,21 @@ def _decided(request: AppRequest, known: KnownDomain) -> DomainInfo:
     return _info(service(request.app.state, NetworkAssociations), known, manages=True)
 
 
-@post(
-    "/domains/{name:str}/accept",
-    status_code=200,
-    guards=[_may],
-    security=_SESSION,
-    responses=describe_problems(400, 401, 403, 404, 409, 413),
-)
+@post("/domains/{name:str}/accept", status_code=200, guards=[_may], security=SESSION, responses=_DECIDED)
 @repeatable(shape=_decided)
 async def accept_domain(request: AppRequest, state: State, name: Name, data: JSONBody[Decision]) -> DomainInfo:
     """Accept a Domain; also one that was denied or revoked, or has left."""
     return await _decide(request, state, name, Act.ACCEPT, data)
 
 
-@post(
-    "/domains/{name:str}/deny",
-    status_code=200,
-    guards=[_may],
-    security=_SESSION,
-    responses=describe_problems(400, 401, 403, 404, 409, 413),
-)
+@post("/domains/{name:str}/deny", status_code=200, guards=[_may], security=SESSION, responses=_DECIDED)
 @repeatable(shape=_decided)
 async def deny_domain(request: AppRequest, state: State, name: Name, data: JSONBody[Decision]) -> DomainInfo:
     """Deny the request of a Domain to join."""
     return await _decide(request, state, name, Act.DENY, data)
 
 
-@post(
-    "/domains/{name:str}/revoke",
-    status_code=200,
-    guards=[_may],
-    security=_SESSION,
-    responses=describe_problems(400, 401, 403, 404, 409, 413),
-)
+@post("/domains/{name:str}/revoke", status_code=200, guards=[_may], security=SESSION, responses=_DECIDED)
 @repeatable(shape=_decided)
 async def revoke_domain(request: AppRequest, state: State, name: Name, data: JSONBody[Decision]) -> DomainInfo:
     """Revoke a Domain: it is disconnected, and its key cannot join again, even with an invitation."""
@@ -139,7 +122,7 @@ async def revoke_domain(request: AppRequest, state: State, name: Name, data: JSO
     "/domains/{name:str}",
     status_code=200,
     guards=[_may],
-    security=_SESSION,
+    security=SESSION,
     responses=describe_problems(400, 401, 403, 404, 409),
 )
 async def forget_domain(request: AppRequest, state: State, name: Name, identity: Identity = None) -> DomainRemoved:
@@ -161,44 +144,34 @@ async def _decide(request: AppRequest, state: State, name: str, act: Act, data: 
     "/invitations",
     status_code=201,
     guards=[_may],
-    security=_SESSION,
+    security=SESSION,
     responses=describe_problems(400, 401, 403, 409, 413),
 )
-@repeatable(keeps_answer=False, shape=lambda _request, made: _new_invitation(*made))
+@repeatable(keeps_answer=False, shape=lambda _request, made: NewInvitation(*made))
 async def create_invitation(request: AppRequest, state: State, data: JSONBody[InvitationRequest]) -> NewInvitation:
     """Create an invitation: a Domain with its token is accepted at once. Only this answer contains the token."""
-    return _new_invitation(
+    return NewInvitation(
         *await service(state, NetworkAssociations).invite(request.user, data.domain, data.max_uses, data.expires_in_s)
     )
 
 
-def _new_invitation(invitation: Invitation, token: str) -> NewInvitation:
-    return NewInvitation(_invitation_info(invitation), token)
-
-
-@get("/invitations", guards=[_may], security=_SESSION, responses=describe_problems(401, 403))
+@get("/invitations", guards=[_may], security=SESSION, responses=describe_problems(401, 403))
 async def list_invitations(request: AppRequest, state: State) -> InvitationList:
     """List all invitations that were not withdrawn."""
-    return InvitationList(
-        [_invitation_info(found) for found in await service(state, NetworkAssociations).list_invitations(request.user)]
-    )
+    return InvitationList(await service(state, NetworkAssociations).list_invitations(request.user))
 
 
 @delete(
     "/invitations/{invitation_id:int}",
     status_code=200,
     guards=[_may],
-    security=_SESSION,
+    security=SESSION,
     responses=describe_problems(400, 401, 403, 404),
 )
-async def take_invitation_back(request: AppRequest, state: State, invitation_id: InvitationId) -> InvitationRemoved:
+async def take_invitation_back(request: AppRequest, state: State, invitation_id: PathId) -> InvitationRemoved:
     """Withdraw an invitation; Domains that used it stay."""
     await service(state, NetworkAssociations).take_back(request.user, invitation_id)
     return InvitationRemoved(invitation_id)
-
-
-def _invitation_info(found: Invitation) -> InvitationInfo:
-    return InvitationInfo(found.id, found.domain, found.max_uses, found.num_uses, found.expires_at, found.created_at)
 
 
 def _info(associations: NetworkAssociations, known: KnownDomain, manages: bool) -> DomainInfo:

@@ -28,9 +28,9 @@ from pygrid.features.associations.network.handshake import Handshake
 from pygrid.features.associations.network.registry import ConnectedDomains
 from pygrid.ids import hash_secret, new_secret
 from pygrid.lifecycle import AppContext
-from pygrid.messages.associations import Heartbeat
+from pygrid.messages.associations import Heartbeat, InvitationInfo
 from pygrid.storage import associations as rows
-from pygrid.storage.associations import Invitation, KnownDomain
+from pygrid.storage.associations import KnownDomain
 from pygrid.storage.idempotency import once
 from pygrid.storage.sql.database import Database
 from pygrid.transport.links import NORMAL, REFUSED, REPLACED, Link, Links, Payload, Socket
@@ -116,7 +116,7 @@ class NetworkAssociations:
                 state = AssociationState.PENDING
             elif (member := self.domains.find(name)) is not None and member.link is link:
                 state = AssociationState.ACCEPTED
-                self.domains.hear(member, heartbeat)
+                self.domains.record_heartbeat(member, heartbeat)
             else:
                 raise Forbidden("this Domain is not a member of the Network", code=codes.NOT_A_MEMBER)
             self._seen[known.id] = self._clock.now()
@@ -172,7 +172,7 @@ class NetworkAssociations:
             if accepted is not None:
                 self._listeners.changed(accepted.name)
         self._listeners.listed()
-        await asyncio.gather(*(_tell(link, known) for link, known in news))
+        await asyncio.gather(*(_notify(link, known) for link, known in news))
 
     async def _find_accepted(self, name: str) -> KnownDomain | None:
         holder = await self._database.look_up(lambda connection: rows.find_holder(connection, name))
@@ -201,7 +201,7 @@ class NetworkAssociations:
             return self.domains.links.release(was.name, link) or is_waiting
         if is_waiting:
             # The heartbeat of its earlier membership is void, even while the earlier link is being closed.
-            self.domains.hear(self.domains.get(known.name), Heartbeat())
+            self.domains.record_heartbeat(self.domains.get(known.name), Heartbeat())
             self._disconnect(self.domains.links.swap(known.name, link))
         return is_waiting
 
@@ -296,7 +296,7 @@ class NetworkAssociations:
 
     async def invite(
         self, principal: Principal, domain: str | None, max_uses: int, expires_in_s: int
-    ) -> tuple[Invitation, str]:
+    ) -> tuple[InvitationInfo, str]:
         """Create an invitation, and return it with its token, which is not stored.
 
         Raises:
@@ -307,7 +307,7 @@ class NetworkAssociations:
             check_domain_name(domain)
         token, now = new_secret(), self._clock.now()
 
-        def transaction(connection: sa.Connection) -> Invitation:
+        def transaction(connection: sa.Connection) -> InvitationInfo:
             expires_at = now + dt.timedelta(seconds=expires_in_s)
             new = rows.UnusedInvitation(hash_secret(token), domain, max_uses, expires_at, created_by=principal.user_id)
             return rows.put_invitation(connection, new, now)
@@ -316,7 +316,7 @@ class NetworkAssociations:
         self._listeners.listed()
         return made, token
 
-    async def list_invitations(self, principal: Principal) -> list[Invitation]:
+    async def list_invitations(self, principal: Principal) -> list[InvitationInfo]:
         """Return all invitations that were not withdrawn."""
         require(principal, Permission.MANAGE_NODES)
         return await self._database.read(rows.list_invitations)
@@ -333,11 +333,11 @@ def _waits_as(known: KnownDomain) -> str:
     return str(known.id)
 
 
-async def _tell(link: Link, known: KnownDomain | None) -> None:
+async def _notify(link: Link, known: KnownDomain | None) -> None:
     """Notify a Domain of its state, and close the link if it is not a member of the Network."""
     if known is not None and known.state is not AssociationState.LEFT:
         with contextlib.suppress(PygridError):
-            await link.tell("state", {"state": str(known.state), "reason": known.reason})
+            await link.notify("state", {"state": str(known.state), "reason": known.reason})
     if known is None or known.state is not AssociationState.ACCEPTED:
         await link.close(REFUSED, "removed" if known is None else str(known.state))
 

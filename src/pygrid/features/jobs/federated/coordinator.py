@@ -147,7 +147,6 @@ class ModelFiles:
         self._max_bytes = max_bytes
 
     def path(self, digest: str) -> Path:
-        """Return the path of a fetched model."""
         return self._files.path(digest)
 
     def check(self, digest: str) -> None:
@@ -167,7 +166,7 @@ class ModelFiles:
         """
         path = self._files.find(digest)
         if path is None:
-            self._files.make_room()
+            self._files.make_space()
             path = self._files.receive(digest, lambda file: fetch(cast(BinaryIO, _Bounded(file, self._max_bytes))))
         return map_file(path)
 

@@ -73,7 +73,7 @@ class FederatedTasks:
         return set(self._tasks)
 
     @property
-    def has_room(self) -> bool:
+    def has_capacity(self) -> bool:
         return len(self._tasks) < self.federation.max_jobs
 
     def begin(self, job: JobRecord) -> None:
@@ -82,7 +82,6 @@ class FederatedTasks:
             self._tasks[job.id] = self._spawn(self._run_to_end(job), job, lambda: self._tasks.pop(job.id, None))
 
     def stop(self, job_id: str) -> None:
-        """Cancel the task of a job."""
         if (task := self._tasks.get(job_id)) is not None:
             task.cancel()
 

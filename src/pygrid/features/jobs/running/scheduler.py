@@ -123,7 +123,7 @@ class JobScheduler:
         for pool in self._pools.list_pools():
             while not pool.is_trial and await self._start_next(pool.name):
                 pass
-        while self._federated.has_room and (taken := await self._queue.take_next(federated=True)) is not None:
+        while self._federated.has_capacity and (taken := await self._queue.take_next(federated=True)) is not None:
             if taken.state is JobState.RUNNING:
                 self._federated.begin(taken)
         return LOOK_S

@@ -34,8 +34,6 @@ Send = Callable[[Any], Awaitable[None]]
 
 @dataclass(frozen=True, slots=True)
 class RelayLimits:
-    """Bounds of a relay."""
-
     max_pipes_per_domain: int = 1000
     max_pipes_per_caller: int = 200
     max_pipes_per_address: int = 24
@@ -75,7 +73,6 @@ class Pipes:
         self._bytes = CounterFamily("pygrid_relay_bytes", "Bytes carried through pipes.", registry=metrics.registry)
 
     def count(self, domain: str) -> int:
-        """Return the number of pipes of a Domain."""
         return self._by_domain[domain]
 
     def list_callers(self, domain: str) -> list[tuple[str, int]]:

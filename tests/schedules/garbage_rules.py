@@ -13,7 +13,7 @@ whether they are there. A put that stores its bytes writes nothing else: their a
 The process that deletes holds the lock of the doomed row while it looks for a row and deletes. If it is paused between
 the two, the database takes the lock back, and a put can find the bytes. So it deletes only if `is_fresh`.
 
-All functions are pure.
+All functions are pure. `pygrid.storage.blobs.garbage` states the same rules in SQL.
 """
 
 from __future__ import annotations

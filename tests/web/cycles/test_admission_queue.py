@@ -15,7 +15,7 @@ import pytest
 
 from pygrid.configuration import read_server_config
 from pygrid.core.cycles import BETWEEN_CYCLES, AdmissionRefusal, Cycle, CycleState
-from pygrid.features.cycles.waiting_room import ATTEMPTS_PER_PLACE, WaitingRooms
+from pygrid.features.cycles.admission_queue import ATTEMPTS_PER_PLACE, AdmissionQueues
 from pygrid.storage.sql.database import Database
 from pygrid.storage.sql.lanes import Lane
 from pygrid.web.services import service
@@ -28,18 +28,18 @@ FULL = AdmissionRefusal("cycle_full", "the cycle has its clients", 10)
 RESTS = AdmissionRefusal("resting", "this client sits out", 10)
 
 
-def room_for(num_places: int) -> Any:
+def queue_for(num_places: int) -> Any:
     config = read_server_config({"cycle_length": None, "max_workers": num_places})
     signal = asyncio.get_running_loop().create_future()
     cycle = Cycle(1, 1, 1, CycleState.OPEN, 1, 1, 0, 0, NOW)
-    room = WaitingRooms().enter(cycle, config, signal)
-    assert room is not None
-    return room
+    queue = AdmissionQueues().enter(cycle, config, signal)
+    assert queue is not None
+    return queue
 
 
 @pytest.mark.parametrize("num_resting", [0, 300])
 async def test_as_many_try_as_there_are_places(num_resting: int) -> None:
-    room, places, tried = room_for(100), 100, 0
+    queue, places, tried = queue_for(100), 100, 0
 
     def attempt_of(number: int) -> Any:
         async def attempt() -> Any:
@@ -55,31 +55,31 @@ async def test_as_many_try_as_there_are_places(num_resting: int) -> None:
 
         return attempt
 
-    outcomes = await asyncio.gather(*(room.try_in_turn(attempt_of(number)) for number in range(10_000)))
+    outcomes = await asyncio.gather(*(queue.try_in_turn(attempt_of(number)) for number in range(10_000)))
     assert [one for one in outcomes if isinstance(one, int)] == list(range(num_resting, num_resting + 100))
     assert outcomes.count(RESTS) == num_resting
     at_once = math.ceil(100 * ATTEMPTS_PER_PLACE)
     assert tried <= (at_once if not num_resting else num_resting + 100 + at_once)
 
 
-async def test_each_signal_has_a_room_and_a_cycle_without_limit_has_none() -> None:
-    rooms, loop = WaitingRooms(), asyncio.get_running_loop()
+async def test_each_signal_has_a_queue_and_a_cycle_without_limit_has_none() -> None:
+    queues, loop = AdmissionQueues(), asyncio.get_running_loop()
     config = read_server_config({"cycle_length": None, "max_workers": 2})
     cycle = Cycle(1, 1, 1, CycleState.OPEN, 1, 1, 0, 0, NOW)
     first, second = loop.create_future(), loop.create_future()
-    room = rooms.enter(cycle, config, first)
-    assert room is not None
-    assert rooms.enter(cycle, config, first) is room
+    queue = queues.enter(cycle, config, first)
+    assert queue is not None
+    assert queues.enter(cycle, config, first) is queue
 
     async def is_between() -> AdmissionRefusal:
         return BETWEEN_CYCLES
 
-    assert await room.try_in_turn(is_between) is BETWEEN_CYCLES
-    other = rooms.enter(cycle, config, second)
+    assert await queue.try_in_turn(is_between) is BETWEEN_CYCLES
+    other = queues.enter(cycle, config, second)
     assert other is not None
-    assert other is not room, "after another signal, all may try again"
+    assert other is not queue, "after another signal, all may try again"
     unlimited = read_server_config({"cycle_length": 60})
-    assert rooms.enter(cycle, unlimited, second) is None
+    assert queues.enter(cycle, unlimited, second) is None
 
 
 async def test_a_free_place_wakes_all_and_few_of_them_write(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -21,7 +21,7 @@ _FULL = frozenset({"cycle_full", "not_drawn", "between_cycles"})
 """Reasons that hold for every client of the process."""
 
 
-class WaitingRoom:
+class AdmissionQueue:
     """The clients of one process that one signal has woken.
 
     Args:
@@ -47,22 +47,22 @@ class WaitingRoom:
             return outcome
 
 
-class WaitingRooms:
-    """The newest waiting room of each process."""
+class AdmissionQueues:
+    """The newest queue of each process."""
 
     def __init__(self) -> None:
-        self._rooms: dict[int, WaitingRoom] = {}
+        self._queues: dict[int, AdmissionQueue] = {}
 
-    def enter(self, cycle: Cycle | None, config: ServerConfig, signal: asyncio.Future[None]) -> WaitingRoom | None:
-        """Return the room of a signal; None: each client that it woke can try.
+    def enter(self, cycle: Cycle | None, config: ServerConfig, signal: asyncio.Future[None]) -> AdmissionQueue | None:
+        """Return the queue of a signal; None: each client that it woke can try.
 
         Args:
             cycle: the newest cycle of the process; its counts can be stale.
         """
         if cycle is None or config.max_workers is None or cycle.state not in (CycleState.HOSTED, CycleState.OPEN):
             return None
-        room = self._rooms.get(cycle.process_id)
-        if room is None or room.signal is not signal:
+        queue = self._queues.get(cycle.process_id)
+        if queue is None or queue.signal is not signal:
             num_places = max(1, config.max_workers - cycle.num_assigned)
-            room = self._rooms[cycle.process_id] = WaitingRoom(signal, math.ceil(ATTEMPTS_PER_PLACE * num_places))
-        return room
+            queue = self._queues[cycle.process_id] = AdmissionQueue(signal, math.ceil(ATTEMPTS_PER_PLACE * num_places))
+        return queue

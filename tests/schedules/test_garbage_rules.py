@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import datetime as dt
 
-from pygrid.core.garbage import (
+from schedules.garbage_rules import (
     DELETE_WITHIN_S,
     DROPPED,
     UNNAMED,
