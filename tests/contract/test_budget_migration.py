@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import datetime as dt
+from collections.abc import Callable, Iterator
 
 import pytest
 import sqlalchemy as sa
@@ -14,11 +16,16 @@ from pygrid.privacy.ledger import cost_of, epsilon_left, open_cap
 from pygrid.storage import audit, budget_log, budgets, charges
 from pygrid.storage.sql.database import Database
 from pygrid.storage.sql.migrations import FOLDER, migrate
+from support.postgres import new_database
 
 NOW = dt.datetime(2026, 5, 1, 12, tzinfo=dt.UTC)
 SAMPLED = '[{"noise_multiplier":1.5,"rounds":200,"sampling_rate":0.01,"type":"poisson_sampled_gaussian"}]'
 ONCE = '[{"noise_multiplier":5.0,"rounds":1,"type":"gaussian"}]'
 CAP = {"epsilon": 3.0, "delta": 1e-6, "basic_epsilon": 0.0, "basic_delta": 0.0, "order": 9}
+
+
+class Undone(Exception):
+    """Ends a transaction without a commit."""
 
 
 def bring_to_first(connection: sa.Connection) -> None:
@@ -81,12 +88,33 @@ def fill_as_first(connection: sa.Connection) -> None:
         audit.append(connection, f"charge_{state}", {"job_id": job_id}, actor=None, now=NOW)
 
 
-@pytest.fixture
-def migrated(database: Database) -> Database:
-    database.write_now(bring_to_first)
-    database.write_now(fill_as_first)
-    migrate(database)
-    return database
+@pytest.fixture(scope="module", params=["sqlite", "postgresql"])
+def migrated(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Database]:
+    """A migrated database of each kind, which no test changes."""
+    with contextlib.ExitStack() as stack:
+        if request.param == "sqlite":
+            url = f"sqlite:///{tmp_path_factory.mktemp('first') / 'test.db'}"
+        else:
+            url = stack.enter_context(new_database(request.getfixturevalue("postgres_server")))
+        database = stack.enter_context(contextlib.closing(Database(url)))
+        database.write_now(bring_to_first)
+        database.write_now(fill_as_first)
+        migrate(database)
+        yield database
+
+
+def found_after(database: Database, change: Callable[[sa.Connection], object]) -> str | None:
+    """What the log finds after a change, which is undone."""
+    found: list[str | None] = []
+
+    def try_out(connection: sa.Connection) -> None:
+        change(connection)
+        found.append(budget_log.find_altered(connection))
+        raise Undone
+
+    with pytest.raises(Undone):
+        database.write_now(try_out)
+    return found[0]
 
 
 def test_charges_of_the_first_version_are_priced_for_replaced_units(migrated: Database) -> None:
@@ -119,8 +147,7 @@ def test_ledgers_of_the_first_version_get_the_unit_of_their_dataset(migrated: Da
     ],
 )
 def test_a_cap_that_was_changed_behind_the_log_is_found(migrated: Database, statement: str) -> None:
-    migrated.write_now(lambda connection: connection.execute(sa.text(statement)))
-    assert migrated.read_now(budget_log.find_altered) is not None
+    assert found_after(migrated, lambda connection: connection.execute(sa.text(statement))) is not None
 
 
 @pytest.mark.parametrize(
@@ -140,8 +167,8 @@ def test_a_cap_that_was_changed_behind_the_log_is_found(migrated: Database, stat
     ],
 )
 def test_a_charge_that_was_changed_behind_the_log_is_named(migrated: Database, statement: str, fault: str) -> None:
-    migrated.write_now(lambda connection: connection.execute(sa.text(statement)))
-    assert (migrated.read_now(budget_log.find_altered) or "").startswith(fault)
+    found = found_after(migrated, lambda connection: connection.execute(sa.text(statement)))
+    assert (found or "").startswith(fault)
 
 
 def test_changes_that_the_log_knows_are_no_fault(migrated: Database) -> None:
@@ -152,6 +179,5 @@ def test_changes_that_the_log_knows_are_no_fault(migrated: Database) -> None:
         charges.reserve(connection, job_id="x", dataset_id=2, user_id=8, events=[Gaussian(50.0)], now=NOW)
         budgets.update_budget(connection, 2, epsilon=5.0, user_epsilon=2.0, actor=1, now=NOW)
 
-    migrated.write_now(change)
-    assert migrated.read_now(budget_log.find_altered) is None
+    assert found_after(migrated, change) is None
     assert open_cap(3.0, 1e-6).order == CAP["order"]

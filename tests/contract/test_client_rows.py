@@ -70,6 +70,7 @@ def test_only_what_brought_nothing_and_is_not_used_is_removed(store: Rows) -> No
     assert left == {"reported", "used", "named"}
 
 
+@pytest.mark.empty_database
 def test_clients_and_reports_of_the_first_release_stay_in_use(database: Database) -> None:
     def upgrade(connection: sa.Connection) -> None:
         config = Config()

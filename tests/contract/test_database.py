@@ -34,6 +34,8 @@ from pygrid.storage.sql.migrations import migrate, newest_revision
 from support.eventually import never, turns
 
 _notes_metadata = sa.MetaData()
+pytestmark = pytest.mark.empty_database
+
 notes = sa.Table(
     "notes",
     _notes_metadata,

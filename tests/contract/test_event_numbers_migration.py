@@ -13,6 +13,8 @@ from pygrid.storage.cycles import list_events, put_event
 from pygrid.storage.sql.database import Database
 from pygrid.storage.sql.migrations import FOLDER, migrate
 
+pytestmark = pytest.mark.empty_database
+
 NOW = dt.datetime(2026, 5, 1, 12)
 
 

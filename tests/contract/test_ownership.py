@@ -128,8 +128,8 @@ async def test_the_lock_of_a_sqlite_database_needs_no_checks(tmp_path: Path) -> 
 
 
 @pytest.fixture
-def two(postgres_url: str, tmp_path: Path) -> tuple[Database, Database]:
-    first, second = Database(postgres_url), Database(postgres_url)
+def two(migrated_postgres_url: str, tmp_path: Path) -> tuple[Database, Database]:
+    first, second = Database(migrated_postgres_url), Database(migrated_postgres_url)
     migrate(first)
     match_database(first, tmp_path, "domain")
     return first, second
@@ -248,9 +248,11 @@ async def test_an_owner_that_is_heard_stays(two: tuple[Database, Database], monk
             used.close()
 
 
-def test_a_paused_transaction_does_not_keep_its_locks(postgres_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_paused_transaction_does_not_keep_its_locks(
+    migrated_postgres_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(sql_database, "IDLE_TRANSACTION_S", 1)
-    paused, other = Database(postgres_url), Database(postgres_url)
+    paused, other = Database(migrated_postgres_url), Database(migrated_postgres_url)
     try:
         migrate(paused)
         lock = sa.text("LOCK TABLE audit_head IN EXCLUSIVE MODE")
@@ -264,8 +266,10 @@ def test_a_paused_transaction_does_not_keep_its_locks(postgres_url: str, monkeyp
         other.close()
 
 
-async def test_a_connection_that_breaks_in_a_prepared_statement_is_no_internal_error(postgres_url: str) -> None:
-    database = Database(postgres_url)
+async def test_a_connection_that_breaks_in_a_prepared_statement_is_no_internal_error(
+    migrated_postgres_url: str,
+) -> None:
+    database = Database(migrated_postgres_url)
     try:
         migrate(database)
         find = Prepared(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import datetime as dt
 
+import pytest
 import sqlalchemy as sa
 from alembic import command
 from alembic.config import Config
@@ -12,6 +13,8 @@ from pygrid.storage.provided_identities import is_disconnected
 from pygrid.storage.sql.database import Database
 from pygrid.storage.sql.migrations import FOLDER, migrate
 from pygrid.storage.user_sessions import list_sessions, put_session
+
+pytestmark = pytest.mark.empty_database
 
 NOW = dt.datetime(2026, 5, 1, 12)
 

@@ -14,6 +14,8 @@ from pygrid.configuration import read_server_config
 from pygrid.storage.sql.database import Database
 from pygrid.storage.sql.migrations import FOLDER, migrate
 
+pytestmark = pytest.mark.empty_database
+
 NOW = dt.datetime(2026, 5, 1, 12)
 SECRET = {"secret": "s" * 32}
 STORED: list[tuple[dict[str, Any], set[str]]] = [

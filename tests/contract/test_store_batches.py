@@ -25,6 +25,8 @@ from pygrid.storage.sql.database import Database
 from pygrid.storage.sql.lanes import MAX_BATCH, MIN_BATCH, ByteLog, Lane, Unit, take_batch
 from support.eventually import turns
 
+pytestmark = pytest.mark.empty_database
+
 _metadata = sa.MetaData()
 numbers = sa.Table(
     "numbers", _metadata, sa.Column("id", sa.Integer, primary_key=True), sa.Column("value", sa.Integer, unique=True)

@@ -30,8 +30,8 @@ BAD = {"NUL": NUL, "surrogate": SURROGATE}
 
 
 @pytest.fixture(params=["domain", "network"])
-def app(request: pytest.FixtureRequest, postgres_url: str, tmp_path: Path) -> Litestar:
-    values = {"DATABASE_URL": postgres_url}
+def app(request: pytest.FixtureRequest, migrated_postgres_url: str, tmp_path: Path) -> Litestar:
+    values = {"DATABASE_URL": migrated_postgres_url}
     if request.param == "domain":
         return build_domain(load_settings(values, data_dir=tmp_path, id="test"))
     return build_network(load_network_settings(values, data_dir=tmp_path, id="test"))
@@ -148,8 +148,8 @@ async def test_a_nul_is_refused_wherever_it_comes(app: Litestar) -> None:
 
 
 @pytest.mark.parametrize("bad", BAD.values(), ids=BAD)
-async def test_leave_refuses_it(postgres_url: str, tmp_path: Path, bad: str) -> None:
-    app = build_domain(load_settings({"DATABASE_URL": postgres_url}, data_dir=tmp_path, id="test"))
+async def test_leave_refuses_it(migrated_postgres_url: str, tmp_path: Path, bad: str) -> None:
+    app = build_domain(load_settings({"DATABASE_URL": migrated_postgres_url}, data_dir=tmp_path, id="test"))
     async with running(app) as web:
         for field in ("worker_id", "model", "version"):
             message = json.dumps({"worker_id": "x", "model": "m", "version": "1", field: bad})

@@ -39,14 +39,14 @@ def moto() -> Iterator[str]:
 
 
 @pytest.fixture
-def settings(moto: str, postgres_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> DomainSettings:
+def settings(moto: str, migrated_postgres_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> DomainSettings:
     for name, value in stores.CREDENTIALS.items():
         monkeypatch.setenv(name, value)
     return load_settings(
         {},
         data_dir=tmp_path / "data",
         id="test",
-        database_url=postgres_url,
+        database_url=migrated_postgres_url,
         secret_key="k" * 32,
         store=stores.new_address(moto).url,
         s3_endpoint=moto,
