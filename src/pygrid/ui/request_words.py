@@ -84,7 +84,7 @@ def answer_tables(answers: Sequence[Mapping[str, Any]], asked: Sequence[Statisti
 
 
 def _table(answer: Mapping[str, Any], asked: StatisticRequest) -> AnswerTable:
-    std = _number(answer.get("noise_std"))
+    std = _number(answer.get("noise_std")) or None  # exact answers have 0
     pairs = _pairs(answer, asked)
     most = max((abs(value) for _, value in pairs if value is not None), default=0.0)
     rows = [
