@@ -22,7 +22,7 @@
 
   const observer = new MutationObserver(register);
   function register() {
-    if (document.readyState === "loading") fold();
+    fold();
     if (!window.htmx) return;
     observer.disconnect();
     window.htmx.registerExtension("pygrid", {
