@@ -2,30 +2,25 @@
 
 from __future__ import annotations
 
-import contextlib
 import datetime as dt
-from collections.abc import Callable, Iterator
 
 import pytest
 import sqlalchemy as sa
 from alembic import command
 from alembic.config import Config
 
-from pygrid.privacy.events import Gaussian, PoissonSampledGaussian
-from pygrid.privacy.ledger import cost_of, epsilon_left, open_cap
+from pygrid.privacy.events import Gaussian, PoissonSampledGaussian, PureDp
+from pygrid.privacy.ledger import ChargeState, cost_of, epsilon_left, open_cap
 from pygrid.storage import audit, budget_log, budgets, charges
 from pygrid.storage.sql.database import Database
 from pygrid.storage.sql.migrations import FOLDER, migrate
-from support.postgres import new_database
 
 NOW = dt.datetime(2026, 5, 1, 12, tzinfo=dt.UTC)
 SAMPLED = '[{"noise_multiplier":1.5,"rounds":200,"sampling_rate":0.01,"type":"poisson_sampled_gaussian"}]'
 ONCE = '[{"noise_multiplier":5.0,"rounds":1,"type":"gaussian"}]'
+pytestmark = pytest.mark.empty_database
+
 CAP = {"epsilon": 3.0, "delta": 1e-6, "basic_epsilon": 0.0, "basic_delta": 0.0, "order": 9}
-
-
-class Undone(Exception):
-    """Ends a transaction without a commit."""
 
 
 def bring_to_first(connection: sa.Connection) -> None:
@@ -88,33 +83,12 @@ def fill_as_first(connection: sa.Connection) -> None:
         audit.append(connection, f"charge_{state}", {"job_id": job_id}, actor=None, now=NOW)
 
 
-@pytest.fixture(scope="module", params=["sqlite", "postgresql"])
-def migrated(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Database]:
-    """A migrated database of each kind, which no test changes."""
-    with contextlib.ExitStack() as stack:
-        if request.param == "sqlite":
-            url = f"sqlite:///{tmp_path_factory.mktemp('first') / 'test.db'}"
-        else:
-            url = stack.enter_context(new_database(request.getfixturevalue("postgres_server")))
-        database = stack.enter_context(contextlib.closing(Database(url)))
-        database.write_now(bring_to_first)
-        database.write_now(fill_as_first)
-        migrate(database)
-        yield database
-
-
-def found_after(database: Database, change: Callable[[sa.Connection], object]) -> str | None:
-    """What the log finds after a change, which is undone."""
-    found: list[str | None] = []
-
-    def try_out(connection: sa.Connection) -> None:
-        change(connection)
-        found.append(budget_log.find_altered(connection))
-        raise Undone
-
-    with pytest.raises(Undone):
-        database.write_now(try_out)
-    return found[0]
+@pytest.fixture
+def migrated(database: Database) -> Database:
+    database.write_now(bring_to_first)
+    database.write_now(fill_as_first)
+    migrate(database)
+    return database
 
 
 def test_charges_of_the_first_version_are_priced_for_replaced_units(migrated: Database) -> None:
@@ -135,40 +109,81 @@ def test_ledgers_of_the_first_version_get_the_unit_of_their_dataset(migrated: Da
     assert migrated.read_now(budget_log.find_altered) is None
 
 
-@pytest.mark.parametrize(
-    "statement",
-    [
+class _RolledBack(Exception):
+    pass
+
+
+def fault_after(database: Database, *statements: str) -> str | None:
+    """What is found after these statements, which are rolled back."""
+    found: list[str | None] = []
+
+    def change(connection: sa.Connection) -> None:
+        for statement in statements:
+            assert connection.execute(sa.text(statement)).rowcount, statement
+        found.append(budget_log.find_altered(connection))
+        raise _RolledBack
+
+    with pytest.raises(_RolledBack):
+        database.write_now(change)
+    return found[0]
+
+
+def test_a_cap_that_was_changed_behind_the_log_is_found(migrated: Database) -> None:
+    for statement in (
         "UPDATE budgets SET epsilon = 100 WHERE dataset_id = 1",
         "UPDATE budgets SET user_epsilon = 100 WHERE dataset_id = 1",
         "UPDATE budgets SET unit = 'domain' WHERE dataset_id = 2",
         "UPDATE budgets SET delta = 0.1 WHERE dataset_id = 1",
         "UPDATE grants SET epsilon = 100",
+        "UPDATE grants SET basic_epsilon = 1",
+        'UPDATE grants SET "order" = 2',
+        "UPDATE grants SET is_default = NOT is_default",
+        "DELETE FROM grants",
         "DELETE FROM budgets WHERE dataset_id = 2",
-    ],
-)
-def test_a_cap_that_was_changed_behind_the_log_is_found(migrated: Database, statement: str) -> None:
-    assert found_after(migrated, lambda connection: connection.execute(sa.text(statement))) is not None
+    ):
+        assert fault_after(migrated, statement) is not None, statement
+    assert migrated.read_now(budget_log.find_altered) is None
 
 
-@pytest.mark.parametrize(
-    ("statement", "fault"),
-    [
+def test_a_charge_that_was_changed_behind_the_log_is_named(migrated: Database) -> None:
+    cheaper = "SET {0} = {0} / 2"
+    sums = "UPDATE grants SET spent_{} = (SELECT sum({}) FROM charges WHERE state <> 'refunded')"
+    added = (
+        "INSERT INTO charges SELECT 9, 'z', dataset_id, user_id, state, curve_id, dataset_cost, user_cost, "
+        "basic_epsilon, basic_delta, created_at, updated_at FROM charges WHERE job_id = 'a'"
+    )
+    for statements, fault in (
         (
-            "UPDATE charges SET state = 'refunded' WHERE job_id = 'b'",
+            ["UPDATE charges SET state = 'refunded' WHERE job_id = 'b'"],
             "the state of the charge of job b is refunded, but failed in the log",
         ),
         (
-            "UPDATE charges SET user_id = 8 WHERE job_id = 'a'",
+            ["UPDATE charges SET user_id = 8 WHERE job_id = 'a'"],
             "the user_id of the charge of job a is 8, but 7 in the log",
         ),
-        ("UPDATE charges SET curve_id = 2 WHERE job_id = 'a'", "the charge of job a has other events in the log"),
-        ("UPDATE charges SET job_id = 'z' WHERE job_id = 'a'", "the log has no entry for the charge of job z"),
-        ("DELETE FROM charges WHERE job_id = 'c'", "the charge of job c is in the log, but not in the database"),
-    ],
-)
-def test_a_charge_that_was_changed_behind_the_log_is_named(migrated: Database, statement: str, fault: str) -> None:
-    found = found_after(migrated, lambda connection: connection.execute(sa.text(statement)))
-    assert (found or "").startswith(fault)
+        (["UPDATE charges SET curve_id = 2 WHERE job_id = 'a'"], "the charge of job a has other events in the log"),
+        (["UPDATE charges SET job_id = 'z' WHERE job_id = 'a'"], "the log has no entry for the charge of job z"),
+        (["DELETE FROM charges WHERE job_id = 'c'"], "the charge of job c is in the log, but not in the database"),
+        ([added], "the log has no entry for the charge of job z"),
+        ([f"UPDATE charges {cheaper.format('user_cost')} WHERE job_id = 'b'"], "the user_cost of the charge of job b"),
+        (
+            [f"UPDATE charges {cheaper.format('dataset_cost')}", sums.format("in_dataset", "dataset_cost")],
+            "the dataset_cost of the charge of job a is ",
+        ),
+        (
+            ["UPDATE charges SET user_cost = 1e-12", sums.format("divergence", "user_cost")],
+            "the user_cost of the charge of job a is 1e-12, but ",
+        ),
+        (
+            ["UPDATE charges SET basic_epsilon = -1", sums.format("basic_epsilon", "basic_epsilon")],
+            "the basic_epsilon of the charge of job a is -1, but 0 by the log",
+        ),
+        (
+            ["UPDATE curves SET divergences = (SELECT divergences FROM curves WHERE id = 2) WHERE id = 1"],
+            "the curve of the charge of job a is not that of its events in the log",
+        ),
+    ):
+        assert (fault_after(migrated, *statements) or "").startswith(fault), statements
 
 
 def test_changes_that_the_log_knows_are_no_fault(migrated: Database) -> None:
@@ -176,8 +191,16 @@ def test_changes_that_the_log_knows_are_no_fault(migrated: Database) -> None:
         budgets.update_budget(connection, 1, epsilon=4.0, user_epsilon=3.5, actor=1, now=NOW)
         budgets.put_grant(connection, 2, 9, 1.0, actor=1, now=NOW)
         budgets.put_grant(connection, 2, 9, 1.5, actor=1, now=NOW)
-        charges.reserve(connection, job_id="x", dataset_id=2, user_id=8, events=[Gaussian(50.0)], now=NOW)
+        for user_id, events in ((8, [Gaussian(50.0)]), (9, [Gaussian(60.0, 2), PureDp(1e-3)])):
+            job_id = f"x{user_id}"
+            charges.reserve(connection, job_id=job_id, dataset_id=2, user_id=user_id, events=events, now=NOW)
+            charges.move_charge(connection, job_id, ChargeState.REFUNDED, NOW)
+            again = f"y{user_id}"
+            charges.reserve(connection, job_id=again, dataset_id=2, user_id=user_id, events=events, now=NOW)
         budgets.update_budget(connection, 2, epsilon=5.0, user_epsilon=2.0, actor=1, now=NOW)
+        budgets.put_grant(connection, 2, 8, 1.5, actor=1, now=NOW)
 
-    assert found_after(migrated, change) is None
+    migrated.write_now(change)
+    assert migrated.read_now(budget_log.find_altered) is None
+    assert migrated.read_now(charges.find_mismatch) is None
     assert open_cap(3.0, 1e-6).order == CAP["order"]

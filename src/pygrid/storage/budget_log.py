@@ -1,20 +1,30 @@
-"""Budgets, grants and charges as the audit log records them, compared with the tables."""
+"""Budgets, grants and charges as the audit log records them, compared with the tables.
+
+The entry of a charge has its events, and the entries of caps have their orders. So each cost is computed again from the
+log. Together with `pygrid.storage.charges.find_mismatch`, this covers every number that a check of a budget reads.
+"""
 
 from __future__ import annotations
 
+import math
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
+import numpy as np
 import sqlalchemy as sa
 
-from pygrid.privacy.ledger import ChargeState
+from pygrid.privacy.events import decode_events
+from pygrid.privacy.ledger import ChargeState, Cost, cost_of
 from pygrid.storage import audit
-from pygrid.storage.budgets import grants, list_budgets
+from pygrid.storage.budgets import grants, list_budgets, read_cap
 from pygrid.storage.charges import charges, curves
 
 _PAGE = 1000
 _MOVED = {f"charge_{state.value}": state.value for state in ChargeState}
 _COMPARED = ("dataset_id", "user_id", "state")
+_COSTS = ("dataset_cost", "user_cost", "basic_epsilon", "basic_delta")
+_ROUNDED = 1e-6
+"""Largest relative difference between costs of the same events that were computed on different machines."""
 
 
 @dataclass
@@ -27,51 +37,85 @@ class _Logged:
     """Grants by dataset and user."""
     charged: dict[str, dict[str, Any]] = field(default_factory=dict)
     """Charges by job."""
+    defaults: dict[tuple[int, int], dict[str, Any]] = field(default_factory=dict)
+    """The cap of users without a grant of their own, at the first charge of such a user, by dataset and user."""
+
+    def get_grant(self, key: tuple[int, int]) -> dict[str, Any] | None:
+        """Return the cap of a user with a grant or a charge. A default one follows the epsilon of the budget."""
+        if key in self.granted or key not in self.defaults:
+            return self.granted.get(key)
+        return {**self.defaults[key], "epsilon": self.opened[key[0]]["user_cap"]["epsilon"]}
 
 
 def find_altered(connection: sa.Connection) -> str | None:
     """The first budget, grant or charge that differs from the log, in words; None if all agree. Reads the whole log."""
     logged = _replay(connection)
-    return _find_altered_cap(connection, logged.opened, logged.granted) or _find_altered_charge(
-        connection, logged.charged
+    return (
+        _find_altered_budget(connection, logged)
+        or _find_altered_grant(connection, logged)
+        or _find_altered_charge(connection, logged)
     )
 
 
-def _find_altered_charge(connection: sa.Connection, charged: dict[str, dict[str, Any]]) -> str | None:
-    query = sa.select(charges.c.job_id, *(charges.c[name] for name in _COMPARED), curves.c.events)
-    for row in connection.execute(query.join_from(charges, curves).order_by(charges.c.id)).mappings():
-        logged = charged.pop(row["job_id"], None)
-        if logged is None:
-            return f"the log has no entry for the charge of job {row['job_id']}"
-        for name in _COMPARED:
-            if row[name] != logged[name]:
-                return f"the {name} of the charge of job {row['job_id']} is {row[name]}, but {logged[name]} in the log"
-        if row["events"] != logged["events"]:
-            return f"the charge of job {row['job_id']} has other events in the log"
-    return f"the charge of job {min(charged)} is in the log, but not in the database" if charged else None
-
-
-def _find_altered_cap(
-    connection: sa.Connection, opened: dict[int, dict[str, Any]], granted: dict[tuple[int, int], dict[str, Any]]
-) -> str | None:
+def _find_altered_budget(connection: sa.Connection, logged: _Logged) -> str | None:
+    missing = set(logged.opened)
     for budget in list_budgets(connection):
-        logged = opened.pop(budget.dataset_id, None)
-        if logged is None:
-            return f"the log has no entry for the budget of dataset {budget.dataset_id}"
+        dataset_id = budget.dataset_id
+        if dataset_id not in missing:
+            return f"the log has no entry for the budget of dataset {dataset_id}"
+        missing.remove(dataset_id)
         user_cap = None if budget.user_cap is None else asdict(budget.user_cap)
         for what, found in (("cap", asdict(budget.cap)), ("user_cap", user_cap), ("unit", budget.unit)):
-            if logged[what] != found:
-                return f"the {what} of dataset {budget.dataset_id} is {found}, but {logged[what]} in the log"
-        for row in connection.execute(sa.select(grants).where(grants.c.dataset_id == budget.dataset_id)).mappings():
-            # A default grant has the epsilon of the cap for every user, and the order that this cap had at the user's
-            # first charge.
-            key = budget.dataset_id, row["user_id"]
-            expected = logged["user_cap"] if row["is_default"] else granted.get(key)
-            if expected is None or row["epsilon"] != expected["epsilon"] or row["delta"] != expected["delta"]:
-                return f"the grant of user {row['user_id']} on dataset {budget.dataset_id} differs from the log"
-            if not row["is_default"] and row["order"] != expected["order"]:
-                return f"the order of user {row['user_id']}'s grant on dataset {budget.dataset_id} differs from the log"
-    return f"the budget of dataset {min(opened)} is in the log, but not in the database" if opened else None
+            expected = logged.opened[dataset_id][what]
+            if expected != found:
+                return f"the {what} of dataset {dataset_id} is {found}, but {expected} in the log"
+    return f"the budget of dataset {min(missing)} is in the log, but not in the database" if missing else None
+
+
+def _find_altered_grant(connection: sa.Connection, logged: _Logged) -> str | None:
+    missing = {*logged.granted, *logged.defaults}
+    for row in connection.execute(sa.select(grants)):
+        key = row.dataset_id, row.user_id
+        is_same = logged.get_grant(key) == asdict(read_cap(row)) and row.is_default == (key not in logged.granted)
+        if not is_same:
+            return f"the grant of user {row.user_id} on dataset {row.dataset_id} differs from the log"
+        missing.remove(key)
+    for dataset_id, user_id in sorted(missing):
+        return f"the grant of user {user_id} on dataset {dataset_id} is in the log, but not in the database"
+    return None
+
+
+def _find_altered_charge(connection: sa.Connection, logged: _Logged) -> str | None:
+    missing, costs = set(logged.charged), dict[str, Cost]()
+    query = sa.select(charges, curves.c.events, curves.c.divergences)
+    for row in connection.execute(query.join_from(charges, curves).order_by(charges.c.id)).mappings():
+        job_id = row["job_id"]
+        if job_id not in missing:
+            return f"the log has no entry for the charge of job {job_id}"
+        missing.remove(job_id)
+        entry = logged.charged[job_id]
+        for name in _COMPARED:
+            if row[name] != entry[name]:
+                return f"the {name} of the charge of job {job_id} is {row[name]}, but {entry[name]} in the log"
+        events = entry["events"]
+        if row["events"] != events:
+            return f"the charge of job {job_id} has other events in the log"
+        if events not in costs:
+            costs[events] = cost_of(decode_events(events))
+        if not np.allclose(np.frombuffer(row["divergences"], "<f8"), costs[events].curve, rtol=_ROUNDED, atol=0.0):
+            return f"the curve of the charge of job {job_id} is not that of its events in the log"
+        for name, expected in _costs(logged, entry, costs[events]).items():
+            if not math.isclose(row[name], expected, rel_tol=_ROUNDED):
+                return f"the {name} of the charge of job {job_id} is {row[name]:g}, but {expected:g} by the log"
+    return f"the charge of job {min(missing)} is in the log, but not in the database" if missing else None
+
+
+def _costs(logged: _Logged, entry: dict[str, Any], cost: Cost) -> dict[str, float]:
+    """What a charge costs at the orders of the log, by column."""
+    cap, user_cap = logged.opened[entry["dataset_id"]]["cap"], logged.get_grant((entry["dataset_id"], entry["user_id"]))
+    assert user_cap is not None, "there is one since the charge"
+    values = (cost.at(cap["order"]).divergence, cost.at(user_cap["order"]).divergence)
+    return dict(zip(_COSTS, (*values, cost.basic_epsilon, cost.basic_delta), strict=True))
 
 
 def _replay(connection: sa.Connection) -> _Logged:
@@ -95,6 +139,9 @@ def _replay(connection: sa.Connection) -> _Logged:
                 granted[data["dataset_id"], data["user_id"]] = data["cap"]
             elif entry.action == "budget_reserved":
                 charged[data["job_id"]] = {**data, "state": ChargeState.RESERVED.value}
+                key = data["dataset_id"], data["user_id"]
+                if key not in granted and data["dataset_id"] in opened:
+                    logged.defaults.setdefault(key, opened[data["dataset_id"]]["user_cap"])
             elif entry.action in _MOVED and data["job_id"] in charged:
                 charged[data["job_id"]]["state"] = _MOVED[entry.action]
             elif entry.action == "budgets_repriced":
