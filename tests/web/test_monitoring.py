@@ -2,11 +2,12 @@
 
 Should happen: jobs, budgets, Workers, datasets and the disk are measured; each metric of the dashboard exists, with its
 labels.
-Should not happen: a metric names a dataset or a person.
+Should not happen: a metric names a dataset or a person; others than the operator's monitoring read the metrics.
 """
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import re
 from pathlib import Path
@@ -15,8 +16,9 @@ import httpx
 import pytest
 
 from pygrid.domain import build_domain
+from pygrid.errors import InvalidConfig
 from pygrid.features.monitoring import budget_state
-from pygrid.settings import DomainSettings
+from pygrid.settings import DomainSettings, load_settings
 from support.eventually import eventually
 from support.jobs import running_site
 from support.web import running
@@ -55,6 +57,32 @@ async def test_what_is_stored_is_measured(settings: DomainSettings) -> None:
     assert found['pygrid_job_places_free{pool="local"}'] == 2
     assert found["pygrid_disk_bytes"] > found["pygrid_disk_free_bytes"] > 0
     assert not [name for name in found if "patients" in name or "@" in name]
+
+
+async def test_strangers_read_no_metrics(settings: DomainSettings) -> None:
+    """They reveal sizes of private datasets, and when a private job ends."""
+    by_proxy = {"X-Forwarded-For": "127.0.0.1"}
+    async with running(app := build_domain(dataclasses.replace(settings, metrics_from="::1,203.0.113.0/24"))):
+        for address, headers, status in (
+            ("203.0.113.7", {}, 200),
+            ("::ffff:203.0.113.7", {}, 200),
+            ("::1", {}, 200),
+            ("203.0.113.7", by_proxy, 403),
+            ("203.0.113.7", {"Forwarded": "for=127.0.0.1"}, 403),
+            ("203.0.113.7", {"Via": "1.1 proxy"}, 403),
+            ("198.51.100.7", {}, 403),
+            ("127.0.0.1", {}, 403),
+            ("relayed:203.0.113.7", {}, 403),
+            ("", {}, 403),
+        ):
+            transport = httpx.ASGITransport(app, client=(address, 1))  # type: ignore[arg-type]
+            async with httpx.AsyncClient(transport=transport, base_url="http://localhost") as web:
+                for method in ("GET", "HEAD"):
+                    answer = await web.request(method, "/metrics", headers=headers)
+                    assert answer.status_code == status, (address, headers)
+    assert load_settings({}).metrics_from == "127.0.0.0/8,::1"
+    with pytest.raises(InvalidConfig, match="PYGRID_METRICS_FROM"):
+        load_settings({}, metrics_from="prometheus.example")
 
 
 @pytest.mark.parametrize(("share", "state"), [(0, "open"), (0.8, "open"), (0.81, "nearly_spent"), (1.0, "spent")])

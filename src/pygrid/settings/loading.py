@@ -182,6 +182,7 @@ def _check(settings: S) -> S:
             "PYGRID_SETUP_CODE must have 16 to 200 characters, because it makes an Owner", code=codes.SETUP_CODE_SHORT
         )
     read_networks(settings.trusted_proxies)
+    read_networks(settings.metrics_from, "PYGRID_METRICS_FROM")
     if settings.secret_key and (
         len(settings.secret_key.encode()) < MIN_SECRET_BYTES or settings.secret_key == _PUBLISHED_SECRET
     ):
@@ -370,7 +371,9 @@ def _wrong(name: str, value: object, wanted: str) -> InvalidConfig:
     )
 
 
-def read_networks(text: str) -> tuple[ipaddress.IPv4Network | ipaddress.IPv6Network, ...]:
+def read_networks(
+    text: str, setting: str = "PYGRID_TRUSTED_PROXIES (--trusted-proxies)"
+) -> tuple[ipaddress.IPv4Network | ipaddress.IPv6Network, ...]:
     """The IP networks of a list like ``10.0.0.5,10.1.0.0/16``.
 
     Raises:
@@ -380,4 +383,4 @@ def read_networks(text: str) -> tuple[ipaddress.IPv4Network | ipaddress.IPv6Netw
         return tuple(ipaddress.ip_network(entry.strip(), strict=False) for entry in text.split(",") if entry.strip())
     except ValueError as error:
         wanted = f"use IP addresses or networks, separated by commas ({error})"
-        raise _wrong("PYGRID_TRUSTED_PROXIES (--trusted-proxies)", text, wanted) from None
+        raise _wrong(setting, text, wanted) from None

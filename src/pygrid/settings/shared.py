@@ -181,6 +181,9 @@ class AppSettings:
         "Reverse proxies whose X-Forwarded-For is believed, for example 10.0.0.5,10.1.0.0/16.",
         metavar="ADDRESSES",
     )
+    metrics_from: str = setting(
+        "127.0.0.0/8,::1", "Network", "Addresses that may read /metrics; default: this machine.", flag=None
+    )
 
     @property
     def is_replicated(self) -> bool:

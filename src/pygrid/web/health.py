@@ -17,8 +17,10 @@ from litestar.datastructures import State
 from sqlalchemy.exc import SQLAlchemyError
 
 from pygrid import codes
-from pygrid.errors import NotFound, PygridError, Unavailable
+from pygrid.core.addresses import parse_address
+from pygrid.errors import Forbidden, NotFound, PygridError, Unavailable
 from pygrid.metrics import Metrics
+from pygrid.settings import AppSettings, read_networks
 from pygrid.web.problems import describe_problems
 from pygrid.web.services import service
 
@@ -28,6 +30,8 @@ MIN_FREE_BYTES = 32 * 1024 * 1024
 """An app with less free space on the disk of its data folder is not ready."""
 PROBE_FILE = ".readiness-probe"
 _PROBE_BYTES = 4096
+_FORWARDING = ("forwarded", "via", "x-forwarded-for")
+"""Headers that a proxy adds."""
 
 
 class Health(msgspec.Struct):
@@ -105,8 +109,23 @@ def find_disk_trouble(folder: Path) -> str:
 
 
 @get("/metrics", include_in_schema=False, sync_to_thread=False)
-def metrics(state: State) -> Response[bytes]:
-    """Return all metrics in the text format of Prometheus."""
+def metrics(state: State, request: Request[Any, Any, Any]) -> Response[bytes]:
+    """Return all metrics in the text format of Prometheus.
+
+    They reveal how large private datasets are, and how long private jobs take.
+
+    Raises:
+        Forbidden: ``not_permitted``: the caller is not one of ``metrics_from``, or came through a proxy.
+    """
+    address = parse_address(request.client.host) if request.client else None
+    readers = read_networks(service(state, AppSettings).metrics_from)
+    is_direct = not any(header in request.headers for header in _FORWARDING)
+    if address is None or not is_direct or not any(address in network for network in readers):
+        raise Forbidden(
+            "the metrics are for your own monitoring: name its address in PYGRID_METRICS_FROM, and read them "
+            "without a proxy",
+            code=codes.NOT_PERMITTED,
+        )
     counted: Metrics = state.metrics
     return Response(counted.render(), media_type=Metrics.CONTENT_TYPE)
 

@@ -39,6 +39,10 @@ env:
   - {name: PYGRID_TRUSTED_PROXIES, value: {{ .Values.trustedProxies | quote }}}
   - {name: PYGRID_DRAIN_S, value: {{ .Values.drainS | quote }}}
   - {name: PYGRID_SHUTDOWN_S, value: {{ .Values.shutdownS | quote }}}
+  {{- if .Values.metricsFrom }}
+  # The NetworkPolicy of the replicas names who can read them.
+  - {name: PYGRID_METRICS_FROM, value: "0.0.0.0/0,::/0"}
+  {{- end }}
   {{- range $name, $value := .Values.settings }}
   - {name: {{ $name }}, value: {{ $value | quote }}}
   {{- end }}
