@@ -101,6 +101,11 @@ class Tab:
         """Connect the account of the session; returns what the app answers at the end."""
         return await self.get(sign_in_there(await self.begin_connection(), login))
 
+    @property
+    def begun(self) -> str:
+        """The cookie of a sign-in that has begun."""
+        return next(value for name, value in self.cookies.items() if name.endswith("_oidc"))
+
     async def email(self) -> str:
         """The account of the session; empty without one."""
         answer = await self.get("/admin/me")
@@ -209,12 +214,14 @@ async def test_an_owner_is_connected_by_the_password_alone(web: httpx.AsyncClien
     assert "has power over other accounts" in page.text
     assert await tab.email() == ""
     (secret,) = (found["value"] for found in page.find("input", name="secret"))
+    for other in ("", "0" * 64, secret[:-4] + "AAA=", tab.begun):
+        problem(
+            await tab.post("/admin/oidc/confirm", {"secret": other, "password": PASSWORD}), 403, "oidc_state_invalid"
+        )
     wrong = await tab.post("/admin/oidc/confirm", {"secret": secret, "password": "wrong", "email": "owner@example.org"})
     problem(wrong, 401, "invalid_credentials")
-    assert (await tab.post("/admin/oidc/confirm", {"secret": "0" * 64, "password": PASSWORD})).status_code == 403
     answer = await tab.post("/admin/oidc/confirm", {"secret": secret, "password": PASSWORD})
     assert (answer.status_code, answer.headers["location"]) == (303, "/admin/jobs")
-    problem(await tab.post("/admin/oidc/confirm", {"secret": secret, "password": PASSWORD}), 403, "oidc_state_invalid")
     again = Tab(web)
     assert (await again.sign_in("owner")).status_code == 303
     assert await again.email() == "owner"
@@ -394,8 +401,10 @@ async def test_an_answer_works_once_and_in_its_browser(web: httpx.AsyncClient) -
     assert await victim.email() == ""
     kept = dict(tab.cookies)
     assert (await tab.get(back)).status_code == 303
-    tab.cookies = kept
+    assert not tab.begun
     problem(await tab.get(back), 403, "oidc_state_invalid")
+    tab.cookies = kept
+    problem(await tab.get(back), 403, "oidc_answer_invalid")  # the provider refuses the code
 
 
 async def test_changed_answers_are_refused(web: httpx.AsyncClient) -> None:
@@ -499,7 +508,13 @@ async def test_a_removed_person_and_a_removed_mapping(tmp_path: Path, issuer: st
         assert (await Tab(web).sign_in("dora:heads")).status_code == 303
         users = (await web.get("/users", headers=owner)).json()["users"]
         assert dora not in {user["id"] for user in users}
+        begun = Tab(web)
+        back = sign_in_there(await begun.begin(), "dora:heads")
     async with running(build_domain(load_settings({}, **given), clock=SystemClock())) as web:
+        # What has begun goes on after a restart, or at another replica.
+        continued = Tab(web)
+        continued.cookies = begun.cookies
+        assert (await continued.get(back)).status_code == 303
         assert (await Tab(web).sign_in("dora")).status_code == 303
         assert await _role(web, "dora@example.org") == "Administrator", "roles are assigned here again"
         problem(await Tab(web).sign_in("eve:heads"), 403, "oidc_no_account")

@@ -24,6 +24,7 @@ from pygrid.web.services import service
 
 MAX_AGE_S = 7 * 24 * 3600
 START = "/admin/"
+_MAX_PATH = 1500
 
 
 def signed_in(*permissions: Permission) -> Guard:
@@ -148,8 +149,11 @@ def sign_in_path(connection: Connection) -> str:
 
 
 def next_path(given: Any) -> str:
-    """Return the address to go to after the sign-in: a path of the console, whatever a link says."""
-    path = given if isinstance(given, str) else ""
+    """Return the address to go to after the sign-in: a path of the console, whatever a link says.
+
+    It is short, because a cookie holds it.
+    """
+    path = given if isinstance(given, str) and len(given) <= _MAX_PATH else ""
     is_plain = path.isascii() and path.isprintable() and "\\" not in path
     # A browser takes %2e for a dot.
     is_own = path.startswith("/admin/") and ".." not in unquote(path.partition("?")[0])

@@ -53,7 +53,7 @@ def build(
         ),
     )
 
-    provider = OidcService(database, writes, app.clock, accounts, _provider_config(settings))
+    provider = OidcService(database, writes, app.clock, accounts, settings.secret_key, _provider_config(settings))
 
     async def close() -> None:
         await provider.close()

@@ -14,6 +14,7 @@ from pygrid import codes
 from pygrid.core.access import Principal
 from pygrid.core.oidc import BrowserAnswer
 from pygrid.errors import Forbidden, PygridError
+from pygrid.features.accounts.oidc.sealed import SIGN_IN_S
 from pygrid.features.accounts.oidc.service import NeedsPassword, OidcService, no_provider
 from pygrid.features.accounts.service import AccountService
 from pygrid.features.accounts.sessions import SessionsService
@@ -37,7 +38,6 @@ from pygrid.web.requests import AppRequest
 from pygrid.web.services import service
 
 CALLBACK = "/admin/oidc/callback"
-_MAX_AGE_S = 600
 
 
 class ConfirmForm(msgspec.Struct):
@@ -74,12 +74,12 @@ async def begin(
         return see_other("/admin/me")
     request.scope["user"] = None
     try:
-        url, secret = await service(state, OidcService).begin(
+        url, begun_here = await service(state, OidcService).begin(
             _callback(request), next_path(next), client_address(request), person
         )
     except PygridError as error:
         return await show_login(request, error, next_path(next))
-    return see_other(url, [_cookie(request, secret)])
+    return see_other(url, [_cookie(request, begun_here)])
 
 
 @get("/oidc/callback", guards=[maybe_signed_in])
@@ -87,10 +87,10 @@ async def finish(request: AppRequest, code: FromQuery[str] = "", iss: FromQuery[
     """Take the provider's answer, and begin the session."""
     principal: Principal | None = request.scope["user"]
     request.scope["user"] = None
-    oidc, browser = service(request.app.state, OidcService), request.cookies.get(_cookie_name(request), "")
+    oidc, begun_here = service(request.app.state, OidcService), request.cookies.get(_cookie_name(request), "")
     answer = BrowserAnswer(request.query_params.get("state", ""), code, iss)
     try:
-        found = await oidc.finish(answer, browser, client_address(request), client_agent(request), principal)
+        found = await oidc.finish(answer, begun_here, client_address(request), client_agent(request), principal)
     except PygridError as error:
         return await show_login(request, error, START)
     if isinstance(found, NeedsPassword):
@@ -164,13 +164,13 @@ def _cookie_name(request: AppRequest) -> str:
     return f"{service(request.app.state, Console).cookie}_oidc"
 
 
-def _cookie(request: AppRequest, secret: str) -> Cookie:
-    """Return the cookie that binds a sign-in to the browser; an empty secret removes it."""
+def _cookie(request: AppRequest, value: str) -> Cookie:
+    """Return the cookie that binds a sign-in to the browser; an empty value removes it."""
     return Cookie(
         key=_cookie_name(request),
-        value=secret,
+        value=value,
         path="/admin/oidc",
-        max_age=_MAX_AGE_S if secret else 0,
+        max_age=SIGN_IN_S if value else 0,
         httponly=True,
         samesite="lax",
         secure=is_confidential(request),

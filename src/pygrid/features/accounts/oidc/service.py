@@ -3,6 +3,9 @@
 begin ──> the provider's page ──> finish ──> session
                                      └─────> NeedsPassword ──> confirm ──> session
 
+What a sign-in needs until the provider answers is in a sealed cookie, and the code of an answer works once at the
+provider. So the app remembers nothing, and a stranger who begins sign-ins takes nothing from others.
+
 A person is found by issuer and subject. Before the first sign-in there is no such entry; then the verified e-mail finds
 the account or the invitation.
 """
@@ -24,9 +27,9 @@ from pygrid.core.addresses import shortened
 from pygrid.core.oidc import BrowserAnswer, PendingSignIn, ProvidedIdentity, ProviderConfig, RoleMapping, needs_password
 from pygrid.core.user_agents import describe_user_agent
 from pygrid.errors import Conflict, Forbidden, InvalidInput, NotFound
+from pygrid.features.accounts.oidc.sealed import SealedValues
 from pygrid.features.accounts.passwords import hash_of_no_password
 from pygrid.features.accounts.service import AccountService
-from pygrid.features.accounts.short_lived import ShortLived
 from pygrid.features.accounts.signing import NewSession, normalize_email
 from pygrid.ids import hash_secret, new_secret
 from pygrid.storage import accounts as store
@@ -41,16 +44,13 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-SIGN_IN_S = 600.0
-"""Seconds that a person has at the provider, and to confirm with a password."""
-
 
 @dataclass(frozen=True, slots=True)
 class NeedsPassword:
     """The account has power over others, so the person proves once that it is theirs.
 
     Attributes:
-        secret: names the open confirmation.
+        secret: the open confirmation, sealed.
     """
 
     email: str
@@ -72,9 +72,8 @@ class ProvidedSession:
 
 @dataclass(frozen=True, slots=True)
 class _Begun:
+    state: str
     pending: PendingSignIn
-    browser: str
-    """Hash of the secret in the cookie of the browser that began."""
     user_id: int | None
     """The account that is connected by this sign-in; None: the person signs in."""
 
@@ -91,6 +90,7 @@ class OidcService:
 
     Args:
         writes: transactions of the audit log.
+        secret_key: secret of the app.
     """
 
     def __init__(
@@ -99,6 +99,7 @@ class OidcService:
         writes: NotifiedWrites,
         clock: Clock,
         accounts: AccountService,
+        secret_key: str,
         config: ProviderConfig | None = None,
     ) -> None:
         self.config = config
@@ -107,8 +108,8 @@ class OidcService:
         self._clock = clock
         self._accounts = accounts
         self._provider = None if config is None else _make_provider(config, clock)
-        self._begun = ShortLived[_Begun](clock, SIGN_IN_S)
-        self._confirmations = ShortLived[_Confirmation](clock, SIGN_IN_S)
+        self._begun = SealedValues(clock, secret_key, _Begun)
+        self._confirmations = SealedValues(clock, secret_key, _Confirmation)
 
     async def close(self) -> None:
         """Close the connections to the provider."""
@@ -118,7 +119,7 @@ class OidcService:
     async def begin(
         self, redirect_uri: str, next_path: str, address: str, principal: Principal | None = None
     ) -> tuple[str, str]:
-        """Begin a sign-in; return the address of the provider's page, and a secret for a cookie of the browser.
+        """Begin a sign-in; return the address of the provider's page, and the value of a cookie of the browser.
 
         Args:
             address: address of the caller, to limit attempts.
@@ -130,32 +131,30 @@ class OidcService:
         """
         provider = self._configured()
         self._accounts.attempts.record_sign_in(address)
-        browser = new_secret()
+        state = new_secret()
         pending = PendingSignIn(new_secret(), new_secret(), redirect_uri, next_path)
         user_id = None if principal is None else principal.user_id
-        state = self._begun.put(_Begun(pending, hash_secret(browser), user_id))
-        return await provider.address(state, pending), browser
+        return await provider.address(state, pending), self._begun.seal(_Begun(state, pending, user_id))
 
     async def finish(
-        self, answer: BrowserAnswer, browser: str, address: str, agent: str = "", principal: Principal | None = None
+        self, answer: BrowserAnswer, begun_here: str, address: str, agent: str = "", principal: Principal | None = None
     ) -> ProvidedSession | NeedsPassword:
-        """Take the answer that the provider has sent by the browser. A state works once.
+        """Take the answer that the provider has sent by the browser.
 
         Args:
-            browser: secret of the browser's cookie.
+            begun_here: value of the browser's cookie.
             agent: header ``User-Agent`` of the caller.
             principal: whom the browser's session belongs to.
         Raises:
-            Forbidden: ``oidc_state_invalid``: another browser began, or none, or long ago, or it is finished, or the
-                person who connects an account has signed out; ``oidc_refused``, ``oidc_answer_invalid``,
-                ``oidc_email_unverified``, ``oidc_no_account``, ``oidc_disconnected``.
+            Forbidden: ``oidc_state_invalid``: another browser began, or none, or long ago, or the person who connects
+                an account has signed out; ``oidc_refused``, ``oidc_answer_invalid``, ``oidc_email_unverified``,
+                ``oidc_no_account``, ``oidc_disconnected``.
             Conflict: ``oidc_identity_taken``. NotFound: ``oidc_not_configured``. Unavailable: ``oidc_unreachable``.
         """
         provider = self._configured()
-        begun = self._begun.find(answer.state)
-        if begun is None or not hmac.compare_digest(begun.browser, hash_secret(browser)):
+        begun = self._begun.open(begun_here)
+        if begun is None or not hmac.compare_digest(begun.state.encode(), answer.state.encode()):
             raise _state_invalid()
-        self._begun.take(answer.state)
         await provider.check_sender(answer.issuer)
         if not answer.code:
             raise Forbidden(
@@ -170,7 +169,7 @@ class OidcService:
         if isinstance(found, NewSession):
             return ProvidedSession(found, begun.pending.next_path)
         path = begun.pending.next_path
-        return NeedsPassword(found.email, self._confirmations.put(_Confirmation(identity, found.id, path)), path)
+        return NeedsPassword(found.email, self._confirmations.seal(_Confirmation(identity, found.id, path)), path)
 
     async def confirm(self, secret: str, password: str, address: str, agent: str = "") -> ProvidedSession:
         """Connect an account with power over others to the person of a sign-in, by its password.
@@ -180,12 +179,11 @@ class OidcService:
             InvalidCredentials: the password is wrong; another try is possible.
             TooManyRequests: as a sign-in.
         """
-        waiting = self._confirmations.find(secret)
+        waiting = self._confirmations.open(secret)
         if waiting is None:
             raise _state_invalid()
         user = await self._database.read(lambda connection: store.get_user(connection, waiting.user_id))
         session = await self._accounts.log_in(user.email, password, address, agent=agent)
-        self._confirmations.take(secret)
 
         def connect(connection: sa.Connection) -> None:
             _refuse_disconnected(connection, user)
@@ -374,6 +372,6 @@ def _no_account(email: str) -> Forbidden:
 
 def _state_invalid() -> Forbidden:
     return Forbidden(
-        "this sign-in was not begun in this browser, has taken over 10 minutes, or is finished already: begin again",
+        "this sign-in was not begun in this browser, has taken over 10 minutes, or is finished: begin again",
         code=codes.OIDC_STATE_INVALID,
     )
