@@ -12,15 +12,16 @@ from __future__ import annotations
 
 import asyncio
 import enum
-from collections.abc import Callable
 from typing import Any
 
 import httptools
-from uvicorn.protocols.http.flow_control import HIGH_WATER_LIMIT, FlowControl
+from uvicorn.protocols.http.flow_control import HIGH_WATER_LIMIT
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from pygrid.web.connections import CLOSED, LONG_READ_BYTES, READ_BYTES, Connections, ConnectionSlot, num_unread
-from pygrid.web.refusals import connection_refusal, explain, refusal
+from pygrid.web.flow import HeldFlow
+from pygrid.web.http_heads import find_body_length, refused_by
+from pygrid.web.refusals import Refused, connection_refusal, refusal
 from pygrid.web.requests import WAITS
 from pygrid.web.sized_reads import SizedReads
 
@@ -31,11 +32,6 @@ _CHUNKED_PIECE = 64 * 1024
 _FRAMING_SHARE = 8
 _REQUEST_BYTES = 24 * 1024
 """Memory of the server and the app for a request whose body is not complete."""
-_ONLY_ONCE = frozenset({b"host", b"transfer-encoding", b"content-length"})
-
-
-def _nothing() -> None:
-    pass
 
 
 class Phase(enum.Enum):
@@ -49,33 +45,8 @@ class Phase(enum.Enum):
     ENDING = "ending"
 
 
-class _Refused(Exception):
-    """Raised inside a callback of the parser: the request is refused."""
-
-
 class _Behind(Exception):
     """Raised inside a callback of the parser: a further request begins in a piece that ended a chunked body."""
-
-
-class _Flow(FlowControl):
-    """Flow control that does not read a held connection, even if the app resumes reading."""
-
-    is_held = False
-    num_resumed = 0
-
-    def __init__(self, transport: asyncio.Transport, on_taken: Callable[[], None]) -> None:
-        super().__init__(transport)
-        self.on_taken = on_taken
-        """Called when the app asks for more of a body, so it has taken what there was."""
-
-    def resume_reading(self) -> None:
-        self.on_taken()
-        if not self.is_held:
-            super().resume_reading()
-
-    def resume_writing(self) -> None:
-        self.num_resumed += 1
-        super().resume_writing()
 
 
 class BoundedProtocol(HttpToolsProtocol):
@@ -111,7 +82,6 @@ class BoundedProtocol(HttpToolsProtocol):
         self._num_body_bytes = 0
         self._num_dropped = 0
         """Bytes that arrived after the answer."""
-        self._refusal: tuple[int, str, str] | None = None
         self._timer: asyncio.TimerHandle | None = None
         self.reads: SizedReads | None = None
         """What reads for it; None: the transport calls it."""
@@ -127,7 +97,7 @@ class BoundedProtocol(HttpToolsProtocol):
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
-        self.flow = self._flow = _Flow(transport, self._on_taken)
+        self.flow = self._flow = HeldFlow(transport, self._on_taken)
         place = self._admit()
         if isinstance(place, ConnectionSlot):
             self._place, self._holder = place, place.holder
@@ -154,8 +124,8 @@ class BoundedProtocol(HttpToolsProtocol):
         """Drop references: objects in cycles are freed late, and closed connections would stay in memory."""
         self._place = None
         self.parser = self.cycle = self.scope = None  # type: ignore[assignment]
-        self.transport = self.flow._transport = CLOSED
-        self._flow.on_taken = _nothing
+        self.transport = CLOSED
+        self._flow.let_go(CLOSED)
         self.reads = None
 
     def _admit(self) -> ConnectionSlot | str:
@@ -297,9 +267,8 @@ class BoundedProtocol(HttpToolsProtocol):
         if self._phase is Phase.BODY:
             most = self.limits.framing_bytes + self._num_body_bytes // _FRAMING_SHARE
             if self._num_framing_bytes > most:
-                self._refuse(
-                    400, "chunks_too_small", "the chunk sizes, extensions and trailers are too long for the body"
-                )
+                detail = "the chunk sizes, extensions and trailers are too long for the body"
+                self._refuse(400, "chunks_too_small", detail)
                 return False
         return self._may_read_on()
 
@@ -320,9 +289,7 @@ class BoundedProtocol(HttpToolsProtocol):
                 self.cycle.keep_alive = False
                 self._waiting = b""
                 return True
-            self._refuse(
-                *(self._refusal or (400, "invalid_http", f"the request is not valid HTTP/1.1: {explain(error)}"))
-            )
+            self._refuse(*refused_by(error).answer)
             return False
         return True
 
@@ -346,14 +313,12 @@ class BoundedProtocol(HttpToolsProtocol):
     def _may_read_on(self) -> bool:
         """Return whether the rest of a body is still read, after its request was answered."""
         self._note_progress()
-        if (
-            self._phase is Phase.BODY
-            and self.cycle.response_complete
-            and self._num_dropped > self.limits.unread_body_bytes
-        ):
+        if self._phase is not Phase.BODY:
+            return True
+        if self.cycle.response_complete and self._num_dropped > self.limits.unread_body_bytes:
             self._end()
             return False
-        if self._phase is Phase.BODY and self.cycle.body and self._connections.must_pause(self._holder):
+        if self.cycle.body and self._connections.must_pause(self._holder):
             self.flow.pause_reading()  # until the app asks for more
         return True
 
@@ -368,13 +333,18 @@ class BoundedProtocol(HttpToolsProtocol):
         if self._phase is not Phase.HEAD:
             return  # trailers are counted, but no app sees them
         if len(self.headers) >= self.limits.max_headers:
-            self._refusal = (431, "headers_too_large", f"a request may have at most {self.limits.max_headers} headers")
-            raise _Refused
+            raise Refused(431, "headers_too_large", f"a request may have at most {self.limits.max_headers} headers")
         super().on_header(name, value)
 
     def on_headers_complete(self) -> None:
         self._stop_timer()
-        self._check_head()
+        self._left = find_body_length(
+            self.headers,
+            method=self.parser.get_method(),
+            version=self.parser.get_http_version(),
+            should_upgrade=self.parser.should_upgrade(),
+            is_websocket=self._is_websocket(),
+        )
         self._is_long = self._left is not None and self._left > self.limits.unread_body_bytes
         self._phase = Phase.BODY
         self._num_head_bytes = self._num_framing_bytes = self._num_body_bytes = self._num_dropped = 0
@@ -385,32 +355,8 @@ class BoundedProtocol(HttpToolsProtocol):
         if getattr(self.server_state, "is_draining", False):
             self.end_after_answer()
 
-    def _check_head(self) -> None:
-        """Note the length of the body, and refuse headers that other readers could interpret differently."""
-        self._left, seen = 0, set()
-        for name, value in self.headers:
-            if name not in _ONLY_ONCE:
-                continue
-            if name in seen:
-                raise self._invalid(f"the header {name.decode()} must occur once")
-            seen.add(name)
-            if name == b"content-length":
-                self._left = int(value)
-            elif name == b"transfer-encoding":
-                self._left = None
-                if value.lower() != b"chunked" or self.parser.get_http_version() != "1.1":
-                    raise self._invalid("the only transfer coding is chunked, of HTTP/1.1")
-        if self.parser.get_method() == b"CONNECT":
-            raise self._invalid("this server is not a proxy")
-        if self.parser.should_upgrade():
-            if self._left != 0:
-                raise self._invalid("a request for an upgrade must not have a body")
-            if self._should_upgrade() and self.parser.get_method() != b"GET":
-                raise self._invalid("a WebSocket begins with GET")
-
-    def _invalid(self, detail: str) -> _Refused:
-        self._refusal = (400, "invalid_http", detail)
-        return _Refused(detail)
+    def _is_websocket(self) -> bool:
+        return bool(self.parser.should_upgrade() and self._should_upgrade())
 
     def on_body(self, body: bytes) -> None:
         self._num_body_bytes += len(body)
@@ -431,7 +377,7 @@ class BoundedProtocol(HttpToolsProtocol):
 
     def on_message_complete(self) -> None:
         super().on_message_complete()
-        if self.parser.should_upgrade() and self._should_upgrade():
+        if self._is_websocket():
             return
         if self.cycle.response_complete:
             self._begin_next()

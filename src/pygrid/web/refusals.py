@@ -4,11 +4,22 @@ from __future__ import annotations
 
 import http
 
-import httptools
 import msgspec
 
 from pygrid.messages import media
 from pygrid.web.connections import ConnectionLimits
+
+
+class Refused(Exception):
+    """A request is refused.
+
+    Attributes:
+        answer: arguments of `refusal`.
+    """
+
+    def __init__(self, status: int, code: str, detail: str) -> None:
+        super().__init__(detail)
+        self.answer = status, code, detail
 
 
 def refusal(status: int, code: str, detail: str, headers: bytes = b"") -> bytes:
@@ -32,8 +43,3 @@ def connection_refusal(code: str, limits: ConnectionLimits) -> bytes:
     else:
         status, detail = 503, f"the server has {limits.max_connections} busy connections, which is its limit"
     return refusal(status, code, detail, b"retry-after: 1\r\n")
-
-
-def explain(error: Exception) -> str:
-    """Return why the parser did not accept the bytes, in words."""
-    return str(error) if type(error) is httptools.HttpParserError else "it cannot be understood"
