@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import sqlalchemy as sa
 from alembic import op
 
@@ -11,6 +13,18 @@ revision = "0001"
 down_revision = None
 branch_labels = None
 depends_on = None
+
+
+def _columns(kind: sa.types.TypeEngine[Any], *names: str, nullable: bool = False) -> list[sa.Column[Any]]:
+    return [sa.Column(name, kind, nullable=nullable) for name in names]
+
+
+def _cap(prefix: str = "", *, nullable: bool = False) -> list[sa.Column[Any]]:
+    doubles = [prefix + name for name in ("epsilon", "delta", "basic_epsilon", "basic_delta")]
+    return [
+        *_columns(sa.Double(), *doubles, nullable=nullable),
+        *_columns(sa.Integer(), prefix + "order", nullable=nullable),
+    ]
 
 
 def upgrade() -> None:
@@ -47,17 +61,14 @@ def upgrade() -> None:
         sa.Column("visibility", sa.String(length=16), nullable=False),
         sa.Column("search_text", sa.Text(), nullable=False),
         sa.Column("created_by", sa.Integer(), nullable=True),
-        sa.Column("created_at", metadata.UtcDateTime(), nullable=False),
-        sa.Column("updated_at", metadata.UtcDateTime(), nullable=False),
+        *_columns(metadata.UtcDateTime(), "created_at", "updated_at"),
         sa.Column("deleted_at", metadata.UtcDateTime(), nullable=True),
         sa.PrimaryKeyConstraint("id", name=op.f("pk_datasets")),
         sa.UniqueConstraint("created_by", "name_key", name=op.f("uq_datasets_created_by_name_key")),
         sqlite_autoincrement=True,
     )
-    with op.batch_alter_table("datasets", schema=None) as batch_op:
-        batch_op.create_index(batch_op.f("ix_datasets_created_by"), ["created_by"], unique=False)
-        batch_op.create_index(batch_op.f("ix_datasets_name_key"), ["name_key"], unique=False)
-
+    op.create_index(op.f("ix_datasets_created_by"), "datasets", ["created_by"])
+    op.create_index(op.f("ix_datasets_name_key"), "datasets", ["name_key"])
     op.create_table(
         "first_owner",
         sa.Column("id", sa.Integer(), autoincrement=False, nullable=False),
@@ -78,8 +89,7 @@ def upgrade() -> None:
         sa.Column("id", sa.Integer(), nullable=False),
         sa.Column("token_hash", sa.String(length=64), nullable=False),
         sa.Column("domain", sa.String(length=100), nullable=True),
-        sa.Column("max_uses", sa.Integer(), nullable=False),
-        sa.Column("num_uses", sa.Integer(), nullable=False),
+        *_columns(sa.Integer(), "max_uses", "num_uses"),
         sa.Column("expires_at", metadata.UtcDateTime(), nullable=False),
         sa.Column("created_by", sa.Integer(), nullable=False),
         sa.Column("created_at", metadata.UtcDateTime(), nullable=False),
@@ -96,8 +106,7 @@ def upgrade() -> None:
         sa.Column("state", sa.String(length=16), nullable=False),
         sa.Column("reason", sa.String(length=500), nullable=False),
         sa.Column("invitation", sa.String(length=200), nullable=True),
-        sa.Column("created_at", metadata.UtcDateTime(), nullable=False),
-        sa.Column("updated_at", metadata.UtcDateTime(), nullable=False),
+        *_columns(metadata.UtcDateTime(), "created_at", "updated_at"),
         sa.PrimaryKeyConstraint("id", name=op.f("pk_networks")),
         sa.UniqueConstraint("url", name=op.f("uq_networks_url")),
         sqlite_autoincrement=True,
@@ -105,11 +114,9 @@ def upgrade() -> None:
     op.create_table(
         "processes",
         sa.Column("id", sa.Integer(), nullable=False),
-        sa.Column("name", sa.String(length=200), nullable=False),
-        sa.Column("version", sa.String(length=200), nullable=False),
+        *_columns(sa.String(length=200), "name", "version"),
         sa.Column("state", sa.String(length=16), nullable=False),
-        sa.Column("client_config", sa.JSON(), nullable=False),
-        sa.Column("server_config", sa.JSON(), nullable=False),
+        *_columns(sa.JSON(), "client_config", "server_config"),
         sa.Column("num_parameters", sa.BigInteger(), nullable=False),
         sa.Column("created_at", metadata.UtcDateTime(), nullable=False),
         sa.Column("created_by", sa.Integer(), nullable=True),
@@ -120,14 +127,8 @@ def upgrade() -> None:
         "roles",
         sa.Column("id", sa.Integer(), nullable=False),
         sa.Column("name", sa.Text(), nullable=False),
-        sa.Column("can_triage_requests", sa.Boolean(), nullable=False),
-        sa.Column("can_edit_settings", sa.Boolean(), nullable=False),
-        sa.Column("can_create_users", sa.Boolean(), nullable=False),
-        sa.Column("can_create_groups", sa.Boolean(), nullable=False),
-        sa.Column("can_edit_roles", sa.Boolean(), nullable=False),
-        sa.Column("can_manage_infrastructure", sa.Boolean(), nullable=False),
-        sa.Column("can_upload_data", sa.Boolean(), nullable=False),
-        sa.Column("can_manage_nodes", sa.Boolean(), nullable=False),
+        *_columns(sa.Boolean(), "can_triage_requests", "can_edit_settings", "can_create_users", "can_create_groups"),
+        *_columns(sa.Boolean(), "can_edit_roles", "can_manage_infrastructure", "can_upload_data", "can_manage_nodes"),
         sa.PrimaryKeyConstraint("id", name=op.f("pk_roles")),
         sa.UniqueConstraint("name", name=op.f("uq_roles_name")),
         sqlite_autoincrement=True,
@@ -139,8 +140,7 @@ def upgrade() -> None:
         sa.Column("description", sa.Text(), nullable=False),
         sa.Column("file", sa.String(length=64), nullable=False),
         sa.Column("size_bytes", sa.BigInteger(), nullable=False),
-        sa.Column("allow_download", sa.Boolean(), nullable=False),
-        sa.Column("allow_remote_inference", sa.Boolean(), nullable=False),
+        *_columns(sa.Boolean(), "allow_download", "allow_remote_inference"),
         sa.Column("max_batch_size", sa.Integer(), nullable=False),
         sa.Column("visibility", sa.String(length=16), nullable=False),
         sa.Column("report", sa.JSON(), nullable=False),
@@ -150,9 +150,7 @@ def upgrade() -> None:
         sa.UniqueConstraint("model_id", name=op.f("uq_served_models_model_id")),
         sqlite_autoincrement=True,
     )
-    with op.batch_alter_table("served_models", schema=None) as batch_op:
-        batch_op.create_index(batch_op.f("ix_served_models_file"), ["file"], unique=False)
-
+    op.create_index(op.f("ix_served_models_file"), "served_models", ["file"])
     op.create_table(
         "workers",
         sa.Column("id", sa.Integer(), nullable=False),
@@ -169,25 +167,15 @@ def upgrade() -> None:
     op.create_table(
         "budgets",
         sa.Column("dataset_id", sa.Integer(), autoincrement=False, nullable=False),
-        sa.Column("epsilon", sa.Double(), nullable=False),
-        sa.Column("delta", sa.Double(), nullable=False),
-        sa.Column("basic_epsilon", sa.Double(), nullable=False),
-        sa.Column("basic_delta", sa.Double(), nullable=False),
-        sa.Column("order", sa.Integer(), nullable=False),
-        sa.Column("user_epsilon", sa.Double(), nullable=True),
-        sa.Column("user_delta", sa.Double(), nullable=True),
-        sa.Column("user_basic_epsilon", sa.Double(), nullable=True),
-        sa.Column("user_basic_delta", sa.Double(), nullable=True),
-        sa.Column("user_order", sa.Integer(), nullable=True),
+        *_cap(),
+        *_cap("user_", nullable=True),
         sa.Column("opened_at", metadata.UtcDateTime(), nullable=False),
         sa.ForeignKeyConstraint(["dataset_id"], ["datasets.id"], name=op.f("fk_budgets_dataset_id_datasets")),
         sa.PrimaryKeyConstraint("dataset_id", name=op.f("pk_budgets")),
     )
     op.create_table(
         "checkpoints",
-        sa.Column("id", sa.Integer(), nullable=False),
-        sa.Column("process_id", sa.Integer(), nullable=False),
-        sa.Column("number", sa.Integer(), nullable=False),
+        *_columns(sa.Integer(), "id", "process_id", "number"),
         sa.Column("model_hash", sa.String(length=64), nullable=False),
         sa.Column("size_bytes", sa.BigInteger(), nullable=False),
         sa.Column("optimizer_state", sa.JSON(), nullable=False),
@@ -206,52 +194,34 @@ def upgrade() -> None:
         sa.ForeignKeyConstraint(["process_id"], ["processes.id"], name=op.f("fk_clients_process_id_processes")),
         sa.PrimaryKeyConstraint("id", name=op.f("pk_clients")),
     )
-    with op.batch_alter_table("clients", schema=None) as batch_op:
-        batch_op.create_index(batch_op.f("ix_clients_process_id"), ["process_id"], unique=False)
-
+    op.create_index(op.f("ix_clients_process_id"), "clients", ["process_id"])
     op.create_table(
         "cycles",
-        sa.Column("id", sa.Integer(), nullable=False),
-        sa.Column("process_id", sa.Integer(), nullable=False),
-        sa.Column("sequence", sa.Integer(), nullable=False),
+        *_columns(sa.Integer(), "id", "process_id", "sequence"),
         sa.Column("state", sa.String(length=16), nullable=False),
-        sa.Column("attempt", sa.Integer(), nullable=False),
-        sa.Column("checkpoint", sa.Integer(), nullable=False),
-        sa.Column("num_assigned", sa.Integer(), nullable=False),
-        sa.Column("num_reports", sa.Integer(), nullable=False),
+        *_columns(sa.Integer(), "attempt", "checkpoint", "num_assigned", "num_reports"),
         sa.Column("created_at", metadata.UtcDateTime(), nullable=False),
-        sa.Column("opened_at", metadata.UtcDateTime(), nullable=True),
-        sa.Column("deadline_at", metadata.UtcDateTime(), nullable=True),
-        sa.Column("completed_at", metadata.UtcDateTime(), nullable=True),
-        sa.Column("lease_until", metadata.UtcDateTime(), nullable=True),
+        *_columns(metadata.UtcDateTime(), "opened_at", "deadline_at", "completed_at", "lease_until", nullable=True),
         sa.Column("totals", sa.JSON(), nullable=True),
         sa.Column("num_left", sa.Integer(), server_default=sa.text("0"), nullable=False),
         sa.ForeignKeyConstraint(["process_id"], ["processes.id"], name=op.f("fk_cycles_process_id_processes")),
         sa.PrimaryKeyConstraint("id", name=op.f("pk_cycles")),
         sa.UniqueConstraint("process_id", "sequence", name=op.f("uq_cycles_process_id_sequence")),
     )
-    with op.batch_alter_table("cycles", schema=None) as batch_op:
-        batch_op.create_index(batch_op.f("ix_cycles_state"), ["state"], unique=False)
-
+    op.create_index(op.f("ix_cycles_state"), "cycles", ["state"])
     op.create_table(
         "dataset_tags",
-        sa.Column("dataset_id", sa.Integer(), nullable=False),
-        sa.Column("position", sa.Integer(), nullable=False),
-        sa.Column("tag", sa.Text(), nullable=False),
-        sa.Column("tag_key", sa.Text(), nullable=False),
+        *_columns(sa.Integer(), "dataset_id", "position"),
+        *_columns(sa.Text(), "tag", "tag_key"),
         sa.ForeignKeyConstraint(
             ["dataset_id"], ["datasets.id"], name=op.f("fk_dataset_tags_dataset_id_datasets"), ondelete="CASCADE"
         ),
         sa.PrimaryKeyConstraint("dataset_id", "position", name=op.f("pk_dataset_tags")),
     )
-    with op.batch_alter_table("dataset_tags", schema=None) as batch_op:
-        batch_op.create_index(batch_op.f("ix_dataset_tags_tag_key"), ["tag_key"], unique=False)
-
+    op.create_index(op.f("ix_dataset_tags_tag_key"), "dataset_tags", ["tag_key"])
     op.create_table(
         "dataset_versions",
-        sa.Column("id", sa.Integer(), nullable=False),
-        sa.Column("dataset_id", sa.Integer(), nullable=False),
-        sa.Column("number", sa.Integer(), nullable=False),
+        *_columns(sa.Integer(), "id", "dataset_id", "number"),
         sa.Column("folder", sa.String(length=64), nullable=False),
         sa.Column("mock_folder", sa.String(length=64), nullable=True),
         sa.Column("mock", sa.String(length=16), nullable=False),
@@ -270,8 +240,7 @@ def upgrade() -> None:
     op.create_table(
         "domains",
         sa.Column("id", sa.Integer(), nullable=False),
-        sa.Column("name", sa.String(length=100), nullable=False),
-        sa.Column("name_key", sa.String(length=100), nullable=False),
+        *_columns(sa.String(length=100), "name", "name_key"),
         sa.Column("identity", sa.String(length=64), nullable=True),
         sa.Column("state", sa.String(length=16), nullable=False),
         sa.Column("entry", sa.JSON(), nullable=False),
@@ -294,27 +263,21 @@ def upgrade() -> None:
         sa.UniqueConstraint("name_key", "identity", name=op.f("uq_domains_name_key_identity")),
         sqlite_autoincrement=True,
     )
-    with op.batch_alter_table("domains", schema=None) as batch_op:
-        batch_op.create_index(
-            "ix_domains_held_name",
-            ["name_key"],
-            unique=True,
-            sqlite_where=sa.text("state IN ('accepted', 'revoked', 'left')"),
-            postgresql_where=sa.text("state IN ('accepted', 'revoked', 'left')"),
-        )
-        batch_op.create_index(batch_op.f("ix_domains_identity"), ["identity"], unique=False)
-        batch_op.create_index(batch_op.f("ix_domains_state"), ["state"], unique=False)
-
+    op.create_index(
+        "ix_domains_held_name",
+        "domains",
+        ["name_key"],
+        unique=True,
+        sqlite_where=sa.text("state IN ('accepted', 'revoked', 'left')"),
+        postgresql_where=sa.text("state IN ('accepted', 'revoked', 'left')"),
+    )
+    op.create_index(op.f("ix_domains_identity"), "domains", ["identity"])
+    op.create_index(op.f("ix_domains_state"), "domains", ["state"])
     op.create_table(
         "drafts",
-        sa.Column("id", sa.Integer(), nullable=False),
-        sa.Column("created_by", sa.Integer(), nullable=False),
-        sa.Column("name", sa.String(length=200), nullable=False),
-        sa.Column("version", sa.String(length=200), nullable=False),
-        sa.Column("client_config", sa.JSON(), nullable=False),
-        sa.Column("server_config", sa.JSON(), nullable=False),
-        sa.Column("notes", sa.JSON(), nullable=False),
-        sa.Column("files", sa.JSON(), nullable=False),
+        *_columns(sa.Integer(), "id", "created_by"),
+        *_columns(sa.String(length=200), "name", "version"),
+        *_columns(sa.JSON(), "client_config", "server_config", "notes", "files"),
         sa.Column("process_id", sa.Integer(), nullable=True),
         sa.Column("created_at", metadata.UtcDateTime(), nullable=False),
         sa.ForeignKeyConstraint(["process_id"], ["processes.id"], name=op.f("fk_drafts_process_id_processes")),
@@ -322,27 +285,20 @@ def upgrade() -> None:
         sa.UniqueConstraint("name", "version", name=op.f("uq_drafts_name_version")),
         sqlite_autoincrement=True,
     )
-    with op.batch_alter_table("drafts", schema=None) as batch_op:
-        batch_op.create_index(batch_op.f("ix_drafts_created_by"), ["created_by"], unique=False)
-
+    op.create_index(op.f("ix_drafts_created_by"), "drafts", ["created_by"])
     op.create_table(
         "events",
-        sa.Column("id", sa.Integer(), nullable=False),
-        sa.Column("process_id", sa.Integer(), nullable=False),
-        sa.Column("cycle", sa.Integer(), nullable=False),
+        *_columns(sa.Integer(), "id", "process_id", "cycle"),
         sa.Column("kind", sa.String(length=32), nullable=False),
         sa.Column("data", sa.JSON(), nullable=False),
         sa.Column("at", metadata.UtcDateTime(), nullable=False),
         sa.ForeignKeyConstraint(["process_id"], ["processes.id"], name=op.f("fk_events_process_id_processes")),
         sa.PrimaryKeyConstraint("id", name=op.f("pk_events")),
     )
-    with op.batch_alter_table("events", schema=None) as batch_op:
-        batch_op.create_index(batch_op.f("ix_events_process_id"), ["process_id"], unique=False)
-
+    op.create_index(op.f("ix_events_process_id"), "events", ["process_id"])
     op.create_table(
         "plans",
-        sa.Column("id", sa.Integer(), nullable=False),
-        sa.Column("process_id", sa.Integer(), nullable=False),
+        *_columns(sa.Integer(), "id", "process_id"),
         sa.Column("name", sa.String(length=200), nullable=False),
         sa.Column("kind", sa.String(length=16), nullable=False),
         sa.Column("plan_hash", sa.String(length=64), nullable=False),
@@ -351,9 +307,7 @@ def upgrade() -> None:
         sa.PrimaryKeyConstraint("id", name=op.f("pk_plans")),
         sa.UniqueConstraint("process_id", "kind", "name", name=op.f("uq_plans_process_id_kind_name")),
     )
-    with op.batch_alter_table("plans", schema=None) as batch_op:
-        batch_op.create_index(batch_op.f("ix_plans_process_id"), ["process_id"], unique=False)
-
+    op.create_index(op.f("ix_plans_process_id"), "plans", ["process_id"])
     op.create_table(
         "policies",
         sa.Column("dataset_id", sa.Integer(), autoincrement=False, nullable=False),
@@ -368,10 +322,7 @@ def upgrade() -> None:
     op.create_table(
         "users",
         sa.Column("id", sa.Integer(), nullable=False),
-        sa.Column("email", sa.Text(), nullable=False),
-        sa.Column("email_key", sa.Text(), nullable=False),
-        sa.Column("password_hash", sa.Text(), nullable=False),
-        sa.Column("private_key_hash", sa.Text(), nullable=False),
+        *_columns(sa.Text(), "email", "email_key", "password_hash", "private_key_hash"),
         sa.Column("role_id", sa.Integer(), nullable=False),
         sa.Column("created_at", metadata.UtcDateTime(), nullable=False),
         sa.ForeignKeyConstraint(["role_id"], ["roles.id"], name=op.f("fk_users_role_id_roles")),
@@ -380,13 +331,10 @@ def upgrade() -> None:
         sa.UniqueConstraint("private_key_hash", name=op.f("uq_users_private_key_hash")),
         sqlite_autoincrement=True,
     )
-    with op.batch_alter_table("users", schema=None) as batch_op:
-        batch_op.create_index(batch_op.f("ix_users_role_id"), ["role_id"], unique=False)
-
+    op.create_index(op.f("ix_users_role_id"), "users", ["role_id"])
     op.create_table(
         "assignments",
-        sa.Column("id", sa.Integer(), nullable=False),
-        sa.Column("cycle_id", sa.Integer(), nullable=False),
+        *_columns(sa.Integer(), "id", "cycle_id"),
         sa.Column("client_id", sa.String(length=36), nullable=False),
         sa.Column("state", sa.String(length=16), nullable=False),
         sa.Column("key_hash", sa.String(length=64), nullable=False),
@@ -397,45 +345,29 @@ def upgrade() -> None:
         sa.UniqueConstraint("cycle_id", "client_id", name=op.f("uq_assignments_cycle_id_client_id")),
         sa.UniqueConstraint("key_hash", name=op.f("uq_assignments_key_hash")),
     )
-    with op.batch_alter_table("assignments", schema=None) as batch_op:
-        batch_op.create_index(batch_op.f("ix_assignments_client_id"), ["client_id"], unique=False)
-
+    op.create_index(op.f("ix_assignments_client_id"), "assignments", ["client_id"])
     op.create_table(
         "charges",
         sa.Column("id", sa.Integer(), nullable=False),
         sa.Column("job_id", sa.String(length=64), nullable=False),
-        sa.Column("dataset_id", sa.Integer(), nullable=False),
-        sa.Column("user_id", sa.Integer(), nullable=False),
+        *_columns(sa.Integer(), "dataset_id", "user_id"),
         sa.Column("state", sa.String(length=16), nullable=False),
         sa.Column("curve_id", sa.Integer(), nullable=False),
-        sa.Column("dataset_cost", sa.Double(), nullable=False),
-        sa.Column("user_cost", sa.Double(), nullable=False),
-        sa.Column("basic_epsilon", sa.Double(), nullable=False),
-        sa.Column("basic_delta", sa.Double(), nullable=False),
-        sa.Column("created_at", metadata.UtcDateTime(), nullable=False),
-        sa.Column("updated_at", metadata.UtcDateTime(), nullable=False),
+        *_columns(sa.Double(), "dataset_cost", "user_cost", "basic_epsilon", "basic_delta"),
+        *_columns(metadata.UtcDateTime(), "created_at", "updated_at"),
         sa.ForeignKeyConstraint(["curve_id"], ["curves.id"], name=op.f("fk_charges_curve_id_curves")),
         sa.ForeignKeyConstraint(["dataset_id"], ["budgets.dataset_id"], name=op.f("fk_charges_dataset_id_budgets")),
         sa.PrimaryKeyConstraint("id", name=op.f("pk_charges")),
         sa.UniqueConstraint("job_id", name=op.f("uq_charges_job_id")),
     )
-    with op.batch_alter_table("charges", schema=None) as batch_op:
-        batch_op.create_index("ix_charges_dataset_user", ["dataset_id", "user_id"], unique=False)
-
+    op.create_index("ix_charges_dataset_user", "charges", ["dataset_id", "user_id"])
     op.create_table(
         "grants",
         sa.Column("dataset_id", sa.Integer(), autoincrement=False, nullable=False),
         sa.Column("user_id", sa.Integer(), autoincrement=False, nullable=False),
-        sa.Column("epsilon", sa.Double(), nullable=False),
-        sa.Column("delta", sa.Double(), nullable=False),
-        sa.Column("basic_epsilon", sa.Double(), nullable=False),
-        sa.Column("basic_delta", sa.Double(), nullable=False),
-        sa.Column("order", sa.Integer(), nullable=False),
+        *_cap(),
         sa.Column("is_default", sa.Boolean(), nullable=False),
-        sa.Column("spent_divergence", sa.Double(), nullable=False),
-        sa.Column("spent_in_dataset", sa.Double(), nullable=False),
-        sa.Column("spent_basic_epsilon", sa.Double(), nullable=False),
-        sa.Column("spent_basic_delta", sa.Double(), nullable=False),
+        *_columns(sa.Double(), "spent_divergence", "spent_in_dataset", "spent_basic_epsilon", "spent_basic_delta"),
         sa.Column("granted_at", metadata.UtcDateTime(), nullable=False),
         sa.ForeignKeyConstraint(["dataset_id"], ["budgets.dataset_id"], name=op.f("fk_grants_dataset_id_budgets")),
         sa.PrimaryKeyConstraint("dataset_id", "user_id", name=op.f("pk_grants")),
@@ -444,33 +376,28 @@ def upgrade() -> None:
         "jobs",
         sa.Column("number", sa.Integer(), nullable=False),
         sa.Column("id", sa.String(length=32), nullable=False),
-        sa.Column("dataset_id", sa.Integer(), nullable=False),
-        sa.Column("version_id", sa.Integer(), nullable=False),
+        *_columns(sa.Integer(), "dataset_id", "version_id"),
         sa.Column("state", sa.String(length=16), nullable=False),
         sa.Column("request", sa.JSON(), nullable=False),
         sa.Column("request_hash", sa.String(length=64), nullable=False),
         sa.Column("requested_by", sa.Integer(), nullable=False),
         sa.Column("plan_id", sa.String(length=64), nullable=False),
-        sa.Column("plan_name", sa.Text(), nullable=False),
-        sa.Column("plan_summary", sa.Text(), nullable=False),
+        *_columns(sa.Text(), "plan_name", "plan_summary"),
         sa.Column("model_hash", sa.String(length=64), nullable=False),
         sa.Column("terms", sa.JSON(none_as_null=True), nullable=True),
-        sa.Column("created_at", metadata.UtcDateTime(), nullable=False),
-        sa.Column("updated_at", metadata.UtcDateTime(), nullable=False),
+        *_columns(metadata.UtcDateTime(), "created_at", "updated_at"),
         sa.Column("sequence", sa.Integer(), nullable=False),
         sa.Column("history", sa.JSON(), nullable=False),
         sa.Column("num_attempts", sa.Integer(), nullable=False),
         sa.Column("decided_by", sa.Integer(), nullable=True),
         sa.Column("comment", sa.Text(), nullable=False),
         sa.Column("code", sa.String(length=64), nullable=False),
-        sa.Column("detail", sa.Text(), nullable=False),
-        sa.Column("private_detail", sa.Text(), nullable=False),
+        *_columns(sa.Text(), "detail", "private_detail"),
         sa.Column("mock_metrics", sa.JSON(), nullable=False),
         sa.Column("result_hash", sa.String(length=64), nullable=True),
         sa.Column("result_bytes", sa.BigInteger(), nullable=True),
         sa.Column("result_media_type", sa.String(length=100), nullable=True),
-        sa.Column("result_metrics", sa.JSON(none_as_null=True), nullable=True),
-        sa.Column("facts", sa.JSON(none_as_null=True), nullable=True),
+        *_columns(sa.JSON(none_as_null=True), "result_metrics", "facts", nullable=True),
         sa.Column("lease_until", metadata.UtcDateTime(), nullable=True),
         sa.Column("is_federated", sa.Boolean(), server_default=sa.false(), nullable=False),
         sa.ForeignKeyConstraint(["dataset_id"], ["datasets.id"], name=op.f("fk_jobs_dataset_id_datasets")),
@@ -481,15 +408,12 @@ def upgrade() -> None:
         sa.UniqueConstraint("id", name=op.f("uq_jobs_id")),
         sqlite_autoincrement=True,
     )
-    with op.batch_alter_table("jobs", schema=None) as batch_op:
-        batch_op.create_index(batch_op.f("ix_jobs_dataset_id"), ["dataset_id"], unique=False)
-        batch_op.create_index(batch_op.f("ix_jobs_requested_by"), ["requested_by"], unique=False)
-        batch_op.create_index(batch_op.f("ix_jobs_state"), ["state"], unique=False)
-
+    op.create_index(op.f("ix_jobs_dataset_id"), "jobs", ["dataset_id"])
+    op.create_index(op.f("ix_jobs_requested_by"), "jobs", ["requested_by"])
+    op.create_index(op.f("ix_jobs_state"), "jobs", ["state"])
     op.create_table(
         "memberships",
-        sa.Column("user_id", sa.Integer(), nullable=False),
-        sa.Column("group_id", sa.Integer(), nullable=False),
+        *_columns(sa.Integer(), "user_id", "group_id"),
         sa.ForeignKeyConstraint(
             ["group_id"], ["groups.id"], name=op.f("fk_memberships_group_id_groups"), ondelete="CASCADE"
         ),
@@ -498,23 +422,17 @@ def upgrade() -> None:
         ),
         sa.PrimaryKeyConstraint("user_id", "group_id", name=op.f("pk_memberships")),
     )
-    with op.batch_alter_table("memberships", schema=None) as batch_op:
-        batch_op.create_index(batch_op.f("ix_memberships_group_id"), ["group_id"], unique=False)
-
+    op.create_index(op.f("ix_memberships_group_id"), "memberships", ["group_id"])
     op.create_table(
         "sessions",
         sa.Column("token_hash", sa.Text(), nullable=False),
         sa.Column("user_id", sa.Integer(), nullable=False),
-        sa.Column("created_at", metadata.UtcDateTime(), nullable=False),
-        sa.Column("last_seen_at", metadata.UtcDateTime(), nullable=False),
-        sa.Column("expires_at", metadata.UtcDateTime(), nullable=False),
+        *_columns(metadata.UtcDateTime(), "created_at", "last_seen_at", "expires_at"),
         sa.ForeignKeyConstraint(["user_id"], ["users.id"], name=op.f("fk_sessions_user_id_users"), ondelete="CASCADE"),
         sa.PrimaryKeyConstraint("token_hash", name=op.f("pk_sessions")),
     )
-    with op.batch_alter_table("sessions", schema=None) as batch_op:
-        batch_op.create_index(batch_op.f("ix_sessions_expires_at"), ["expires_at"], unique=False)
-        batch_op.create_index(batch_op.f("ix_sessions_user_id"), ["user_id"], unique=False)
-
+    op.create_index(op.f("ix_sessions_expires_at"), "sessions", ["expires_at"])
+    op.create_index(op.f("ix_sessions_user_id"), "sessions", ["user_id"])
     op.create_table(
         "federated_cycles",
         sa.Column("job_id", sa.String(length=32), nullable=False),
@@ -522,8 +440,7 @@ def upgrade() -> None:
         sa.Column("state", sa.String(length=16), nullable=False),
         sa.Column("cycle", sa.Integer(), nullable=False),
         sa.Column("model_hash", sa.String(length=64), nullable=False),
-        sa.Column("client_id", sa.Text(), nullable=False),
-        sa.Column("request_key", sa.Text(), nullable=False),
+        *_columns(sa.Text(), "client_id", "request_key"),
         sa.Column("diff_hash", sa.String(length=64), nullable=True),
         sa.Column("facts", sa.JSON(none_as_null=True), nullable=True),
         sa.Column("private_detail", sa.Text(), nullable=False),
@@ -536,12 +453,8 @@ def upgrade() -> None:
         "reports",
         sa.Column("id", sa.Integer(), autoincrement=False, nullable=False),
         sa.Column("cycle_id", sa.Integer(), nullable=False),
-        sa.Column("fingerprint", sa.String(length=64), nullable=False),
-        sa.Column("file", sa.String(length=64), nullable=False),
-        sa.Column("offset", sa.BigInteger(), nullable=False),
-        sa.Column("length", sa.BigInteger(), nullable=False),
-        sa.Column("num_examples", sa.BigInteger(), nullable=False),
-        sa.Column("weight", sa.BigInteger(), nullable=False),
+        *_columns(sa.String(length=64), "fingerprint", "file"),
+        *_columns(sa.BigInteger(), "offset", "length", "num_examples", "weight"),
         sa.Column("norm", sa.Double(), nullable=False),
         sa.Column("scale", sa.Double(), nullable=True),
         sa.Column("metrics", sa.JSON(), nullable=False),
@@ -550,5 +463,4 @@ def upgrade() -> None:
         sa.ForeignKeyConstraint(["id"], ["assignments.id"], name=op.f("fk_reports_id_assignments")),
         sa.PrimaryKeyConstraint("id", name=op.f("pk_reports")),
     )
-    with op.batch_alter_table("reports", schema=None) as batch_op:
-        batch_op.create_index(batch_op.f("ix_reports_cycle_id"), ["cycle_id"], unique=False)
+    op.create_index(op.f("ix_reports_cycle_id"), "reports", ["cycle_id"])
