@@ -171,7 +171,7 @@ def can_see(principal: Principal | None, dataset: Holding) -> bool:
         return True
     if principal is None:
         return False
-    return dataset.visibility == "listed" or _is_owner(principal, dataset)
+    return dataset.visibility == "listed" or is_holder(principal, dataset.created_by)
 
 
 def can_manage(principal: Principal | None, dataset: Holding) -> DatasetRefusal | None:
@@ -180,7 +180,7 @@ def can_manage(principal: Principal | None, dataset: Holding) -> DatasetRefusal 
         return DatasetRefusal.INVISIBLE
     if principal is None or not principal.may(Permission.UPLOAD_DATA):
         return DatasetRefusal.MISSING_PERMISSION
-    return None if _is_owner(principal, dataset) else DatasetRefusal.NOT_YOURS
+    return None if is_holder(principal, dataset.created_by) else DatasetRefusal.NOT_YOURS
 
 
 def check_manage(principal: Principal | None, dataset: Holding, dataset_id: int) -> None:
@@ -206,8 +206,9 @@ def dataset_not_found(dataset_id: int) -> NotFound:
     return NotFound(f"there is no dataset {dataset_id}", code=codes.DATASET_NOT_FOUND, id=dataset_id)
 
 
-def _is_owner(principal: Principal, dataset: Holding) -> bool:
-    return principal.role.id == OWNER.id or principal.user_id == dataset.created_by
+def is_holder(principal: Principal, created_by: int | None) -> bool:
+    """Whether a dataset of this user is the caller's own; an Owner has all."""
+    return principal.role.id == OWNER.id or principal.user_id == created_by
 
 
 def visible_schema(schema: Schema, *, to_owner: bool) -> Schema:

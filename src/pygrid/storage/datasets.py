@@ -228,15 +228,17 @@ def list_content_hashes(connection: sa.Connection, dataset_id: int) -> set[str]:
     return {found for found in connection.execute(query).scalars() if found is not None}
 
 
-def list_same_content(connection: sa.Connection, dataset_id: int, hashes: Collection[str]) -> dict[int, bool]:
-    """Other datasets that have or had a version with one of these contents: id -> whether it is deleted."""
+def list_same_content(
+    connection: sa.Connection, dataset_id: int, hashes: Collection[str]
+) -> dict[int, tuple[int | None, bool]]:
+    """Other datasets that have or had a version with one of these contents: id -> owner, whether it is deleted."""
     query = (
-        sa.select(datasets.c.id, datasets.c.deleted_at)
+        sa.select(datasets.c.id, datasets.c.created_by, datasets.c.deleted_at)
         .join_from(datasets, dataset_versions)
         .where(dataset_versions.c.content_hash.in_(hashes), datasets.c.id != dataset_id)
         .order_by(datasets.c.id)
     )
-    return {row.id: row.deleted_at is not None for row in connection.execute(query)}
+    return {row.id: (row.created_by, row.deleted_at is not None) for row in connection.execute(query)}
 
 
 def get_dataset(connection: sa.Connection, dataset_id: int) -> DatasetRow:

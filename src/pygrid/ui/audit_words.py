@@ -54,6 +54,7 @@ ACTIONS = {
     "role_created": "made the role {name}",
     "role_deleted": "deleted the role {name}",
     "role_edited": "changed the role {name}",
+    "same_records_budgeted": "opened a budget of {dataset}, whose records another owner has, too",
     "sessions_ended": "ended sessions of {account}: {count}",
     "token_made": "made an API token",
     "token_revoked": "revoked an API token",

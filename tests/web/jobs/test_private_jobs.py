@@ -19,7 +19,8 @@ from pygrid.plans.runner import Runner
 from pygrid.storage import audit
 from pygrid.storage.sql.database import Database
 from pygrid.tensors import decode
-from support.jobs import DATASETS, POLICY, Site, npz, records
+from pygrid.web.services import service
+from support.jobs import DATASETS, POLICY, Person, Site, npz, records
 from support.plans.handmade import logistic_plan
 from support.web import assert_problem
 
@@ -129,6 +130,19 @@ async def test_the_same_records_get_a_second_budget_only_if_the_owner_says_so(si
     assert_problem(await site.owner.call("PUT", path, json=POLICY), 409, "content_has_budget")
     confirmed = await site.owner.call("PUT", path, json={**POLICY, "fresh_budget": True})
     assert confirmed.status_code == 200, confirmed.text
+    # An owner who guesses the records of another one is not told: only the last record may be unknown.
+    flags = ("triage_requests", "edit_settings", "create_users", "create_groups", "edit_roles", "manage_infrastructure")
+    holder = {"name": "Holder", **{f"can_{name}": False for name in flags}, "can_upload_data": True}
+    role = await site.owner.call("POST", "/roles", json=holder)
+    headers = await site.people.with_role(role.json()["role"]["id"], site.owner.headers, "guesser@example.org")
+    guesser = Person(site.web, headers)
+    for seed in (3, 9):
+        guessed = await guesser.upload(f"guess {seed}", records(seed=seed))
+        answer = await guesser.call("PUT", f"{DATASETS}/{guessed}/policy", json=POLICY)
+        assert answer.status_code == 200, answer.text
+    entries = service(site.app.state, Database).read_now(lambda connection: audit.list_entries(connection, limit=1000))
+    found = {entry.action: entry.data["others"] for entry in entries if "others" in entry.data}
+    assert found == {"fresh_budget_confirmed": [dataset], "same_records_budgeted": [dataset, again]}
     # As a later version of a dataset with a budget, too.
     third = await site.owner.upload("third", records(seed=5))
     await site.owner.set_policy(third)

@@ -220,7 +220,7 @@ class UploadsService:
                     dataset_id,
                     {version.content_hash},
                     is_confirmed=fresh_budget,
-                    actor=principal.user_id,
+                    principal=principal,
                     now=self._clock.now(),
                 )
             rows.put_version(connection, dataset_id, version, principal.user_id, self._clock.now())

@@ -114,7 +114,7 @@ class PoliciesService:
             dataset_id,
             dataset_rows.list_content_hashes(connection, dataset_id),
             is_confirmed=wanted.fresh_budget,
-            actor=principal.user_id,
+            principal=principal,
             now=now,
         )
         unit = _unit_to_open(wanted.unit, dataset_rows.get_schema(connection, version.id))
