@@ -55,6 +55,8 @@ ATTRIBUTES = {
     "kernel_shape": st.lists(st.integers(1, 2), min_size=1, max_size=2),
     "pads": st.lists(st.integers(0, 1), min_size=2, max_size=2),
     "strides": st.lists(st.integers(1, 2), min_size=1, max_size=1),
+    "dilations": st.lists(st.integers(1, 2), min_size=1, max_size=1),
+    "output_padding": st.lists(st.integers(0, 2), min_size=1, max_size=1),
     "group": st.integers(1, 2),
     "start": small,
     "end": small,

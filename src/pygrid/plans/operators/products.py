@@ -118,6 +118,9 @@ def infer_conv_transpose(call: OperatorCall) -> list[TensorValue]:
     extra = list(call.attributes.get("output_padding", [0] * len(sides)))
     if "output_shape" in call.attributes or len(extra) != len(sides):
         raise ShapeRefused("output_shape is not allowed; set output_padding for each side")
+    if any(more >= stride for more, stride in zip(extra, strides, strict=True)):
+        # Some versions of ONNX Runtime then add to what was in the memory of the output: values of another record.
+        raise ShapeRefused("output_padding must be smaller than the stride")
     out = [
         strides[i] * (sides[i] - 1) + extra[i] + (kernel[i] - 1) * dilations[i] + 1 - pads[i] - pads[len(sides) + i]
         for i in range(len(sides))
