@@ -27,6 +27,15 @@ def _cap(prefix: str = "", *, nullable: bool = False) -> list[sa.Column[Any]]:
     ]
 
 
+def _id(table: str) -> list[sa.schema.SchemaItem]:
+    return [sa.Column("id", sa.Integer(), nullable=False), sa.PrimaryKeyConstraint("id", name=op.f(f"pk_{table}"))]
+
+
+def _reference(table: str, column: str, target: str, ondelete: str | None = None) -> sa.ForeignKeyConstraint:
+    name = op.f(f"fk_{table}_{column}_{target.partition('.')[0]}")
+    return sa.ForeignKeyConstraint([column], [target], name=name, ondelete=ondelete)
+
+
 def upgrade() -> None:
     op.create_table(
         "audit_entries",
@@ -45,16 +54,15 @@ def upgrade() -> None:
     )
     op.create_table(
         "curves",
-        sa.Column("id", sa.Integer(), nullable=False),
+        *_id("curves"),
         sa.Column("events_hash", sa.String(length=64), nullable=False),
         sa.Column("events", sa.Text(), nullable=False),
         sa.Column("divergences", sa.LargeBinary(), nullable=False),
-        sa.PrimaryKeyConstraint("id", name=op.f("pk_curves")),
         sa.UniqueConstraint("events_hash", name=op.f("uq_curves_events_hash")),
     )
     op.create_table(
         "datasets",
-        sa.Column("id", sa.Integer(), nullable=False),
+        *_id("datasets"),
         sa.Column("name", sa.Text(), nullable=False),
         sa.Column("name_key", sa.Text(), nullable=True),
         sa.Column("description", sa.Text(), nullable=False),
@@ -63,7 +71,6 @@ def upgrade() -> None:
         sa.Column("created_by", sa.Integer(), nullable=True),
         *_columns(metadata.UtcDateTime(), "created_at", "updated_at"),
         sa.Column("deleted_at", metadata.UtcDateTime(), nullable=True),
-        sa.PrimaryKeyConstraint("id", name=op.f("pk_datasets")),
         sa.UniqueConstraint("created_by", "name_key", name=op.f("uq_datasets_created_by_name_key")),
         sqlite_autoincrement=True,
     )
@@ -78,28 +85,26 @@ def upgrade() -> None:
     )
     op.create_table(
         "groups",
-        sa.Column("id", sa.Integer(), nullable=False),
+        *_id("groups"),
         sa.Column("name", sa.Text(), nullable=False),
-        sa.PrimaryKeyConstraint("id", name=op.f("pk_groups")),
         sa.UniqueConstraint("name", name=op.f("uq_groups_name")),
         sqlite_autoincrement=True,
     )
     op.create_table(
         "invitations",
-        sa.Column("id", sa.Integer(), nullable=False),
+        *_id("invitations"),
         sa.Column("token_hash", sa.String(length=64), nullable=False),
         sa.Column("domain", sa.String(length=100), nullable=True),
         *_columns(sa.Integer(), "max_uses", "num_uses"),
         sa.Column("expires_at", metadata.UtcDateTime(), nullable=False),
         sa.Column("created_by", sa.Integer(), nullable=False),
         sa.Column("created_at", metadata.UtcDateTime(), nullable=False),
-        sa.PrimaryKeyConstraint("id", name=op.f("pk_invitations")),
         sa.UniqueConstraint("token_hash", name=op.f("uq_invitations_token_hash")),
         sqlite_autoincrement=True,
     )
     op.create_table(
         "networks",
-        sa.Column("id", sa.Integer(), nullable=False),
+        *_id("networks"),
         sa.Column("url", sa.String(length=300), nullable=False),
         sa.Column("name", sa.String(length=100), nullable=True),
         sa.Column("identity", sa.String(length=64), nullable=True),
@@ -107,35 +112,32 @@ def upgrade() -> None:
         sa.Column("reason", sa.String(length=500), nullable=False),
         sa.Column("invitation", sa.String(length=200), nullable=True),
         *_columns(metadata.UtcDateTime(), "created_at", "updated_at"),
-        sa.PrimaryKeyConstraint("id", name=op.f("pk_networks")),
         sa.UniqueConstraint("url", name=op.f("uq_networks_url")),
         sqlite_autoincrement=True,
     )
     op.create_table(
         "processes",
-        sa.Column("id", sa.Integer(), nullable=False),
+        *_id("processes"),
         *_columns(sa.String(length=200), "name", "version"),
         sa.Column("state", sa.String(length=16), nullable=False),
         *_columns(sa.JSON(), "client_config", "server_config"),
         sa.Column("num_parameters", sa.BigInteger(), nullable=False),
         sa.Column("created_at", metadata.UtcDateTime(), nullable=False),
         sa.Column("created_by", sa.Integer(), nullable=True),
-        sa.PrimaryKeyConstraint("id", name=op.f("pk_processes")),
         sa.UniqueConstraint("name", "version", name=op.f("uq_processes_name_version")),
     )
     op.create_table(
         "roles",
-        sa.Column("id", sa.Integer(), nullable=False),
+        *_id("roles"),
         sa.Column("name", sa.Text(), nullable=False),
         *_columns(sa.Boolean(), "can_triage_requests", "can_edit_settings", "can_create_users", "can_create_groups"),
         *_columns(sa.Boolean(), "can_edit_roles", "can_manage_infrastructure", "can_upload_data", "can_manage_nodes"),
-        sa.PrimaryKeyConstraint("id", name=op.f("pk_roles")),
         sa.UniqueConstraint("name", name=op.f("uq_roles_name")),
         sqlite_autoincrement=True,
     )
     op.create_table(
         "served_models",
-        sa.Column("id", sa.Integer(), nullable=False),
+        *_id("served_models"),
         sa.Column("model_id", sa.String(length=100), nullable=False),
         sa.Column("description", sa.Text(), nullable=False),
         sa.Column("file", sa.String(length=64), nullable=False),
@@ -146,20 +148,18 @@ def upgrade() -> None:
         sa.Column("report", sa.JSON(), nullable=False),
         sa.Column("created_by", sa.Integer(), nullable=True),
         sa.Column("created_at", metadata.UtcDateTime(), nullable=False),
-        sa.PrimaryKeyConstraint("id", name=op.f("pk_served_models")),
         sa.UniqueConstraint("model_id", name=op.f("uq_served_models_model_id")),
         sqlite_autoincrement=True,
     )
     op.create_index(op.f("ix_served_models_file"), "served_models", ["file"])
     op.create_table(
         "workers",
-        sa.Column("id", sa.Integer(), nullable=False),
+        *_id("workers"),
         sa.Column("name", sa.String(length=100), nullable=False),
         sa.Column("token_hash", sa.String(length=64), nullable=False),
         sa.Column("created_by", sa.Integer(), nullable=False),
         sa.Column("created_at", metadata.UtcDateTime(), nullable=False),
         sa.Column("last_seen_at", metadata.UtcDateTime(), nullable=True),
-        sa.PrimaryKeyConstraint("id", name=op.f("pk_workers")),
         sa.UniqueConstraint("name", name=op.f("uq_workers_name")),
         sa.UniqueConstraint("token_hash", name=op.f("uq_workers_token_hash")),
         sqlite_autoincrement=True,
@@ -170,7 +170,7 @@ def upgrade() -> None:
         *_cap(),
         *_cap("user_", nullable=True),
         sa.Column("opened_at", metadata.UtcDateTime(), nullable=False),
-        sa.ForeignKeyConstraint(["dataset_id"], ["datasets.id"], name=op.f("fk_budgets_dataset_id_datasets")),
+        _reference("budgets", "dataset_id", "datasets.id"),
         sa.PrimaryKeyConstraint("dataset_id", name=op.f("pk_budgets")),
     )
     op.create_table(
@@ -180,7 +180,7 @@ def upgrade() -> None:
         sa.Column("size_bytes", sa.BigInteger(), nullable=False),
         sa.Column("optimizer_state", sa.JSON(), nullable=False),
         sa.Column("created_at", metadata.UtcDateTime(), nullable=False),
-        sa.ForeignKeyConstraint(["process_id"], ["processes.id"], name=op.f("fk_checkpoints_process_id_processes")),
+        _reference("checkpoints", "process_id", "processes.id"),
         sa.PrimaryKeyConstraint("id", name=op.f("pk_checkpoints")),
         sa.UniqueConstraint("process_id", "number", name=op.f("uq_checkpoints_process_id_number")),
     )
@@ -191,7 +191,7 @@ def upgrade() -> None:
         sa.Column("created_at", metadata.UtcDateTime(), nullable=False),
         sa.Column("subject", sa.Text(), nullable=True),
         sa.Column("left_at", metadata.UtcDateTime(), nullable=True),
-        sa.ForeignKeyConstraint(["process_id"], ["processes.id"], name=op.f("fk_clients_process_id_processes")),
+        _reference("clients", "process_id", "processes.id"),
         sa.PrimaryKeyConstraint("id", name=op.f("pk_clients")),
     )
     op.create_index(op.f("ix_clients_process_id"), "clients", ["process_id"])
@@ -204,7 +204,7 @@ def upgrade() -> None:
         *_columns(metadata.UtcDateTime(), "opened_at", "deadline_at", "completed_at", "lease_until", nullable=True),
         sa.Column("totals", sa.JSON(), nullable=True),
         sa.Column("num_left", sa.Integer(), server_default=sa.text("0"), nullable=False),
-        sa.ForeignKeyConstraint(["process_id"], ["processes.id"], name=op.f("fk_cycles_process_id_processes")),
+        _reference("cycles", "process_id", "processes.id"),
         sa.PrimaryKeyConstraint("id", name=op.f("pk_cycles")),
         sa.UniqueConstraint("process_id", "sequence", name=op.f("uq_cycles_process_id_sequence")),
     )
@@ -213,9 +213,7 @@ def upgrade() -> None:
         "dataset_tags",
         *_columns(sa.Integer(), "dataset_id", "position"),
         *_columns(sa.Text(), "tag", "tag_key"),
-        sa.ForeignKeyConstraint(
-            ["dataset_id"], ["datasets.id"], name=op.f("fk_dataset_tags_dataset_id_datasets"), ondelete="CASCADE"
-        ),
+        _reference("dataset_tags", "dataset_id", "datasets.id", ondelete="CASCADE"),
         sa.PrimaryKeyConstraint("dataset_id", "position", name=op.f("pk_dataset_tags")),
     )
     op.create_index(op.f("ix_dataset_tags_tag_key"), "dataset_tags", ["tag_key"])
@@ -232,14 +230,14 @@ def upgrade() -> None:
         sa.Column("note", sa.Text(), nullable=False),
         sa.Column("created_by", sa.Integer(), nullable=True),
         sa.Column("created_at", metadata.UtcDateTime(), nullable=False),
-        sa.ForeignKeyConstraint(["dataset_id"], ["datasets.id"], name=op.f("fk_dataset_versions_dataset_id_datasets")),
+        _reference("dataset_versions", "dataset_id", "datasets.id"),
         sa.PrimaryKeyConstraint("id", name=op.f("pk_dataset_versions")),
         sa.UniqueConstraint("dataset_id", "number", name=op.f("uq_dataset_versions_dataset_id_number")),
         sqlite_autoincrement=True,
     )
     op.create_table(
         "domains",
-        sa.Column("id", sa.Integer(), nullable=False),
+        *_id("domains"),
         *_columns(sa.String(length=100), "name", "name_key"),
         sa.Column("identity", sa.String(length=64), nullable=True),
         sa.Column("state", sa.String(length=16), nullable=False),
@@ -253,13 +251,7 @@ def upgrade() -> None:
         sa.Column("decided_at", metadata.UtcDateTime(), nullable=True),
         sa.Column("decided_by", sa.Integer(), nullable=True),
         sa.Column("last_seen_at", metadata.UtcDateTime(), nullable=True),
-        sa.ForeignKeyConstraint(
-            ["invitation_id"],
-            ["invitations.id"],
-            name=op.f("fk_domains_invitation_id_invitations"),
-            ondelete="SET NULL",
-        ),
-        sa.PrimaryKeyConstraint("id", name=op.f("pk_domains")),
+        _reference("domains", "invitation_id", "invitations.id", ondelete="SET NULL"),
         sa.UniqueConstraint("name_key", "identity", name=op.f("uq_domains_name_key_identity")),
         sqlite_autoincrement=True,
     )
@@ -280,7 +272,7 @@ def upgrade() -> None:
         *_columns(sa.JSON(), "client_config", "server_config", "notes", "files"),
         sa.Column("process_id", sa.Integer(), nullable=True),
         sa.Column("created_at", metadata.UtcDateTime(), nullable=False),
-        sa.ForeignKeyConstraint(["process_id"], ["processes.id"], name=op.f("fk_drafts_process_id_processes")),
+        _reference("drafts", "process_id", "processes.id"),
         sa.PrimaryKeyConstraint("id", name=op.f("pk_drafts")),
         sa.UniqueConstraint("name", "version", name=op.f("uq_drafts_name_version")),
         sqlite_autoincrement=True,
@@ -292,7 +284,7 @@ def upgrade() -> None:
         sa.Column("kind", sa.String(length=32), nullable=False),
         sa.Column("data", sa.JSON(), nullable=False),
         sa.Column("at", metadata.UtcDateTime(), nullable=False),
-        sa.ForeignKeyConstraint(["process_id"], ["processes.id"], name=op.f("fk_events_process_id_processes")),
+        _reference("events", "process_id", "processes.id"),
         sa.PrimaryKeyConstraint("id", name=op.f("pk_events")),
     )
     op.create_index(op.f("ix_events_process_id"), "events", ["process_id"])
@@ -303,7 +295,7 @@ def upgrade() -> None:
         sa.Column("kind", sa.String(length=16), nullable=False),
         sa.Column("plan_hash", sa.String(length=64), nullable=False),
         sa.Column("size_bytes", sa.BigInteger(), nullable=False),
-        sa.ForeignKeyConstraint(["process_id"], ["processes.id"], name=op.f("fk_plans_process_id_processes")),
+        _reference("plans", "process_id", "processes.id"),
         sa.PrimaryKeyConstraint("id", name=op.f("pk_plans")),
         sa.UniqueConstraint("process_id", "kind", "name", name=op.f("uq_plans_process_id_kind_name")),
     )
@@ -316,17 +308,16 @@ def upgrade() -> None:
         sa.Column("use", sa.String(length=16), nullable=False),
         sa.Column("updated_at", metadata.UtcDateTime(), nullable=False),
         sa.Column("allow_remote_workers", sa.Boolean(), server_default=sa.false(), nullable=False),
-        sa.ForeignKeyConstraint(["dataset_id"], ["datasets.id"], name=op.f("fk_policies_dataset_id_datasets")),
+        _reference("policies", "dataset_id", "datasets.id"),
         sa.PrimaryKeyConstraint("dataset_id", name=op.f("pk_policies")),
     )
     op.create_table(
         "users",
-        sa.Column("id", sa.Integer(), nullable=False),
+        *_id("users"),
         *_columns(sa.Text(), "email", "email_key", "password_hash", "private_key_hash"),
         sa.Column("role_id", sa.Integer(), nullable=False),
         sa.Column("created_at", metadata.UtcDateTime(), nullable=False),
-        sa.ForeignKeyConstraint(["role_id"], ["roles.id"], name=op.f("fk_users_role_id_roles")),
-        sa.PrimaryKeyConstraint("id", name=op.f("pk_users")),
+        _reference("users", "role_id", "roles.id"),
         sa.UniqueConstraint("email_key", name=op.f("uq_users_email_key")),
         sa.UniqueConstraint("private_key_hash", name=op.f("uq_users_private_key_hash")),
         sqlite_autoincrement=True,
@@ -339,8 +330,8 @@ def upgrade() -> None:
         sa.Column("state", sa.String(length=16), nullable=False),
         sa.Column("key_hash", sa.String(length=64), nullable=False),
         sa.Column("created_at", metadata.UtcDateTime(), nullable=False),
-        sa.ForeignKeyConstraint(["client_id"], ["clients.id"], name=op.f("fk_assignments_client_id_clients")),
-        sa.ForeignKeyConstraint(["cycle_id"], ["cycles.id"], name=op.f("fk_assignments_cycle_id_cycles")),
+        _reference("assignments", "client_id", "clients.id"),
+        _reference("assignments", "cycle_id", "cycles.id"),
         sa.PrimaryKeyConstraint("id", name=op.f("pk_assignments")),
         sa.UniqueConstraint("cycle_id", "client_id", name=op.f("uq_assignments_cycle_id_client_id")),
         sa.UniqueConstraint("key_hash", name=op.f("uq_assignments_key_hash")),
@@ -348,16 +339,15 @@ def upgrade() -> None:
     op.create_index(op.f("ix_assignments_client_id"), "assignments", ["client_id"])
     op.create_table(
         "charges",
-        sa.Column("id", sa.Integer(), nullable=False),
+        *_id("charges"),
         sa.Column("job_id", sa.String(length=64), nullable=False),
         *_columns(sa.Integer(), "dataset_id", "user_id"),
         sa.Column("state", sa.String(length=16), nullable=False),
         sa.Column("curve_id", sa.Integer(), nullable=False),
         *_columns(sa.Double(), "dataset_cost", "user_cost", "basic_epsilon", "basic_delta"),
         *_columns(metadata.UtcDateTime(), "created_at", "updated_at"),
-        sa.ForeignKeyConstraint(["curve_id"], ["curves.id"], name=op.f("fk_charges_curve_id_curves")),
-        sa.ForeignKeyConstraint(["dataset_id"], ["budgets.dataset_id"], name=op.f("fk_charges_dataset_id_budgets")),
-        sa.PrimaryKeyConstraint("id", name=op.f("pk_charges")),
+        _reference("charges", "curve_id", "curves.id"),
+        _reference("charges", "dataset_id", "budgets.dataset_id"),
         sa.UniqueConstraint("job_id", name=op.f("uq_charges_job_id")),
     )
     op.create_index("ix_charges_dataset_user", "charges", ["dataset_id", "user_id"])
@@ -369,7 +359,7 @@ def upgrade() -> None:
         sa.Column("is_default", sa.Boolean(), nullable=False),
         *_columns(sa.Double(), "spent_divergence", "spent_in_dataset", "spent_basic_epsilon", "spent_basic_delta"),
         sa.Column("granted_at", metadata.UtcDateTime(), nullable=False),
-        sa.ForeignKeyConstraint(["dataset_id"], ["budgets.dataset_id"], name=op.f("fk_grants_dataset_id_budgets")),
+        _reference("grants", "dataset_id", "budgets.dataset_id"),
         sa.PrimaryKeyConstraint("dataset_id", "user_id", name=op.f("pk_grants")),
     )
     op.create_table(
@@ -400,10 +390,8 @@ def upgrade() -> None:
         *_columns(sa.JSON(none_as_null=True), "result_metrics", "facts", nullable=True),
         sa.Column("lease_until", metadata.UtcDateTime(), nullable=True),
         sa.Column("is_federated", sa.Boolean(), server_default=sa.false(), nullable=False),
-        sa.ForeignKeyConstraint(["dataset_id"], ["datasets.id"], name=op.f("fk_jobs_dataset_id_datasets")),
-        sa.ForeignKeyConstraint(
-            ["version_id"], ["dataset_versions.id"], name=op.f("fk_jobs_version_id_dataset_versions")
-        ),
+        _reference("jobs", "dataset_id", "datasets.id"),
+        _reference("jobs", "version_id", "dataset_versions.id"),
         sa.PrimaryKeyConstraint("number", name=op.f("pk_jobs")),
         sa.UniqueConstraint("id", name=op.f("uq_jobs_id")),
         sqlite_autoincrement=True,
@@ -414,12 +402,8 @@ def upgrade() -> None:
     op.create_table(
         "memberships",
         *_columns(sa.Integer(), "user_id", "group_id"),
-        sa.ForeignKeyConstraint(
-            ["group_id"], ["groups.id"], name=op.f("fk_memberships_group_id_groups"), ondelete="CASCADE"
-        ),
-        sa.ForeignKeyConstraint(
-            ["user_id"], ["users.id"], name=op.f("fk_memberships_user_id_users"), ondelete="CASCADE"
-        ),
+        _reference("memberships", "group_id", "groups.id", ondelete="CASCADE"),
+        _reference("memberships", "user_id", "users.id", ondelete="CASCADE"),
         sa.PrimaryKeyConstraint("user_id", "group_id", name=op.f("pk_memberships")),
     )
     op.create_index(op.f("ix_memberships_group_id"), "memberships", ["group_id"])
@@ -428,7 +412,7 @@ def upgrade() -> None:
         sa.Column("token_hash", sa.Text(), nullable=False),
         sa.Column("user_id", sa.Integer(), nullable=False),
         *_columns(metadata.UtcDateTime(), "created_at", "last_seen_at", "expires_at"),
-        sa.ForeignKeyConstraint(["user_id"], ["users.id"], name=op.f("fk_sessions_user_id_users"), ondelete="CASCADE"),
+        _reference("sessions", "user_id", "users.id", ondelete="CASCADE"),
         sa.PrimaryKeyConstraint("token_hash", name=op.f("pk_sessions")),
     )
     op.create_index(op.f("ix_sessions_expires_at"), "sessions", ["expires_at"])
@@ -446,7 +430,7 @@ def upgrade() -> None:
         sa.Column("private_detail", sa.Text(), nullable=False),
         sa.Column("begun_at", metadata.UtcDateTime(), nullable=False),
         sa.Column("ended_at", metadata.UtcDateTime(), nullable=True),
-        sa.ForeignKeyConstraint(["job_id"], ["jobs.id"], name=op.f("fk_federated_cycles_job_id_jobs")),
+        _reference("federated_cycles", "job_id", "jobs.id"),
         sa.PrimaryKeyConstraint("job_id", "number", name=op.f("pk_federated_cycles")),
     )
     op.create_table(
@@ -459,8 +443,8 @@ def upgrade() -> None:
         sa.Column("scale", sa.Double(), nullable=True),
         sa.Column("metrics", sa.JSON(), nullable=False),
         sa.Column("received_at", metadata.UtcDateTime(), nullable=False),
-        sa.ForeignKeyConstraint(["cycle_id"], ["cycles.id"], name=op.f("fk_reports_cycle_id_cycles")),
-        sa.ForeignKeyConstraint(["id"], ["assignments.id"], name=op.f("fk_reports_id_assignments")),
+        _reference("reports", "cycle_id", "cycles.id"),
+        _reference("reports", "id", "assignments.id"),
         sa.PrimaryKeyConstraint("id", name=op.f("pk_reports")),
     )
     op.create_index(op.f("ix_reports_cycle_id"), "reports", ["cycle_id"])
