@@ -4,7 +4,7 @@ begin ──> the provider's page ──> finish ──> session
                                      └─────> NeedsPassword ──> confirm ──> session
 
 What a sign-in needs until the provider answers is in a sealed cookie, and the code of an answer works once at the
-provider. So the app remembers nothing, and a stranger who begins sign-ins takes nothing from others.
+provider. So the app remembers nothing, and sign-ins that others begin take nothing from anybody.
 
 A person is found by issuer and subject. Before the first sign-in there is no such entry; then the verified e-mail finds
 the account or the invitation.
