@@ -143,7 +143,7 @@ def test_people_and_entries_appear_by_themselves(chromium: Browser, app: App) ->
     expect(page.get_by_role("rowheader", name="dora@example.org")).to_be_visible()
     pygrid.client.connect(app.url).sign_up("fay@example.org", PASSWORD)
     expect(page.get_by_role("link", name="fay@example.org")).to_be_visible()
-    expect(log.locator("#rows")).to_contain_text("got account")
+    expect(log.locator("#rows")).to_contain_text("opened account fay@example.org")
     ann.close()
 
 

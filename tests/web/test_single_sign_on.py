@@ -257,7 +257,7 @@ async def test_an_administrator_disconnects_an_account(web: httpx.AsyncClient, a
     entry = service(app.state, Database).read_now(list_entries)[-1]
     assert (entry.action, entry.actor, entry.data["user_id"]) == ("user_disconnected", 1, 2)
     assert set(entry.data) == {"user_id", "issuer", "subject"}
-    assert "disconnected account 2 (" in Page.read(await owner.get("/admin/audit")).text
+    assert "disconnected account bob@example.org from" in Page.read(await owner.get("/admin/audit")).text
     # The provider opens the account no more, so bob needs a link for a password, and connects it himself.
     problem(await bob.sign_in("bob"), 403, "oidc_disconnected")
     assert await bob.email() == ""
