@@ -34,7 +34,7 @@ from pygrid.core.access import OWNER, USER, Principal
 from pygrid.core.datasets import ColumnDeclaration, DatasetLimits
 from pygrid.errors import InvalidConfig, InvalidInput, NotFound, PayloadTooLarge
 from pygrid.features.datasets.conversion import Conversion, Converter, check_alike, convert, convert_in_child
-from pygrid.messages.datasets import Column, Schema, UploadRequest
+from pygrid.messages.datasets import Column, CsvOptions, Schema, UploadRequest
 from pygrid.storage import datasets as rows
 from pygrid.storage.columns import ColumnFiles, map_columns
 from pygrid.storage.sql.database import Database
@@ -244,7 +244,7 @@ def test_quotes_line_ends_delimiters_and_a_byte_order_mark(store: Callable[..., 
 
 
 def test_a_formula_is_a_text(store: Callable[..., Any]) -> None:
-    schema, mapped = store(b"a\n=1+1\n+cmd|' /C calc'!A0\n@SUM(A1)\n")
+    schema, mapped = store(b"a\n=1+1\n+cmd|' /C calc'!A0\n@SUM(A1)\n", csv=CsvOptions(header=True))
     assert texts_of(schema, mapped, "a") == ["=1+1", "+cmd|' /C calc'!A0", "@SUM(A1)"]
 
 

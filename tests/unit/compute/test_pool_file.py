@@ -49,7 +49,7 @@ def test_pools_are_read_in_their_order(tmp_path: Path) -> None:
     ("before", "after", "line", "key", "text"),
     [
         ('"hpc"', '"HPC"', 2, "name", "a-z"),
-        ('"hpc"', '"local"', 2, "name", "exists always"),
+        ('"hpc"', '"local"', 2, "name", "always exists"),
         ('"k8s"', '"hpc"', 17, "name", "names two pools"),
         ('name = "k8s"\n', "", 16, "name", "needs it"),
         ('driver = "slurm"', 'driver = "pbs"', 3, "driver", "use slurm, ray or kubernetes"),
