@@ -5,12 +5,16 @@ from __future__ import annotations
 import http.cookies
 import re
 from collections.abc import Iterator
+from contextlib import contextmanager
 from html.parser import HTMLParser
 from typing import Any
 
 import httpx
+import sqlalchemy as sa
 from litestar import Litestar
 
+from pygrid.storage.store import Store
+from pygrid.web.services import service
 from support.web import PASSWORD
 
 _TYPED = re.compile(r"{(\w+):\w+}")
@@ -33,6 +37,21 @@ def routes_of(app: Litestar) -> Iterator[str]:
 def fill(path: str, known: dict[str, str]) -> str:
     """The path with the ids of things that exist."""
     return re.sub(r"{(\w+)}", lambda match: known.get(match[1], "nothing"), path)
+
+
+@contextmanager
+def noted_statements(app: Litestar) -> Iterator[list[str]]:
+    """The statements that the database of the app runs inside the block."""
+    engine, statements = service(app.state, Store).database.engine, list[str]()
+
+    def note(_connection: Any, _cursor: Any, statement: str, *_more: Any) -> None:
+        statements.append(statement)
+
+    sa.event.listen(engine, "before_cursor_execute", note)
+    try:
+        yield statements
+    finally:
+        sa.event.remove(engine, "before_cursor_execute", note)
 
 
 class Browser:

@@ -12,7 +12,7 @@ import sqlalchemy as sa
 from sqlalchemy.exc import IntegrityError
 
 from pygrid import codes
-from pygrid.core.access import DEFAULT_ROLES, OWNER, Permission, Principal, Role
+from pygrid.core.access import DEFAULT_ROLES, DOMAIN_ACCESS, OWNER, Permission, Principal, Role
 from pygrid.errors import Conflict, NotFound
 from pygrid.storage.sql.metadata import UtcDateTime, metadata
 
@@ -288,6 +288,15 @@ def list_emails(connection: sa.Connection, user_ids: Collection[int]) -> dict[in
     """The e-mail of each of these users, by id; of a removed account, words in its place."""
     found = find_emails(connection, user_ids)
     return {user_id: found.get(user_id, f"removed account {user_id}") for user_id in user_ids}
+
+
+def list_seen_emails(
+    connection: sa.Connection, principal: Principal, user_ids: Iterable[int | None]
+) -> dict[int | None, str]:
+    """As `list_emails`, of those accounts of a Domain that the caller may see: the caller's own, or all."""
+    sees_all = principal.may(DOMAIN_ACCESS.see_users)
+    seen = {one for one in user_ids if one is not None and (sees_all or one == principal.user_id)}
+    return dict(list_emails(connection, seen).items()) if seen else {}
 
 
 def get_principal(connection: sa.Connection, user_id: int) -> Principal:

@@ -177,7 +177,7 @@ class JobFilter:
 
 def list_jobs(connection: sa.Connection, principal: Principal, wanted: JobFilter) -> list[JobRecord]:
     """Jobs that the caller may see, newest first."""
-    where = [_visible(principal)]
+    where = [seen_by(principal)]
     if wanted.mine:
         where.append(jobs.c.requested_by == principal.user_id)
     if wanted.dataset_id is not None:
@@ -198,11 +198,30 @@ def list_queue(
     Args:
         after: only jobs submitted after the one of this id.
     """
-    where = [_visible(principal), jobs.c.state.in_([state.value for state in states])]
+    where = [seen_by(principal), jobs.c.state.in_([state.value for state in states])]
     if after is not None:
         where.append(jobs.c.number > sa.select(jobs.c.number).where(jobs.c.id == after).scalar_subquery())
     statement = sa.select(*_JOB).join(datasets).where(*where).order_by(jobs.c.number).limit(limit)
     return [_job(row) for row in connection.execute(statement)]
+
+
+def count_undecided(connection: sa.Connection, principal: Principal, dataset_ids: Collection[int]) -> dict[int, int]:
+    """Numbers of jobs of others that wait for a decision and that the caller may see, by dataset."""
+    waits = jobs.c.state.in_([state.value for state in WITHDRAWN])
+    others = jobs.c.requested_by != principal.user_id
+    return _count(connection, principal, jobs.c.dataset_id, jobs.c.dataset_id.in_(dataset_ids), waits, others)
+
+
+def count_asked(connection: sa.Connection, principal: Principal, user_ids: Collection[int]) -> dict[int, int]:
+    """Numbers of jobs that the caller may see, by requester."""
+    return _count(connection, principal, jobs.c.requested_by, jobs.c.requested_by.in_(user_ids))
+
+
+def _count(
+    connection: sa.Connection, principal: Principal, by: sa.Column[int], *where: sa.ColumnElement[bool]
+) -> dict[int, int]:
+    counted = sa.select(by, sa.func.count()).join(datasets).where(seen_by(principal), *where).group_by(by)
+    return {row[0]: row[1] for row in connection.execute(counted)}
 
 
 def list_in_state(connection: sa.Connection, state: JobState, limit: int = 1000) -> list[JobRecord]:
@@ -414,11 +433,11 @@ def job_not_found(job_id: str) -> NotFound:
     return NotFound(f"there is no job {job_id}", code=codes.JOB_NOT_FOUND, job_id=job_id)
 
 
-def _visible(principal: Principal) -> sa.ColumnElement[bool]:
-    """`pygrid.core.jobs.may_see` as a condition on jobs joined with their datasets."""
+def seen_by(principal: Principal, person: sa.Column[int] = jobs.c.requested_by) -> sa.ColumnElement[bool]:
+    """`pygrid.core.jobs.may_see` as a condition on what a person did on a dataset that is joined."""
     if principal.role.id == OWNER.id:
         return sa.true()
-    conditions = [jobs.c.requested_by == principal.user_id]
+    conditions = [person == principal.user_id]
     if principal.may(Permission.UPLOAD_DATA):
         conditions.append(datasets.c.created_by == principal.user_id)
     if principal.may(Permission.TRIAGE_REQUESTS):

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import datetime as dt
+from collections.abc import Collection
 from dataclasses import dataclass
 
 import sqlalchemy as sa
 
-from pygrid.storage.accounts import roles, sessions, users
+from pygrid.storage.accounts import groups, memberships, roles, sessions, users
 
 
 @dataclass(frozen=True, slots=True)
@@ -18,6 +19,12 @@ class PersonRow:
     created_at: dt.datetime
     last_seen_at: dt.datetime | None
     """Last use of a session that has not ended."""
+    groups: str = ""
+    """Their names."""
+    num_jobs: int = 0
+    """Number of those that the caller may see."""
+    epsilon_spent: float = 0.0
+    """Sum over the budgets that the caller may see."""
 
 
 def list_people(connection: sa.Connection, *, after: int = 0, limit: int = 100, text: str = "") -> list[PersonRow]:
@@ -33,3 +40,12 @@ def list_people(connection: sa.Connection, *, after: int = 0, limit: int = 100, 
     if text:
         statement = statement.where(users.c.email_key.contains(text.casefold(), autoescape=True))
     return [PersonRow(*row) for row in connection.execute(statement)]
+
+
+def list_group_names(connection: sa.Connection, user_ids: Collection[int]) -> dict[int, str]:
+    """The names of the groups of each of these users that has some, in order."""
+    statement = sa.select(memberships.c.user_id, groups.c.name).join(groups).where(memberships.c.user_id.in_(user_ids))
+    found: dict[int, str] = {}
+    for user_id, name in connection.execute(statement.order_by(groups.c.name)):
+        found[user_id] = f"{found[user_id]}, {name}" if user_id in found else name
+    return found

@@ -29,6 +29,8 @@ class ListedProcess:
     """Totals of the newest completed cycle; None: there is none."""
     num_checkpoints: int
     model_bytes: int
+    owner: str = ""
+    """E-mail of the model owner; empty: the caller may not see it."""
 
 
 def list_process_page(

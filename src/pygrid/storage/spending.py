@@ -11,12 +11,13 @@ from dataclasses import dataclass
 
 import sqlalchemy as sa
 
+from pygrid.core.access import Principal
 from pygrid.privacy.ledger import Cap, ChargeState, Spending
 from pygrid.storage.accounts import key_of_email, users
 from pygrid.storage.budgets import Budget, budgets, grants, read_budget, read_cap
 from pygrid.storage.charges import charges
 from pygrid.storage.datasets import datasets
-from pygrid.storage.jobs import jobs
+from pygrid.storage.jobs import jobs, seen_by
 
 _SPENT = (grants.c.spent_basic_epsilon, grants.c.spent_basic_delta)
 _counts = charges.c.state != ChargeState.REFUNDED.value
@@ -100,6 +101,17 @@ def list_shares(connection: sa.Connection, dataset_id: int, limit: int | None = 
         Share(row.user_id, read_cap(row), _spent(row), row.num_charges, row.is_default)
         for row in connection.execute(statement)
     ]
+
+
+def list_user_spending(
+    connection: sa.Connection, principal: Principal, user_ids: Collection[int]
+) -> list[tuple[int, Cap, Spending]]:
+    """User, cap and sum of what these users have spent of each budget that the caller may see."""
+    has_spent = sa.or_(grants.c.spent_divergence > 0, grants.c.spent_basic_epsilon > 0)
+    where = (grants.c.user_id.in_(user_ids), has_spent, datasets.c.deleted_at.is_(None))
+    statement = sa.select(grants).join(datasets, datasets.c.id == grants.c.dataset_id)
+    found = connection.execute(statement.where(*where, seen_by(principal, grants.c.user_id)))
+    return [(row.user_id, read_cap(row), _spent(row)) for row in found]
 
 
 def find_requester(connection: sa.Connection, holder_id: int, email: str) -> int | None:

@@ -53,7 +53,7 @@ async def find_topic(state: State, principal: Principal, name: str) -> Topic | N
     if name not in _LISTS:
         return find_common_topic(state, principal, name)
     follows_budgets = name == "datasets" and any(map(principal.may, _BUDGETS))
-    return Topic((_LISTS[name], budgets_topic()) if follows_budgets else (_LISTS[name],))
+    return Topic((_LISTS[name], budgets_topic(), queue_topic()) if follows_budgets else (_LISTS[name],))
 
 
 async def _training(state: State, principal: Principal, process_id: int) -> Topic:

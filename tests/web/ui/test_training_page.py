@@ -11,13 +11,10 @@ import asyncio
 import json
 from typing import Any
 
-import sqlalchemy as sa
-
-from pygrid.storage.store import Store
 from pygrid.ui.console import Console
 from pygrid.ui.feed import SharedReads
 from pygrid.web.services import service
-from support.console import Browser, Page
+from support.console import Browser, Page, noted_statements
 from support.eventually import eventually
 from support.streams import Stream, events_of
 from support.training import Site
@@ -154,16 +151,9 @@ async def test_a_long_training_takes_few_statements(site: Site) -> None:
         (device,) = await site.devices(process, 1)
         await device.report(0.5, metric_loss=0.25)
         await site.until_completed(process, number)
-    statements: list[str] = []
-    engine = service(site.app.state, Store).database.engine
-
-    def note(_connection: Any, _cursor: Any, statement: str, *_more: Any) -> None:
-        statements.append(statement)
-
     ann = at_console(site, site.owner)
-    sa.event.listen(engine, "before_cursor_execute", note)
-    await ann.page(f"/admin/processes/{process['id']}")
-    sa.event.remove(engine, "before_cursor_execute", note)
+    with noted_statements(site.app) as statements:
+        await ann.page(f"/admin/processes/{process['id']}")
     selects = [one for one in statements if one.startswith("SELECT")]
     assert 5 <= len(selects) <= 25, selects
 

@@ -19,8 +19,9 @@ from pygrid.privacy.events import check_epsilon
 from pygrid.privacy.ledger import Cap, ChargeState, Spending
 from pygrid.storage import budgets, spending
 from pygrid.storage import datasets as dataset_rows
-from pygrid.storage.accounts import find_user_id, list_emails
+from pygrid.storage.accounts import find_user_id, list_emails, list_seen_emails
 from pygrid.storage.audit import AuditedWrites
+from pygrid.storage.jobs import count_undecided
 from pygrid.storage.sql.database import Database
 
 NUM_POINTS = 200
@@ -36,6 +37,18 @@ class BudgetLevel:
     """Whether it is the budget of the dataset; else it is the caller's share."""
     spent: float
     cap: float
+
+
+@dataclass(frozen=True, slots=True)
+class Standing:
+    """What a list shows of a dataset, in addition to its description."""
+
+    owner: str
+    """E-mail of the data owner; empty: the caller may not see it."""
+    num_waiting: int | None
+    """Requests of others that wait for a decision; None: the caller may not see them."""
+    level: BudgetLevel | None
+    """None: no budget is open."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,17 +97,24 @@ class SpendingService:
         self._writes = writes
         self._clock = clock
 
-    async def levels(self, principal: Principal, dataset_ids: Collection[int]) -> Mapping[int, BudgetLevel]:
-        """Return the levels of those of these datasets that have a budget and that the caller may see, by dataset."""
+    async def standings(self, principal: Principal, dataset_ids: Collection[int]) -> Mapping[int, Standing]:
+        """Return how those of these datasets stand that the caller may see, by dataset."""
         require(principal)
 
-        def load(connection: sa.Connection) -> dict[int, BudgetLevel]:
-            found = spending.list_spent(connection, dataset_ids, principal.user_id)
-            holdings = dataset_rows.list_holdings(connection, found)
+        def load(connection: sa.Connection) -> dict[int, Standing]:
+            held = dataset_rows.list_holdings(connection, dataset_ids)
+            seen = {key: one for key, one in held.items() if can_see(principal, one)}
+            decided = [key for key, one in seen.items() if sees_all(principal, NOBODY, one)]
+            waiting = dict.fromkeys(decided, 0) | count_undecided(connection, principal, decided)
+            emails = list_seen_emails(connection, principal, {one.created_by for one in seen.values()})
+            spent = spending.list_spent(connection, seen, principal.user_id)
             return {
-                key: _level(principal, one, holdings[key])
-                for key, one in found.items()
-                if key in holdings and can_see(principal, holdings[key])
+                key: Standing(
+                    emails.get(one.created_by, ""),
+                    waiting.get(key),
+                    _level(principal, spent[key], one) if key in spent else None,
+                )
+                for key, one in seen.items()
             }
 
         return await self._database.read(load)

@@ -24,6 +24,7 @@ from pygrid.lifecycle import AppContext
 from pygrid.messages.processes import CheckpointInfo, Contribution, CycleInfo, Event, ProcessInfo
 from pygrid.storage import audit, processes, reports
 from pygrid.storage import cycles as rows
+from pygrid.storage.accounts import list_seen_emails
 from pygrid.storage.audit import AuditedWrites
 from pygrid.storage.blobs.protocol import BlobWriter
 from pygrid.storage.cycle_transitions import close_cycle, restart_cycle
@@ -110,9 +111,13 @@ class ProcessesService:
     ) -> list[ListedProcess]:
         """Return processes with an id below ``before``, newest first; see `list_process_page`."""
         require(principal)
-        return await self._store.database.read(
-            lambda connection: list_process_page(connection, before=before, limit=limit, state=state, text=text)
-        )
+
+        def load(connection: sa.Connection) -> list[ListedProcess]:
+            found = list_process_page(connection, before=before, limit=limit, state=state, text=text)
+            emails = list_seen_emails(connection, principal, {one.created_by for one in found})
+            return [replace(one, owner=emails.get(one.created_by, "")) for one in found]
+
+        return await self._store.database.read(load)
 
     async def get(self, principal: Principal, process_id: int) -> ProcessInfo:
         """Return a process. Raises NotFound: ``process_not_found``."""

@@ -15,7 +15,7 @@ from pygrid.errors import InvalidInput, NotFound, PygridError
 from pygrid.features.datasets.service import DatasetsService
 from pygrid.features.jobs.policies import PoliciesService
 from pygrid.features.jobs.quotes import Quote, QuotesService
-from pygrid.features.jobs.spending import BudgetHistory, BudgetLevel, SpendingService
+from pygrid.features.jobs.spending import BudgetHistory, SpendingService
 from pygrid.messages.datasets import DatasetInfo
 from pygrid.messages.jobs import JobRequest, PolicyInfo, PrivacyRequest, StatisticRequest
 from pygrid.privacy.words import explain_epsilon
@@ -25,6 +25,7 @@ from pygrid.ui.charts import Chart, spending_chart
 from pygrid.ui.confirmation import confirm_password
 from pygrid.ui.console import console_of, see_other
 from pygrid.ui.forms import MAX_FORM_BYTES, PathId, read_fields
+from pygrid.ui.pages.datasets import label_of
 from pygrid.ui.pages.paging import PAGE_ROWS, Paging, find_cursor, make_paging
 from pygrid.ui.pages.people import SEE_PEOPLE
 from pygrid.ui.render import show_number
@@ -96,7 +97,8 @@ async def budgets_page(request: AppRequest, state: State, before: FromQuery[str]
         request.user, before=find_cursor(before), limit=PAGE_ROWS + 1
     )
     shown = found[:PAGE_ROWS]
-    levels = await service(state, SpendingService).levels(request.user, [one.id for one in shown])
+    standings = await service(state, SpendingService).standings(request.user, [one.id for one in shown])
+    levels = {key: one.level for key, one in standings.items() if one.level is not None}
     view = BudgetsView(
         [
             BudgetLine(one.id, one.name, label_of(levels[one.id]), levels[one.id].spent, levels[one.id].cap)
@@ -107,10 +109,6 @@ async def budgets_page(request: AppRequest, state: State, before: FromQuery[str]
         make_paging(request, shown[-1].id if len(found) > PAGE_ROWS else None),
     )
     return await console_of(request).page(request, "budgets.html", "Budgets", view)
-
-
-def label_of(level: BudgetLevel) -> str:
-    return "The whole dataset" if level.is_whole else "Your share"
 
 
 @get("/budgets/{dataset_id:int}", guards=[signed_in()])

@@ -108,10 +108,10 @@ async def _log(state: State, principal: Principal) -> list[AuditEntryRow]:
 
 async def _budgets(state: State, principal: Principal) -> tuple[list[BudgetBar], tuple[Need, ...]]:
     found = (await service(state, DatasetsService).list_datasets(principal, limit=MAX_SHOWN))[:MAX_SHOWN]
-    levels = await service(state, SpendingService).levels(principal, [one.id for one in found])
+    standings = await service(state, SpendingService).standings(principal, [one.id for one in found])
     bars, unbudgeted = [], []
     for dataset in found:
-        level = levels.get(dataset.id)
+        level = standings[dataset.id].level if dataset.id in standings else None
         if level is not None:
             name = dataset.name if level.is_whole else f"{dataset.name}, your share"
             bars.append(BudgetBar(f"/admin/budgets/{dataset.id}", name, level.spent, level.cap, dataset.mine))

@@ -36,7 +36,8 @@ from pygrid.units import decimal
 from pygrid.web.requests import AppRequest
 from pygrid.web.services import service
 
-COLUMNS = ("id", "name", "visibility", "version", "num_records", "num_columns", "size_bytes", "updated_at")
+_FIGURES = ("budget", "epsilon_spent", "epsilon_cap", "num_waiting", "updated_at")
+COLUMNS = ("id", "name", "owner", "visibility", "version", "num_records", "num_columns", "size_bytes", *_FIGURES)
 """What the list has as a file."""
 NUM_RECORDS = 10
 _SHOWN_COLUMNS = 8
@@ -59,9 +60,25 @@ class Bar(msgspec.Struct, frozen=True):
     cap: float
 
 
-class DatasetLine(msgspec.Struct, frozen=True):
-    summary: DatasetSummary
-    budget: Bar | None
+class DatasetLine(DatasetSummary):
+    owner: str
+    """E-mail; empty: the caller may not see it."""
+    level: BudgetLevel | None
+    num_waiting: int | None
+    """Requests of others that wait for a decision; None: the caller may not see them."""
+
+    @property
+    def budget(self) -> str:
+        """What the two figures are of: the whole dataset, or the caller's share; empty: no budget is open."""
+        return label_of(self.level) if self.level else ""
+
+    @property
+    def epsilon_spent(self) -> float | None:
+        return self.level.spent if self.level else None
+
+    @property
+    def epsilon_cap(self) -> float | None:
+        return self.level.cap if self.level else None
 
 
 class DatasetsView(msgspec.Struct, frozen=True):
@@ -170,28 +187,31 @@ async def datasets_page(
 ) -> Response[bytes]:
     """Show the datasets that the caller may see, newest first."""
     wanted = find_format(request)
-    found = await service(state, DatasetsService).list_datasets(
+    read = await service(state, DatasetsService).list_datasets(
         request.user, text=text[:200], before=find_cursor(before), limit=PAGE_ROWS + 1
     )
-    shown = found[:PAGE_ROWS]
+    shown = read[:PAGE_ROWS]
+    standings = await service(state, SpendingService).standings(request.user, [one.id for one in shown])
+    lines = [
+        DatasetLine(**msgspec.structs.asdict(one), owner=found.owner, level=found.level, num_waiting=found.num_waiting)
+        for one in shown
+        if (found := standings.get(one.id)) is not None
+    ]
     if wanted:
-        return answer_rows(wanted, "datasets", shown, COLUMNS)
-    levels = await service(state, SpendingService).levels(request.user, [one.id for one in shown])
+        return answer_rows(wanted, "datasets", lines, COLUMNS)
     view = DatasetsView(
-        [DatasetLine(one, bar_of(levels.get(one.id))) for one in shown],
+        lines,
         text[:200],
-        make_paging(request, shown[-1].id if len(found) > PAGE_ROWS else None, has_files=bool(shown)),
+        make_paging(request, shown[-1].id if len(read) > PAGE_ROWS else None, has_files=bool(shown)),
         request.user.may(Permission.UPLOAD_DATA),
         "pygrid dataset add patients.csv --name patients --visibility listed",
     )
     return await console_of(request).page(request, "datasets.html", "Datasets", view)
 
 
-def bar_of(level: BudgetLevel | None) -> Bar | None:
-    """Return the budget of a dataset as a bar: the whole, or the caller's share."""
-    if level is None:
-        return None
-    return Bar("The whole dataset" if level.is_whole else "Your share", level.spent, None, level.cap)
+def label_of(level: BudgetLevel) -> str:
+    """Return what a budget is of: the whole dataset, or the caller's share."""
+    return "The whole dataset" if level.is_whole else "Your share"
 
 
 @get("/datasets/{dataset_id:int}", guards=[signed_in()])

@@ -44,6 +44,7 @@ class NewCode(msgspec.Struct, frozen=True):
 
 class PeopleView(msgspec.Struct, frozen=True):
     people: list[PersonRow]
+    has_jobs: bool
     invitations: list[UserInvitation]
     roles: list[tuple[int, str]]
     new: NewCode | None
@@ -60,6 +61,8 @@ class PersonView(msgspec.Struct, frozen=True):
     role_name: str
     groups: list[str]
     created_at: dt.datetime
+    figures: PersonRow | None
+    """Of jobs; None: for callers who may not see them."""
     permissions: list[tuple[str, str]]
     roles: list[tuple[int, str]]
     new: NewCode | None
@@ -103,14 +106,17 @@ async def _people(
 ) -> Response[bytes]:
     accounts, principal, (text, after) = service(state, AccountService), request.user, query
     wanted = find_format(request)
-    found = await service(state, PeopleService).list_people(principal, after=after, limit=PAGE_ROWS + 1, text=text)
+    listed = service(state, PeopleService)
+    found = await listed.list_people(principal, after=after, limit=PAGE_ROWS + 1, text=text)
     people = found[:PAGE_ROWS]
     if wanted:
-        return answer_rows(wanted, "people", people, ("id", "email", "role", "created_at", "last_seen_at"))
+        figures = ("groups", "num_jobs", "epsilon_spent") if listed.has_jobs else ()
+        return answer_rows(wanted, "people", people, ("id", "email", "role", *figures, "created_at", "last_seen_at"))
     may_change = principal.may(Permission.CREATE_USERS)
     invitations = await accounts.list_invitations(principal) if may_change else []
     view = PeopleView(
         people,
+        listed.has_jobs,
         invitations,
         await _given_roles(request, state),
         new,
@@ -178,6 +184,9 @@ async def _person(
     may_change = request.user.may(Permission.CREATE_USERS) and not is_above
     connections = service(state, ProviderConnections)
     providers = await connections.list_identities(request.user, user_id) if may_change else []
+    listed, rows = service(state, PeopleService), []
+    if listed.has_jobs and request.user.may(service(state, AccountService).access.see_users):
+        rows = await listed.list_people(request.user, after=user_id - 1, limit=1, text="")
     view = PersonView(
         user.id,
         user.email,
@@ -185,6 +194,7 @@ async def _person(
         user.role.name,
         [group.name for group in user.groups],
         user.created_at,
+        rows[0] if rows else None,
         _permissions(user),
         await _given_roles(request, state),
         new,

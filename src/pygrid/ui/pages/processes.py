@@ -36,6 +36,7 @@ COLUMNS = (
     "id",
     "name",
     "version",
+    "owner",
     "words",
     "cycle",
     "num_cycles",
@@ -63,6 +64,8 @@ class ProcessLine(msgspec.Struct, frozen=True):
     created_at: dt.datetime
     metric: str = ""
     """A metric of the newest completed cycle."""
+    owner: str = ""
+    """E-mail of the model owner; empty: the caller may not see it."""
 
 
 class ProcessesView(msgspec.Struct, frozen=True):
@@ -112,6 +115,7 @@ def _listed(process: ListedProcess) -> ProcessLine:
         process.model_bytes,
         process.created_at,
         ", ".join(f"{name} {show_number(value)}" for name, value in metrics[:2]),
+        process.owner,
     )
 
 
