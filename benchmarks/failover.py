@@ -39,7 +39,7 @@ from job_fleet import JobFleet, Repeating
 from loadgen import Process, RequestFailed, checkpoint, host, sign_up
 from pygrid.storage.sql.database import Database
 from replicas import AWAY, LEADER_PATH, Cluster, Replica, WrongClock, running_cluster
-from server_process import leave_nothing_behind
+from server_process import extract_commit, leave_nothing_behind
 from support.eventually import eventually
 from vector_model import model_bytes, plan_bytes
 
@@ -161,6 +161,9 @@ class Faults:
         """The kinds of a run without a plan."""
         self.kinds["rolling restart"] = self._restart_all
         self.kinds["rolling restart on newer tables"] = lambda: self._restart_all(migrates=True)
+        self.kinds["upgrade"] = lambda: self._restart_all(package="")
+        before = cluster.replicas[0].environment.get("PYTHONPATH", "")
+        self.kinds["return to the version before"] = lambda: self._restart_all(package=before)
 
     def _later(self, end: Callable[[], Awaitable[Any]]) -> None:
         seconds = self._rng.uniform(*self._length_s)
@@ -188,13 +191,17 @@ class Faults:
 
         self._later(wake)
 
-    async def _restart_all(self, *, migrates: bool = False) -> None:
+    async def _restart_all(self, *, migrates: bool = False, package: str | None = None) -> None:
         """As for an upgrade: one replica after the other, the leader among them.
 
         Args:
             migrates: a later version migrates the database before the second restart.
+            package: the folder of the version that they are from now on; empty: this one; None: they stay the same.
         """
+        await eventually(self._cluster.is_complete, 120)
         for number, replica in enumerate(self._cluster.replicas):
+            if package is not None:
+                replica.environment["PYTHONPATH"] = package
             if migrates and number == 1:
                 await asyncio.to_thread(_migrate_as_later_version, self._cluster.postgres.url)
             num_ended = len(replica.exit_codes)
@@ -279,12 +286,20 @@ class Result:
 
 
 async def run(
-    folder: Path, *, seconds: float, seed: int, kinds: list[str] | None = None, with_jobs: bool, drain_s: int = 0
+    folder: Path,
+    *,
+    seconds: float,
+    seed: int,
+    kinds: list[str] | None = None,
+    with_jobs: bool,
+    drain_s: int = 0,
+    before: str = "",
 ) -> Result:
     """Make faults for some time, or each of ``kinds`` once; then let all end, and check.
 
     Args:
         drain_s: ``PYGRID_DRAIN_S`` of the replicas.
+        before: the commit whose version the replicas are at first; by default they are this version.
 
     Raises:
         RequestFailed: a device got an answer that the protocol does not allow here.
@@ -292,13 +307,17 @@ async def run(
     """
     repeated: Counter[int] = Counter()
     async with (
-        running_cluster(folder, PYGRID_DRAIN_S=str(drain_s)) as cluster,
+        running_cluster(folder, PYGRID_DRAIN_S=str(drain_s), **_version(before, folder)) as cluster,
         httpx.AsyncClient(
             transport=Repeating(repeated), base_url="http://{}:{}".format(*cluster.address), timeout=60
         ) as web,
     ):
         run = _Run(cluster, web, repeated, random.Random(seed), with_jobs, with_long=drain_s > 0)
         return await run.run(seconds, kinds)
+
+
+def _version(commit: str, folder: Path) -> dict[str, str]:
+    return {"PYTHONPATH": str(extract_commit(commit, folder / "before"))} if commit else {}
 
 
 class _Run:
@@ -455,6 +474,7 @@ def main() -> int:
     parser.add_argument("--without-jobs", action="store_true", help="only devices")
     parser.add_argument("--drain-s", type=int, default=0, help="PYGRID_DRAIN_S of the replicas (default 0)")
     parser.add_argument("--kind", action="append", help="make this fault once; repeat for several, in this order")
+    parser.add_argument("--before", default="", help='commit of the version to start with, for the kind "upgrade"')
     options = parser.parse_args()
     leave_nothing_behind()
     with tempfile.TemporaryDirectory(prefix="pygrid-failover-") as folder:
@@ -466,6 +486,7 @@ def main() -> int:
                 kinds=options.kind,
                 with_jobs=not options.without_jobs,
                 drain_s=options.drain_s,
+                before=options.before,
             )
         )
     if options.history:

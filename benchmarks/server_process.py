@@ -3,17 +3,28 @@
 from __future__ import annotations
 
 import http.client
+import io
 import os
 import re
 import signal
 import subprocess
 import sys
+import tarfile
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+ROOT = Path(__file__).parents[1]
 START_TIMEOUT_S = 60.0
 FLOOR = Path(__file__).parent / "floor.py"
+
+
+def extract_commit(commit: str, folder: Path) -> Path:
+    """Write the package of a commit to a folder; returns what ``PYTHONPATH`` is for it."""
+    packed = subprocess.run(["git", "archive", commit, "src"], cwd=ROOT, check=True, capture_output=True).stdout
+    with tarfile.open(fileobj=io.BytesIO(packed)) as archive:
+        archive.extractall(folder, filter="data")
+    return folder / "src"
 
 
 class ServerProcess:

@@ -11,11 +11,8 @@ this environment. Exit code 1: the median of the ratios is above 1.03.
 from __future__ import annotations
 
 import argparse
-import io
 import statistics
-import subprocess
 import sys
-import tarfile
 import tempfile
 from contextlib import ExitStack
 from pathlib import Path
@@ -23,18 +20,14 @@ from pathlib import Path
 import uvloop
 
 from reports import load_domain, sign_up_owner
-from server_process import ServerProcess, leave_nothing_behind, start_domain
+from server_process import ServerProcess, extract_commit, leave_nothing_behind, start_domain
 
-ROOT = Path(__file__).parents[1]
 BUDGET = 1.03
 
 
 def start_commit(commit: str, folder: Path) -> ServerProcess:
     """A Domain of a commit."""
-    packed = subprocess.run(["git", "archive", commit, "src"], cwd=ROOT, check=True, capture_output=True).stdout
-    with tarfile.open(fileobj=io.BytesIO(packed)) as archive:
-        archive.extractall(folder / "tree", filter="data")
-    return start_domain(folder / "data", 0, {"PYTHONPATH": str(folder / "tree/src")})
+    return start_domain(folder / "data", 0, {"PYTHONPATH": str(extract_commit(commit, folder / "tree"))})
 
 
 async def measure(commits: list[str], folder: Path, rounds: int, num_devices: int) -> list[list[float]]:
