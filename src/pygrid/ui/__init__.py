@@ -15,6 +15,7 @@ from litestar.handlers import HTTPRouteHandler
 
 from pygrid.lifecycle import AppContext, BackgroundTask, Feature
 from pygrid.ui import live, static
+from pygrid.ui.confirmation import keep_session
 from pygrid.ui.console import Console
 from pygrid.ui.errors import PAGE_EXCEPTION_HANDLERS, unknown_page
 from pygrid.ui.feed import SharedReads, Topics
@@ -89,5 +90,6 @@ def _router(*modules: ModuleType) -> Router:
         PREFIX,
         route_handlers=[*pages, unknown_page],
         include_in_schema=False,
+        middleware=[keep_session],
         exception_handlers=PAGE_EXCEPTION_HANDLERS,
     )

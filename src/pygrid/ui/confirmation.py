@@ -7,7 +7,8 @@ from typing import Any
 
 import msgspec
 from litestar import Response
-from litestar.datastructures import Cookie, State
+from litestar.datastructures import State
+from litestar.types import ASGIApp, Message, Receive, Scope, Send
 
 from pygrid.errors import PygridError
 from pygrid.features.accounts.sessions import SessionsService
@@ -18,6 +19,8 @@ from pygrid.web.requests import AppRequest
 from pygrid.web.services import service
 
 FIELD = "confirm_password"
+_COOKIE = "pygrid_session_cookie"
+"""Key of the scope of a request."""
 
 
 class PasswordView(msgspec.Struct, frozen=True):
@@ -29,26 +32,41 @@ class PasswordView(msgspec.Struct, frozen=True):
     fields: list[tuple[str, str]]
 
 
-class Confirmation(msgspec.Struct, frozen=True):
-    """The answer to "was the password typed recently?"."""
+class PasswordNeeded(Exception):
+    """The password was not typed recently; ``page`` asks for it."""
 
-    page: Response[bytes] | None = None
-    """The form that asks for it; None: yes."""
-    cookies: list[Cookie] = msgspec.field(default_factory=list)
-    """The cookie of the session that the password began."""
+    def __init__(self, page: Response[bytes]) -> None:
+        super().__init__("the password is needed")
+        self.page = page
 
 
-async def confirm_password(request: AppRequest, state: State, fields: Mapping[str, str], act: str) -> Confirmation:
-    """Return a form that asks for the password, unless it was typed within 15 minutes or is among the fields.
+def keep_session(app: ASGIApp) -> ASGIApp:
+    """Return the app with the cookie of a session that a typed password began in each answer, also in a refusal."""
+
+    async def handle(scope: Scope, receive: Receive, send: Send) -> None:
+        async def send_with_cookie(message: Message) -> None:
+            if message["type"] == "http.response.start" and (cookie := scope.get(_COOKIE)) is not None:
+                message["headers"] = [*message["headers"], (b"set-cookie", cookie.to_header(header="").encode())]  # type: ignore[attr-defined]
+            await send(message)
+
+        await app(scope, receive, send_with_cookie)
+
+    return handle
+
+
+async def confirm_password(request: AppRequest, state: State, fields: Mapping[str, str], act: str) -> None:
+    """Check that the password was typed within 15 minutes, or is among the fields; then a new session begins.
 
     Args:
         fields: of the form that the browser has sent; the form that asks sends them again.
         act: what the user wants to do, for example "delete the dataset patients".
+    Raises:
+        PasswordNeeded: neither; the page of the error repeats the form.
     """
     sessions, token = service(state, SessionsService), find_cookie(request)
     assert token is not None, "a guard has checked it"
     if await sessions.is_confirmed(request.user, token):
-        return Confirmation()
+        return
     error: PygridError | None = None
     if password := fields.get(FIELD):
         check_confidential(request)
@@ -58,8 +76,9 @@ async def confirm_password(request: AppRequest, state: State, fields: Mapping[st
         except PygridError as failed:
             error = failed
         else:
-            return Confirmation(cookies=[session_cookie(request, session.token)])
+            request.scope[_COOKIE] = session_cookie(request, session.token)  # type: ignore[literal-required]
+            return
     sent = [(name, value) for name, value in fields.items() if name != FIELD]
     view = PasswordView(None if error is None else error.to_problem(), act, request.url.path, sent)
     page = await console_of(request).page(request, "password.html", "Confirm your password", view, status=401)
-    return Confirmation(page)
+    raise PasswordNeeded(page)

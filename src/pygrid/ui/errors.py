@@ -15,6 +15,7 @@ from pygrid import codes
 from pygrid.errors import NotFound, PygridError, Unauthenticated
 from pygrid.lifecycle import ClientGone
 from pygrid.ui.access import maybe_signed_in, sign_in_path
+from pygrid.ui.confirmation import PasswordNeeded
 from pygrid.ui.console import Console, Frame, see_other
 from pygrid.ui.forms import PathText
 from pygrid.web.problems import answer_client_gone, answer_unexpected, to_problem
@@ -65,7 +66,12 @@ async def unknown_page(path: PathText) -> None:
     raise NotFound("the console has no such page", code=codes.PAGE_NOT_FOUND)
 
 
+def answer_unconfirmed(_request: Request[Any, Any, Any], error: PasswordNeeded) -> Response[bytes]:
+    return error.page
+
+
 PAGE_EXCEPTION_HANDLERS: ExceptionHandlersMap = {
+    PasswordNeeded: answer_unconfirmed,
     PygridError: answer_error,
     HTTPException: answer_framework_error,
     ClientGone: answer_client_gone,

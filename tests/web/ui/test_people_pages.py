@@ -161,6 +161,10 @@ async def test_what_is_hard_to_take_back_needs_a_password_that_was_typed_recentl
         old = Browser(web)
         old.cookie = before
         assert (await old.get("/admin/")).status_code == 303
+        clock.advance(16 * 60)
+        refused = await ann.post("/admin/people/2/role", {"role": "77", "confirm_password": PASSWORD})
+        assert refused.status_code == 404
+        assert (await ann.get("/admin/")).status_code == 200, "a refusal after the password ends no session"
 
 
 async def _look_at_the_health(site: Site, ann: Browser) -> None:

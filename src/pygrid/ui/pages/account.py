@@ -156,17 +156,13 @@ async def make_token(request: AppRequest, state: State) -> Response[bytes]:
             raise InvalidInput("choose what the token may do", code=codes.INVALID_FORM, field="scope")
         if days and not (days.isascii() and days.isdigit() and len(days) < 5):
             raise InvalidInput("days is a whole number", code=codes.INVALID_FORM, field="days")
-        step = await confirm_password(request, state, fields, "make an API token")
-        if step.page is not None:
-            return step.page
+        await confirm_password(request, state, fields, "make an API token")
         _, text = await service(state, AccountService).make_api_token(
             request.user, fields.get("name", "").strip(), Credential(scope), int(days) if days else None
         )
     except PygridError as error:
         return await _account(request, state, error)
-    page = await _account(request, state, new_token=text)
-    page.cookies.extend(step.cookies)
-    return page
+    return await _account(request, state, new_token=text)
 
 
 @post("/me/tokens/{token_id:int}/revoke", guards=[signed_in()])

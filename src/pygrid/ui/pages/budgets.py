@@ -125,15 +125,13 @@ async def grant(request: AppRequest, state: State, dataset_id: PathId) -> Respon
         await service(state, DatasetsService).check_managed(request.user, dataset_id)
         epsilon = read_amount(fields, "epsilon", "the share")
         email = fields.get("email", "").strip()
-        step = await confirm_password(request, state, fields, f"change the share of {email[:80]}")
-        if step.page is not None:
-            return step.page
+        await confirm_password(request, state, fields, f"change the share of {email[:80]}")
         await service(state, SpendingService).grant(request.user, dataset_id, email, epsilon)
     except PygridError as error:
         if error.code in (codes.DATASET_NOT_FOUND, codes.POLICY_NOT_FOUND):
             raise
         return await _page(request, state, dataset_id, error, fields)
-    return see_other(f"/admin/budgets/{dataset_id}", step.cookies)
+    return see_other(f"/admin/budgets/{dataset_id}")
 
 
 async def _page(

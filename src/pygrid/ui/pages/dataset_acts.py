@@ -56,17 +56,14 @@ async def change_budget(request: AppRequest, state: State, dataset_id: PathId) -
         budget = await find_budget(state, request.user, dataset_id)
         before = None if budget is None else budget.policy
         wanted = read_policy(fields, before)
-        step = None
         if raises_privacy(wanted, before):
-            step = await confirm_password(request, state, fields, "raise what may be known about these records")
-            if step.page is not None:
-                return step.page
+            await confirm_password(request, state, fields, "raise what may be known about these records")
         await service(state, PoliciesService).put(request.user, dataset_id, wanted)
     except PygridError as error:
         if error.status == 404:
             raise
         return await show_dataset(request, state, dataset_id, "budget", error, fields)
-    return see_other(f"/admin/datasets/{dataset_id}?tab=budget", step.cookies if step is not None else [])
+    return see_other(f"/admin/datasets/{dataset_id}?tab=budget")
 
 
 @post("/datasets/{dataset_id:int}/delete", guards=[signed_in()], request_max_body_size=MAX_FORM_BYTES)
@@ -82,10 +79,8 @@ async def delete_dataset(request: AppRequest, state: State, dataset_id: PathId) 
                 code=codes.INVALID_FORM,
                 field="name",
             )
-        step = await confirm_password(request, state, fields, f"delete the dataset {info.name}")
-        if step.page is not None:
-            return step.page
+        await confirm_password(request, state, fields, f"delete the dataset {info.name}")
         await datasets.delete(request.user, dataset_id)
     except PygridError as error:
         return await show_dataset(request, state, dataset_id, "about", error, fields)
-    return see_other("/admin/datasets", step.cookies)
+    return see_other("/admin/datasets")

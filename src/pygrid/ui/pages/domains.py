@@ -102,18 +102,14 @@ async def decide(request: AppRequest, state: State) -> Response[bytes]:
         act = _ACTS.get(fields.get("decision", ""))
         if act is None or not fields.get("identity"):
             raise InvalidInput("choose Accept or Deny", code=codes.INVALID_FORM, field="decision")
-        cookies = []
         if act is Act.REVOKE:
-            step = await confirm_password(request, state, fields, f"revoke the Domain {fields.get('name', '')[:80]}")
-            if step.page is not None:
-                return step.page
-            cookies = step.cookies
+            await confirm_password(request, state, fields, f"revoke the Domain {fields.get('name', '')[:80]}")
         await service(state, NetworkAssociations).decide(
             request.user, fields.get("name", ""), act, fields.get("reason", ""), fields["identity"]
         )
     except PygridError as error:
         return await _page(request, state, error)
-    return see_other("/admin/domains", cookies)
+    return see_other("/admin/domains")
 
 
 @post("/domains/forget", guards=[signed_in(Permission.MANAGE_NODES)], request_max_body_size=MAX_FORM_BYTES)

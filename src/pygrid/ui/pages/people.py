@@ -217,13 +217,11 @@ async def change_role(request: AppRequest, state: State, user_id: PathId) -> Res
     try:
         role = _number(fields.get("role", ""), "role")
         user = await accounts.get_user(request.user, user_id)
-        step = await confirm_password(request, state, fields, f"change the role of {user.email}")
-        if step.page is not None:
-            return step.page
+        await confirm_password(request, state, fields, f"change the role of {user.email}")
         await accounts.change_role(request.user, user_id, role)
     except PygridError as error:
         return await _person(request, state, user_id, error)
-    return see_other(f"/admin/people/{user_id}", step.cookies)
+    return see_other(f"/admin/people/{user_id}")
 
 
 @post("/people/{user_id:int}/reset", guards=[_CHANGES], request_max_body_size=MAX_FORM_BYTES)
@@ -232,16 +230,12 @@ async def make_reset(request: AppRequest, state: State, user_id: PathId) -> Resp
     fields = await read_fields(request)
     try:
         known = await service(state, AccountService).get_user(request.user, user_id)
-        step = await confirm_password(request, state, fields, f"make a link to the account {known.email}")
-        if step.page is not None:
-            return step.page
+        await confirm_password(request, state, fields, f"make a link to the account {known.email}")
         user, code, expires_at = await service(state, AccountService).make_reset(request.user, user_id, None)
     except PygridError as error:
         return await _person(request, state, user_id, error)
     new = NewCode("New password", _link(request, "recover", code), user.email, expires_at)
-    page = await _person(request, state, user_id, new=new)
-    page.cookies.extend(step.cookies)
-    return page
+    return await _person(request, state, user_id, new=new)
 
 
 @post("/people/{user_id:int}/sessions", guards=[_CHANGES], request_max_body_size=MAX_FORM_BYTES)
@@ -263,13 +257,11 @@ async def disconnect_person(request: AppRequest, state: State, user_id: PathId) 
     fields = await read_fields(request)
     try:
         user = await service(state, AccountService).get_user(request.user, user_id)
-        step = await confirm_password(request, state, fields, f"disconnect {user.email} from the sign-in provider")
-        if step.page is not None:
-            return step.page
+        await confirm_password(request, state, fields, f"disconnect {user.email} from the sign-in provider")
         await service(state, ProviderConnections).disconnect(request.user, user_id)
     except PygridError as error:
         return await _person(request, state, user_id, error)
-    return see_other(f"/admin/people/{user_id}", step.cookies)
+    return see_other(f"/admin/people/{user_id}")
 
 
 @post("/people/{user_id:int}/delete", guards=[_CHANGES], request_max_body_size=MAX_FORM_BYTES)
@@ -280,13 +272,11 @@ async def delete_person(request: AppRequest, state: State, user_id: PathId) -> R
         user = await accounts.get_user(request.user, user_id)
         if fields.get("email", "").strip() != user.email:
             raise InvalidInput("write the e-mail of the account to delete it", code=codes.INVALID_FORM, field="email")
-        step = await confirm_password(request, state, fields, f"delete the account {user.email}")
-        if step.page is not None:
-            return step.page
+        await confirm_password(request, state, fields, f"delete the account {user.email}")
         await accounts.delete_user(request.user, user_id)
     except PygridError as error:
         return await _person(request, state, user_id, error)
-    return see_other("/admin/people", step.cookies)
+    return see_other("/admin/people")
 
 
 @get("/roles", guards=[_ROLES])
@@ -316,9 +306,7 @@ async def change_roles(request: AppRequest, state: State) -> Response[bytes]:
     flags = {name: fields.get(f"may_{name}") == "1" for name in accounts.access.permissions}
     act, name = fields.get("act", ""), fields.get("name", "").strip()
     try:
-        step = await confirm_password(request, state, fields, f"change the role {name}")
-        if step.page is not None:
-            return step.page
+        await confirm_password(request, state, fields, f"change the role {name}")
         if act == "make":
             await accounts.create_role(request.user, name, flags)
         elif act == "save":
@@ -329,7 +317,7 @@ async def change_roles(request: AppRequest, state: State) -> Response[bytes]:
             raise InvalidInput("choose Save or Delete", code=codes.INVALID_FORM, field="act")
     except PygridError as error:
         return await _roles(request, state, error)
-    return see_other("/admin/roles", step.cookies)
+    return see_other("/admin/roles")
 
 
 def _link(request: AppRequest, page: str, code: str) -> str:

@@ -126,14 +126,10 @@ async def connect(request: AppRequest, state: State) -> Response[bytes]:
     provider = service(state, AppSettings).oidc_shown_name
     if not provider:
         raise no_provider()
-    step = await confirm_password(request, state, await read_fields(request), f"connect your account with {provider}")
-    if step.page is not None:
-        return step.page
+    await confirm_password(request, state, await read_fields(request), f"connect your account with {provider}")
     user = await service(state, AccountService).get_user(request.user, request.user.user_id)
     view = ConnectView(user.email, provider)
-    page = await console_of(request).page(request, "connect.html", "Connect your account", view)
-    page.cookies.extend(step.cookies)
-    return page
+    return await console_of(request).page(request, "connect.html", "Connect your account", view)
 
 
 async def _confirmed_person(request: AppRequest, state: State) -> Principal | None:
