@@ -62,12 +62,20 @@ def sheet(info: JobInfo) -> list[tuple[str, str]]:
         facts = {name: value for name, value in info.facts.items() if value and name in _FACTS}
         rows.append(("the Worker saw", ", ".join(f"{_plain(value)} {_FACTS[name]}" for name, value in facts.items())))
     if info.decided_by is not None:
-        rows.append(("decided by", info.decided_by + (f": {info.comment}" if info.comment else "")))
+        comment = "" if info.state == "revoked" else info.comment  # the comment is that of the approval
+        rows.append((decision_in_words(info), info.decided_by + (f": {comment}" if comment else "")))
     rows += [(_FLAG_NAMES[flag.severity], flag.sentence) for flag in info.flags]
     if info.waiting_beside:
         rows.append(("also waiting", f"{counted(info.waiting_beside, 'other request')} on this dataset"))
     rows.append(("request hash", info.request_hash))
     return [(name, printable(value)) for name, value in rows]
+
+
+def decision_in_words(info: JobInfo) -> str:
+    """The last decision of a person on a job: ``denied by``."""
+    if info.state == "released" and info.privacy is None:
+        return "released by"
+    return {"denied": "denied by", "revoked": "revoked by"}.get(info.state, "approved by")
 
 
 def privacy_in_words(info: JobInfo) -> str:
@@ -94,6 +102,11 @@ def cost_in_words(info: JobInfo) -> str:
 def request_rows(request: JobRequest) -> list[tuple[str, str]]:
     """The details of a request as names and values."""
     rows = []
+    for one in request.statistics:
+        if one.edges:
+            edges = ", ".join(edge if isinstance(edge, str) else decimal(edge) for edge in one.edges)
+            name = "edges of the bins" if one.kind == "histogram" else "candidates"
+            rows.append((f"{name} of {one.column}", edges))
     if request.binding:
         rows.append(("columns", ", ".join(f"{column} as {port}" for port, column in request.binding.items())))
     if request.kind == "train":

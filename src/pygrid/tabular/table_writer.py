@@ -179,10 +179,11 @@ class TableWriter:
                 if packed.setdefault(source, declaration.name) != declaration.name:
                     raise _config(f"column {source!r} is a source of two columns", declaration.name)
         for field in fields:
-            target = packed.get(field.name)
-            if target is None and self.is_wanted(field.name):
-                plan.append((_describe(field, self._declared.get(field.name)), (field.name,)))
-            elif target is not None and target not in {column.name for column, _ in plan}:
+            target, own = packed.get(field.name), self._declared.get(field.name)
+            # A column that is declared by its own name is stored also if it is a source of another one.
+            if (target is None or (own is not None and not own.source)) and self.is_wanted(field.name):
+                plan.append((_describe(field, own), (field.name,)))
+            if target is not None and target not in {column.name for column, _ in plan}:
                 sources = self._sources(self._declared[target], by_name)
                 plan.append((_pack([by_name[name] for name in sources], self._declared[target]), sources))
         self._check_names([column for column, _ in plan], by_name)

@@ -20,7 +20,7 @@ from pygrid.web.services import service
 
 FIELD = "confirm_password"
 _COOKIE = "pygrid_session_cookie"
-"""Key of the scope of a request."""
+"""Key of the state of a request."""
 
 
 class PasswordView(msgspec.Struct, frozen=True):
@@ -45,8 +45,8 @@ def keep_session(app: ASGIApp) -> ASGIApp:
 
     async def handle(scope: Scope, receive: Receive, send: Send) -> None:
         async def send_with_cookie(message: Message) -> None:
-            if message["type"] == "http.response.start" and (cookie := scope.get(_COOKIE)) is not None:
-                message["headers"] = [*message["headers"], (b"set-cookie", cookie.to_header(header="").encode())]  # type: ignore[attr-defined]
+            if message["type"] == "http.response.start" and (cookie := scope["state"].get(_COOKIE)):
+                message["headers"] = [*message["headers"], (b"set-cookie", cookie)]
             await send(message)
 
         await app(scope, receive, send_with_cookie)
@@ -76,7 +76,8 @@ async def confirm_password(request: AppRequest, state: State, fields: Mapping[st
         except PygridError as failed:
             error = failed
         else:
-            request.scope[_COOKIE] = session_cookie(request, session.token)  # type: ignore[literal-required]
+            cookie = session_cookie(request, session.token)
+            request.scope["state"][_COOKIE] = cookie.to_header(header="").encode()
             return
     sent = [(name, value) for name, value in fields.items() if name != FIELD]
     view = PasswordView(None if error is None else error.to_problem(), act, request.url.path, sent)

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from jinja2 import Environment
 
 FOLDER = Path(__file__).parent / "templates"
-_MACROS = ("one_time_link", "badge", "field", "error", "bar", "snippet", "pages", "figure")
+_MACROS = ("one_time_link", "badge", "field", "file", "error", "bar", "snippet", "pages", "figure")
 MAX_SHOWN = 500
 """Characters of a foreign text that are shown before it is folded."""
 MAX_RELATIVE_S = 60 * 86400.0

@@ -36,13 +36,22 @@ def sample_request() -> UploadRequest:
         for part in ("mean", "se", "worst")
         for name, upper in _UPPER.items()
     ]
-    label = ColumnDeclaration("malignant", meaning="label 0..1", min=0.0, max=1.0, description="1: malignant")
+    # Statistics ask for single measurements, models read all of them.
+    together = ColumnDeclaration(
+        "measurements",
+        dtype="float32",
+        meaning="measurements of cell nuclei, as published",
+        source=("mean_*", "se_*", "worst_*"),
+    )
+    label = ColumnDeclaration(
+        "malignant", dtype="int64", meaning="label 0..1", min=0.0, max=1.0, description="1: malignant"
+    )
     return UploadRequest(
         name=NAME,
         description="Sample: cell nuclei of 569 biopsies with their diagnosis (Wolberg and others, CC BY 4.0).",
         tags=("sample",),
         visibility="listed",
-        columns=(*columns, label),
+        columns=(*columns, together, label),
     )
 
 

@@ -339,6 +339,12 @@ def test_what_is_declared_holds() -> None:
     ]
     np.testing.assert_array_equal(np.frombuffer(data[1], np.uint8).reshape(-1, 2)[:, 0], np.arange(300) % 256)
     np.testing.assert_array_equal(np.frombuffer(data[2], np.int32), np.arange(300) % 2 == 0)
+    both = every_outcome(text, columns=(ColumnDeclaration("p1", "float32"), *columns), skip=("rest",))
+    assert all(outcome == both[0] for outcome in both)
+    assert not isinstance(both[0], str)
+    assert [column.name for column in both[0][0].columns] == ["id", "image", "p1", "word"]
+    image, single = np.frombuffer(both[0][1][1], np.uint8).reshape(-1, 2), np.frombuffer(both[0][1][2], np.float32)
+    np.testing.assert_array_equal(image[:, 1], single)
     for bad, code in (
         ((ColumnDeclaration("word", "float32"),), "dataset_dtype 2"),
         ((ColumnDeclaration("p0", "uint8", max=100),), "dataset_out_of_range 103"),

@@ -263,6 +263,8 @@ async def test_a_new_domain_begins_with_a_sample(settings: DomainSettings) -> No
         page = await ann.page("/admin/")
         assert "cells has no budget" in page.text
         assert "Host a model" in page.text
-        assert "0 .. 60" in (await ann.page("/admin/datasets/1?tab=columns")).text
+        columns = (await ann.page("/admin/datasets/1?tab=columns")).text
+        assert "0 .. 60" in columns
+        assert "measurements float32 30" in columns
         again = await ann.post("/admin/datasets/sample")
         assert (again.status_code, "dataset_exists" in again.text) == (409, True)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import AsyncIterator
+from typing import Any
 
 import numpy as np
 import pytest
@@ -105,6 +106,7 @@ async def test_a_model_is_trained_by_a_form_with_files(site: Site) -> None:
     path = f"/admin/ask/{dataset}/model"
     wrong = await bob.upload(path, {**fields, "binding": "x"}, {"plan": PLAN, "model": MODEL})
     assert (wrong.status_code, "write each port with its column" in wrong.text) == (400, True)
+    assert wrong.text.count("Choose the file again") == 2
     answer = await bob.upload(path, fields, {"plan": PLAN, "model": MODEL})
     assert answer.status_code == 303, answer.text
     job_id = answer.headers["location"].rpartition("/")[2]
@@ -131,6 +133,7 @@ async def test_a_process_is_hosted_from_files_paused_compared_and_deleted(site: 
     refused = await ann.upload("/admin/processes/new", {"name": "new", "version": "1.0"}, {**files, "plan": b"x"})
     assert refused.status_code == 400
     assert Page.read(refused).find("input", name="name", value="new")
+    assert Page.read(refused).text.count("Choose the file again") == 2
     answer = await ann.upload("/admin/processes/new", {"name": "new", "version": "1.0"}, files)
     assert answer.status_code == 303, answer.text
     draft = answer.headers["location"]
@@ -167,6 +170,42 @@ async def test_a_process_is_hosted_from_files_paused_compared_and_deleted(site: 
     page = await ann.page("/admin/processes/compare?run=1&run=2")
     assert "max_diffs 3 2" in page.text
     assert (await ann.post(f"{path}/finish")).status_code == 303
+
+
+async def test_a_decision_is_called_by_its_name(site: Site) -> None:
+    dataset = await site.owner.upload(columns=BOUNDED)
+    edges = [20.0, 30.5, *range(40, 81, 2)]
+    asked = {"statistics": [{"kind": "histogram", "column": "age", "edges": edges}]}
+    ann, bob = await browser(site, "owner"), await browser(site, "scientist")
+
+    async def waiting() -> dict[str, Any]:
+        return await site.owner.wait((await site.scientist.submit(dataset, "statistics", **asked))["id"], "waiting")
+
+    job = await waiting()
+    page = (await ann.page(f"/admin/jobs/{job['id']}")).text
+    assert "in 22 bins with the edges 20, 30.5, 40, 42, 44, 46, 48, 50, 52, 54, ..." in page
+    assert f"edges of the bins of age 20, 30.5, {', '.join(map(str, range(40, 81, 2)))}" in page
+    await site.owner.decide("deny", job, comment="too fine")
+    for who, words in ((ann, "denied by owner@example.org comment too fine"), (bob, "denied by owner@example.org")):
+        page = (await who.page(f"/admin/jobs/{job['id']}")).text
+        assert words in page
+        assert "decided by" not in page
+    job = await waiting()
+    await site.owner.approve(job)
+    held = await site.owner.wait(job["id"], "held")
+    assert "approved by owner@example.org" in (await ann.page(f"/admin/jobs/{job['id']}")).text
+    await site.owner.approve(held)
+    assert "released by owner@example.org" in (await bob.page(f"/admin/jobs/{job['id']}")).text
+
+
+async def test_what_was_typed_for_a_refused_model_stays(site: Site) -> None:
+    ann = await browser(site, "owner")
+    fields = {"model_id": "my scores", "description": "of digits", "allow_download": "true"}
+    page = Page.read(await ann.upload("/admin/models", fields, {"model": linear()}))
+    assert page.find("input", name="model_id", value="my scores")
+    assert page.find("input", name="description", value="of digits")
+    assert page.find("input", name="allow_download", checked="")
+    assert "Choose the file again" in page.text
 
 
 async def test_a_served_model_is_asked_by_a_form(site: Site) -> None:

@@ -235,10 +235,12 @@ def describe_statistics(statistics: Sequence[Statistic], request: JobRequest) ->
             line = f"number of values of {statistic.column} that are present"
         if statistic.kind in ("sum", "mean", "variance"):
             line += f", values clamped to {_bound(asked.lower)} .. {_bound(asked.upper)}"
+        edges = ", ".join(map(_bound, asked.edges[:_MAX_KEYS_SHOWN]))
+        edges += ", ..." if len(asked.edges) > _MAX_KEYS_SHOWN else ""
         if statistic.kind == "quantile":
-            line += f" at {statistic.quantile:g}, among {len(statistic.edges)} candidates"
+            line += f" at {statistic.quantile:g}, among {len(asked.edges)} candidates: {edges}"
         if statistic.kind == "histogram":
-            line += f", in {max(0, len(statistic.edges) - 1)} bins"
+            line += f", in {max(0, len(asked.edges) - 1)} bins with the edges {edges}"
         if statistic.by:
             shown = ", ".join(map(str, asked.keys[:_MAX_KEYS_SHOWN]))
             more = ", ..." if len(asked.keys) > _MAX_KEYS_SHOWN else ""

@@ -30,8 +30,10 @@ _SMALL = _PUBLISHED | {"config", "mpc", "encoding"}
 """Parts in addition to the model. The parts mpc and encoding come from published clients; encoding is ignored."""
 
 
-async def read_serve_form(content_type: str, body: AsyncIterator[bytes], model: BlobWriter) -> ServeRequest:
-    """Read the form, and write the model to ``model``, unchecked.
+async def read_serve_form(
+    content_type: str, body: AsyncIterator[bytes], model: BlobWriter, fields: dict[str, bytes]
+) -> ServeRequest:
+    """Read the form into ``fields``, and write the model to ``model``, unchecked.
 
     In place of ``config``, its fields can be parts of their own, with ``True`` and ``False`` as published clients write
     them.
@@ -48,7 +50,7 @@ async def read_serve_form(content_type: str, body: AsyncIterator[bytes], model: 
             raise unknown_part(name, "config and model")
         return PartTarget(MAX_CONFIG_BYTES)
 
-    fields = await read_form(content_type, body, begin, parts=_PARTS, max_parts=16)
+    fields.update(await read_form(content_type, body, begin, parts=_PARTS, max_parts=16))
     if not model.size:
         raise invalid_form("the form has no part 'model', or an empty one")
     return check_serve_request(_request(fields))

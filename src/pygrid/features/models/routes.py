@@ -48,7 +48,7 @@ async def serve_model(request: AppRequest, state: State) -> ServedModel:
             with service(state, MessageMemory).hold(MAX_TEXT_FORM_BYTES):
                 form = await read_published_form(stream_body(request, MAX_TEXT_FORM_BYTES), model)
         else:
-            form = await read_serve_form(content_type, stream_body(request, MAX_FORM_BYTES), model)
+            form = await read_serve_form(content_type, stream_body(request, MAX_FORM_BYTES), model, {})
         info = await models.serve(request.user, model, form)
     return _served(info)
 

@@ -29,7 +29,7 @@ from pygrid.web.services import service
 
 _SHOWN_ABOVE = frozenset({"job", "state", "asked by", "reason", "asks to", "what leaves"})
 """Rows of the review summary that the page shows in another place, or that only interest a person who decides."""
-_SHOWN_FIRST = frozenset({"decided by", "so far"})
+_SHOWN_FIRST = frozenset({"approved by", "denied by", "released by", "revoked by", "so far"})
 
 
 class JobsView(msgspec.Struct, frozen=True):

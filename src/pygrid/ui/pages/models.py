@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import msgspec
@@ -34,6 +35,8 @@ MAX_SHOWN = 20
 class ModelsView(msgspec.Struct, frozen=True):
     models: list[ServedModelInfo]
     may_serve: bool
+    fields: Mapping[str, str]
+    """What was typed in a form that was refused."""
     python: str
 
 
@@ -75,22 +78,25 @@ async def models_page(request: AppRequest, state: State) -> Response[bytes]:
 @post("/models", guards=[signed_in(Permission.HOST_MODELS)], request_max_body_size=None)
 async def serve(request: AppRequest, state: State) -> Response[bytes]:
     """Serve a model."""
-    models = service(state, ModelsService)
+    models, fields = service(state, ModelsService), dict[str, bytes]()
     try:
         async with models.receive(request.user) as model:
             body = stream_body(request, MAX_FORM_BYTES)
-            wanted = await read_serve_form(request.headers.get("content-type", ""), body, model)
+            wanted = await read_serve_form(request.headers.get("content-type", ""), body, model, fields)
             info = await models.serve(request.user, model, wanted)
     except PygridError as error:
-        return await _list_page(request, state, error)
+        return await _list_page(request, state, error, fields)
     return see_other(f"/admin/models/{info.id}")
 
 
-async def _list_page(request: AppRequest, state: State, error: PygridError | None = None) -> Response[bytes]:
+async def _list_page(
+    request: AppRequest, state: State, error: PygridError | None = None, fields: Mapping[str, bytes] | None = None
+) -> Response[bytes]:
     found = await service(state, ModelsService).list_models(request.user)
     view = ModelsView(
         found,
         request.user.may(Permission.HOST_MODELS),
+        {name: data.decode(errors="replace") for name, data in (fields or {}).items()},
         'domain.serve("scores", "scores.onnx", allow_remote_inference=True)',
     )
     return await console_of(request).page(request, "models.html", "Models", view, error=error)

@@ -16,7 +16,7 @@ from pygrid.features.jobs.result_preview import ResultPreview
 from pygrid.features.jobs.reviews import FieldChange, JobReview, RequesterHistory, ReviewService
 from pygrid.features.jobs.service import JobsService
 from pygrid.messages.jobs import DecisionRequest, JobInfo
-from pygrid.summaries.jobs import leaves_in_words, privacy_in_words, request_rows
+from pygrid.summaries.jobs import decision_in_words, leaves_in_words, privacy_in_words, request_rows
 from pygrid.ui.access import signed_in
 from pygrid.ui.console import console_of, see_other
 from pygrid.ui.forms import MAX_FORM_BYTES, PathText, read_fields
@@ -303,4 +303,5 @@ def _identity(info: JobInfo) -> list[tuple[str, str]]:
 def _decided(info: JobInfo) -> list[tuple[str, str]]:
     if info.decided_by is None:
         return []
-    return [("decided by", info.decided_by), ("comment", info.comment or "none")]
+    rows = [(decision_in_words(info), info.decided_by)]
+    return rows if info.state == "revoked" else [*rows, ("comment", info.comment or "none")]
