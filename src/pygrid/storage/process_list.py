@@ -33,6 +33,16 @@ class ListedProcess:
     """E-mail of the model owner; empty: the caller may not see it."""
 
 
+def list_curves(connection: sa.Connection, after: Mapping[int, int]) -> dict[int, list[Any]]:
+    """The totals of the completed cycles after one of each process, oldest first, by process."""
+    wanted = (sa.and_(cycles.c.process_id == key, cycles.c.sequence > least) for key, least in after.items())
+    statement = sa.select(cycles.c.process_id, cycles.c.totals).where(sa.or_(sa.false(), *wanted))
+    found: dict[int, list[Any]] = {}
+    for process_id, totals in connection.execute(statement.order_by(cycles.c.sequence)):
+        found.setdefault(process_id, []).append(totals or {})
+    return found
+
+
 def list_process_page(
     connection: sa.Connection, *, before: int | None, limit: int, state: str = "", text: str = ""
 ) -> list[ListedProcess]:

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import msgspec
 
 from pygrid.plans.picture import Box, Picture
+from pygrid.units import decimal
 
 BOX_WIDTH, BOX_HEIGHT = 180, 44
 GAP_X, GAP_Y = 24, 28
@@ -19,6 +22,21 @@ class BoxShape(msgspec.Struct, frozen=True):
     detail: str
     x: int
     y: int
+
+
+class Sparkline(msgspec.Struct, frozen=True):
+    """A small curve of a metric, 120 wide and 24 high."""
+
+    points: str
+    summary: str
+
+
+def draw_curve(name: str, values: Sequence[float]) -> Sparkline:
+    """Return the curve of at least two finite values."""
+    low, high = min(values), max(values)
+    step, scale = 116 / (len(values) - 1), 20 / (high - low) if high > low else 0.0
+    points = " ".join(f"{2 + step * at:.1f},{22 - scale * (value - low):.1f}" for at, value in enumerate(values))
+    return Sparkline(points, f"{name} from {decimal(values[0], 3)} to {decimal(values[-1], 3)} in {len(values)} cycles")
 
 
 class PlanDrawing(msgspec.Struct, frozen=True):

@@ -145,6 +145,20 @@ async def test_names_of_metrics_stay_texts(site: Site) -> None:
     assert series_of(page, 'metric <i>"x')["x"] == [1]
 
 
+async def test_the_dashboard_shows_the_curve_of_a_training(site: Site) -> None:
+    process = await site.host(max_diffs=1, num_cycles=0)
+    ann = at_console(site, site.owner)
+    for number, loss in enumerate((0.5, 0.25, 0.125), 1):
+        (device,) = await site.devices(process, 1)
+        await device.report(0.5, **{"metric_<i>loss": loss})
+        await site.until_completed(process, number)
+        drawn = (await ann.page("/admin/")).find("svg", **{"class": "spark"})
+        assert len(drawn) == (number > 1), "one value is no curve"
+    assert drawn[0]["aria-label"] == "<i>loss from 0.5 to 0.125 in 3 cycles"
+    (line,) = (await ann.page("/admin/")).find("polyline")
+    assert line["points"] == "2.0,2.0 60.0,15.3 118.0,22.0"
+
+
 async def test_a_long_training_takes_few_statements(site: Site) -> None:
     process = await site.host(max_diffs=1, num_cycles=0)
     for number in range(1, 13):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from typing import Any, TypeVar
@@ -30,7 +30,7 @@ from pygrid.storage.blobs.protocol import BlobWriter
 from pygrid.storage.cycle_transitions import close_cycle, restart_cycle
 from pygrid.storage.evaluations import find_best_checkpoint
 from pygrid.storage.idempotency import once
-from pygrid.storage.process_list import ListedProcess, list_process_page
+from pygrid.storage.process_list import ListedProcess, list_curves, list_process_page
 from pygrid.storage.signals import event_topic, notify_process, wait_for_any
 from pygrid.storage.sql.lanes import Lane
 from pygrid.storage.store import Store
@@ -118,6 +118,11 @@ class ProcessesService:
             return [replace(one, owner=emails.get(one.created_by, "")) for one in found]
 
         return await self._store.database.read(load)
+
+    async def list_curves(self, principal: Principal, after: Mapping[int, int]) -> dict[int, list[Any]]:
+        """Return the totals of the completed cycles after one of each process, oldest first, by process."""
+        require(principal)
+        return await self._store.database.read(lambda connection: list_curves(connection, after))
 
     async def get(self, principal: Principal, process_id: int) -> ProcessInfo:
         """Return a process. Raises NotFound: ``process_not_found``."""

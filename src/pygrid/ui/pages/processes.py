@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import datetime as dt
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import msgspec
 from litestar import Response, get
@@ -13,6 +16,7 @@ from pygrid.core.access import Permission, Principal
 from pygrid.features.processes.evaluations import EvaluationsService
 from pygrid.features.processes.service import ProcessesService
 from pygrid.messages.processes import ProcessInfo
+from pygrid.plans.text import printable
 from pygrid.storage.process_list import ListedProcess
 from pygrid.ui.access import signed_in
 from pygrid.ui.charts import Chart, run_charts
@@ -20,6 +24,7 @@ from pygrid.ui.console import console_of
 from pygrid.ui.pages.paging import PAGE_ROWS, Paging, find_cursor, make_paging
 from pygrid.ui.render import show_number
 from pygrid.ui.snippets import literal
+from pygrid.ui.svg import Sparkline, draw_curve
 from pygrid.ui.tables import answer_rows, find_format
 from pygrid.ui.words import PROCESS_STATES
 from pygrid.web.requests import AppRequest
@@ -49,6 +54,8 @@ COLUMNS = (
 MAX_RUNS = 6
 """Processes that are compared at once."""
 MAX_CYCLES = 1000
+MAX_POINTS = 60
+"""Cycles in a small curve."""
 
 
 class ProcessLine(msgspec.Struct, frozen=True):
@@ -66,6 +73,7 @@ class ProcessLine(msgspec.Struct, frozen=True):
     """A metric of the newest completed cycle."""
     owner: str = ""
     """E-mail of the model owner; empty: the caller may not see it."""
+    curve: Sparkline | None = None
 
 
 class ProcessesView(msgspec.Struct, frozen=True):
@@ -124,9 +132,18 @@ def _tone(state: str) -> str:
 
 
 async def list_lines(state: State, principal: Principal, limit: int) -> list[ProcessLine]:
-    """Return the newest processes that are not finished."""
-    found = await service(state, ProcessesService).list_page(principal, before=None, limit=limit, state="active")
-    return [_listed(process) for process in found]
+    """Return the newest processes that are not finished, each with the curve of its first metric."""
+    processes = service(state, ProcessesService)
+    found = await processes.list_page(principal, before=None, limit=limit, state="active")
+    totals = await processes.list_curves(principal, {one.id: one.sequence - MAX_POINTS for one in found})
+    return [msgspec.structs.replace(_listed(one), curve=_curve(totals.get(one.id, []))) for one in found]
+
+
+def _curve(totals: Sequence[Mapping[str, Any]]) -> Sparkline | None:
+    metrics = [one.get("metrics", {}) for one in totals]
+    name = min((name for one in metrics for name in one), default="")
+    values = [one[name] for one in metrics if name in one and math.isfinite(one[name])]
+    return draw_curve(printable(name), values) if len(values) > 1 else None
 
 
 @get("/processes", guards=[signed_in()])
