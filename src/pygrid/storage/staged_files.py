@@ -1,6 +1,7 @@
 """Staged uploads: files that a data owner has sent and not yet stored as a dataset.
 
     <folder>/<id>/data         the file, as it was sent
+    <folder>/<id>/mock         the file of its mock dataset, if the data owner has sent one
     <folder>/<id>/about.json   who sent it, when, under which name; written after the file
 
 A staged upload without ``about.json`` is incomplete. It is removed at the next start.
@@ -31,6 +32,8 @@ class StagedUpload(msgspec.Struct, frozen=True):
     filename: str
     num_bytes: int
     created_at: dt.datetime
+    num_mocks: int = 0
+    """Files of a mock dataset that were sent, each in place of the one before."""
 
 
 class StagedFiles:
@@ -77,6 +80,19 @@ class StagedFiles:
 
     def path(self, staged: StagedUpload) -> Path:
         return self._folder / staged.id / "data"
+
+    def find_mock(self, staged: StagedUpload) -> Path | None:
+        return self._folder / staged.id / "mock" if staged.num_mocks else None
+
+    @contextlib.contextmanager
+    def receive_mock(self, staged: StagedUpload) -> Iterator[Path]:
+        """Yield a path for the file of a mock dataset. After the block, it replaces the one before."""
+        with self.receive() as folder:
+            yield folder / "mock"
+            (folder / "mock").replace(self._folder / staged.id / "mock")
+            folder.rmdir()
+        later = msgspec.structs.replace(staged, num_mocks=staged.num_mocks + 1)
+        write_atomically(self._folder / staged.id / _ABOUT, msgspec.json.encode(later))
 
     def drop(self, staged: StagedUpload) -> None:
         shutil.rmtree(self._folder / staged.id, ignore_errors=True)

@@ -4,19 +4,23 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, get_args
 
 from pygrid import codes
 from pygrid.errors import InvalidInput
+from pygrid.features.datasets.profiles import ColumnProfile
 from pygrid.messages.datasets import ColumnDeclaration, Dtype, UploadRequest, VersionRequest, Visibility
+from pygrid.ui.render import show_typed
 
 MAX_COLUMNS = 100
 """Columns that a form can describe; further ones are stored as they were found."""
 DTYPES: tuple[str, ...] = get_args(Dtype)
 ENCODINGS = ("utf-8", "latin-1", "windows-1252", "utf-16")
 MAX_UPLOAD_FORM_BYTES = 1024 * 1024
-MAX_UPLOAD_FIELDS = 12 * MAX_COLUMNS
+MAX_UPLOAD_FIELDS = 13 * MAX_COLUMNS
+OWN_MOCK = "file"
+"""Choice of a mock dataset: the one that the data owner has sent."""
 
 
 def read_version(fields: Mapping[str, str]) -> VersionRequest:
@@ -121,6 +125,38 @@ def read_columns(fields: Mapping[str, str]) -> tuple[tuple[ColumnDeclaration, ..
             prefix = key.removeprefix("join_")
             declared.append(ColumnDeclaration(prefix.rstrip("_-. ") or prefix, source=(f"{prefix}*",)))
     return tuple(declared), tuple(skip)
+
+
+def edit_selected(fields: Mapping[str, str]) -> dict[str, str]:
+    """Return the fields after the change of the selected columns that the form describes. Raises as `fill_bounds`."""
+    given = {part: text for part in ("use", "dtype", "min", "max") if (text := fields.get(f"bulk_{part}", "").strip())}
+    return {**fields, **{f"{part}_{row}": text for row in _selected(fields) for part, text in given.items()}}
+
+
+def fill_bounds(fields: Mapping[str, str], profiles: Sequence[ColumnProfile]) -> dict[str, str]:
+    """Return the fields with the smallest and the largest value of the selected columns as their bounds.
+
+    Raises:
+        InvalidInput: ``invalid_form``: no column is selected, or none of them has numbers or times.
+    """
+    facts = {one.name: dict(one.facts) for one in profiles}
+    found = {
+        f"{part}_{row}": value if isinstance(value, str) else show_typed(value)
+        for row in _selected(fields)
+        for part, fact in (("min", "minimum"), ("max", "maximum"))
+        if (value := facts.get(fields[f"col_{row}"], {}).get(fact)) is not None
+    }
+    if not found:
+        raise _invalid("pick_all", "no selected column has numbers or times")
+    return {**fields, **found}
+
+
+def _selected(fields: Mapping[str, str]) -> list[int]:
+    rows = [row for row in range(MAX_COLUMNS) if f"col_{row}" in fields]
+    chosen = rows if fields.get("pick_all") == "1" else [row for row in rows if fields.get(f"pick_{row}") == "1"]
+    if not chosen:
+        raise _invalid("pick_all", "select columns first, at the begin of their rows")
+    return chosen
 
 
 def _declaration(fields: Mapping[str, str], index: int, name: str) -> ColumnDeclaration:

@@ -42,7 +42,7 @@ async def stage(who: Browser, data: bytes = CSV, name: str = "patients.csv") -> 
 def fields_of(page: Page) -> dict[str, str]:
     """The columns of the editor, as a browser sends them."""
     fields = {one["name"]: one.get("value", "") for one in page.find("input") if "name" in one}
-    return {name: value for name, value in fields.items() if not name.startswith("join_")}
+    return {name: value for name, value in fields.items() if not name.startswith(("join_", "pick_", "mock"))}
 
 
 async def test_a_file_is_looked_at_described_and_stored(site: Site) -> None:
@@ -113,6 +113,91 @@ async def _end(site: Site, ann: Browser, bob: Browser, dataset: str) -> None:
     assert (await ann.post(f"{dataset}/delete", {"name": "another"})).status_code == 400
     assert (await ann.post(f"{dataset}/delete", {"name": "patients"})).status_code == 303
     assert (await ann.get(dataset)).status_code == 404
+
+
+async def test_selected_columns_are_changed_at_once(site: Site) -> None:
+    ann = await browser(site)
+    path = (await stage(ann)).headers["location"]
+    fields = {**fields_of(await ann.page(path)), "bulk_min": "0", "bulk_max": "130", "act": "bulk"}
+    refused = await ann.post(path, fields)
+    assert (refused.status_code, "select columns first" in refused.text) == (400, True)
+    page = Page.read(await ann.post(path, {**fields, "pick_0": "1", "bulk_dtype": "float32"}))
+    assert (page.find("input", name="min_0")[0]["value"], page.find("input", name="max_0")[0]["value"]) == ("0", "130")
+    assert page.find("input", name="min_1")[0]["value"] == ""
+    assert "checked" not in page.find("input", name="pick_0")[0]
+    page = Page.read(await ann.post(path, {**fields, "pick_1": "1", "pick_2": "1", "bulk_use": "0", "bulk_min": ""}))
+    assert ["checked" in one for one in page.find("input", value="1") if one["name"].startswith("use_")] == [
+        True,
+        False,
+        False,
+    ]
+    assert page.text.count("left out") >= 2
+    page = Page.read(await ann.post(path, {**fields, "pick_all": "1", "bulk_min": "", "bulk_max": ""}))
+    assert len(page.find("input", name="use_2", checked="")) == 1
+
+
+async def test_bounds_are_taken_from_the_data_only_with_a_warning(site: Site) -> None:
+    ann = await browser(site)
+    data = b"age,day,town\n" + b"".join(b"%d.5,2024-01-%02d,Bern\n" % (20 + n, 1 + n) for n in range(20))
+    path = (await stage(ann, data)).headers["location"]
+    page = await ann.page(path)
+    (button,) = page.find("button", value="bounds")
+    assert button["aria-describedby"] == "bounds-warning"
+    assert "tells everybody who sees the dataset its smallest or largest value" in page.text
+    fields = {**fields_of(page), "dtype_1": "date", "act": "bounds"}
+    assert not any(fields[f"min_{row}"] for row in range(3)), "bounds are not filled in by themselves"
+    assert (await ann.post(path, fields)).status_code == 400
+    text = await ann.post(path, {**fields, "pick_2": "1"})
+    assert (text.status_code, "no selected column has numbers or times" in text.text) == (400, True)
+    page = Page.read(await ann.post(path, {**fields, "pick_0": "1", "pick_1": "1"}))
+    bounds = [page.find("input", name=f"{part}_{row}")[0]["value"] for row in (0, 1) for part in ("min", "max")]
+    assert bounds == ["20.5", "39.5", "2024-01-01", "2024-01-20"]
+    stored = await ann.post(
+        path, {**fields_of(page), "dtype_1": "date", "name": "days", "visibility": "private", "act": "store"}
+    )
+    assert stored.status_code == 303, Page.read(stored).text
+    assert "20.5 .. 39.5" in (await ann.page(f"{stored.headers['location']}?tab=columns")).text
+
+
+async def test_an_own_mock_is_checked_and_stored(site: Site) -> None:
+    ann, officer = await browser(site), await browser(site, "officer")
+    path = (await stage(ann)).headers["location"]
+    fields = {**fields_of(await ann.page(path)), "min_0": "0", "max_0": "99", "name": "patients"}
+    fields |= {"visibility": "listed", "description": "typed before"}
+    del fields["use_2"]
+
+    async def send(mock: bytes) -> tuple[int, Page]:
+        answer = await ann.upload(f"{path}/mock", fields, {"mock": mock})
+        return answer.status_code, Page.read(answer)
+
+    for wrong, words in (
+        (b"", "choose the file of the mock dataset"),
+        (b"age,city\n30,Bern\n", "in the mock: "),
+        (b"age,town,mrn\n300,Bern,x\n", "in the mock: "),
+        (b"age,town,mrn\nold,Bern,x\n", "in the mock: "),
+    ):
+        status, page = await send(wrong)
+        assert (status, words in page.text) == (400, True), page.text
+        assert page.find("input", name="max_0")[0]["value"] == "99", "what was typed stays"
+        assert "typed before" in page.text
+    again = await ann.post(path, {**fields, "draw_mock": "file", "act": "store"})
+    assert (again.status_code, "in the mock: " in again.text) == (400, True), "a mock that was refused is not stored"
+    status, page = await send(b"age,town,mrn\n77,Bern,made up\n78,Chur,made up\n")
+    assert (status, page.find("option", value="file", selected="") != []) == (200, True)
+    assert "77" in page.text
+    assert (await officer.upload(f"{path}/mock", fields, {"mock": b"age\n1\n"})).status_code == 403
+    stored = await ann.post(path, {**fields, "draw_mock": "file", "act": "store"})
+    assert stored.status_code == 303, Page.read(stored).text
+    mock = (await officer.page(f"{stored.headers['location']}?tab=mock")).text
+    assert "77 Bern 78 Chur" in mock
+
+
+async def test_the_form_with_a_mock_is_bounded(site: Site) -> None:
+    ann = await browser(site)
+    path = (await stage(ann)).headers["location"]
+    fields = {f"unit_{row}": "x" * 600_000 for row in range(2)}
+    answer = await ann.upload(f"{path}/mock", fields, {"mock": b"age,town,mrn\n77,Bern,x\n"})
+    assert answer.status_code == 413, answer.text
 
 
 async def test_prepared_columns_say_how_they_are_computed(site: Site) -> None:

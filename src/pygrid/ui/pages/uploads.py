@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import msgspec
@@ -13,8 +14,9 @@ from litestar.params import FromQuery
 from pygrid import codes
 from pygrid.core.access import Permission
 from pygrid.core.column_hints import find_series
-from pygrid.errors import InvalidInput, PygridError
+from pygrid.errors import InvalidInput, PayloadTooLarge, PygridError
 from pygrid.features.datasets.forms import Upload
+from pygrid.features.datasets.intake import MAX_MOCK_BYTES
 from pygrid.features.datasets.service import DatasetsService
 from pygrid.features.datasets.staging import StagedTrial, StagingService
 from pygrid.features.datasets.uploads import UploadsService
@@ -30,11 +32,15 @@ from pygrid.ui.upload_forms import (
     MAX_COLUMNS,
     MAX_UPLOAD_FIELDS,
     MAX_UPLOAD_FORM_BYTES,
+    OWN_MOCK,
+    edit_selected,
+    fill_bounds,
     in_words_of_the_form,
     read_upload,
     read_version,
 )
 from pygrid.ui.words import VISIBILITIES
+from pygrid.web.forms import PartTarget, read_form
 from pygrid.web.requests import AppRequest, stream_body
 from pygrid.web.services import service
 
@@ -86,6 +92,7 @@ class StagedView(msgspec.Struct, frozen=True):
     targets: list[tuple[str, str]]
     """Ids and words: a new dataset, or a version of one of the caller's own."""
     is_csv: bool
+    mocks: list[tuple[str, str]] = []
     dtypes: tuple[str, ...] = DTYPES
     encodings: tuple[str, ...] = ENCODINGS
     visibilities: tuple[tuple[str, str], ...] = tuple(VISIBILITIES.items())
@@ -151,7 +158,11 @@ async def change_staged(request: AppRequest, state: State, staged_id: PathText) 
     try:
         if act == "store":
             return see_other(f"/admin/datasets/{await _store(request, state, staged_id, fields)}")
-        if act != "check":
+        if act == "bulk":
+            fields = edit_selected(fields)
+        elif act == "bounds":
+            fields = fill_bounds(fields, await staging.profile(request.user, staged_id, read_version(fields)))
+        elif act != "check":
             raise InvalidInput("choose Check, Store or Discard", code=codes.INVALID_FORM)
     except PygridError as error:
         if error.code == codes.STAGED_NOT_FOUND:
@@ -160,12 +171,44 @@ async def change_staged(request: AppRequest, state: State, staged_id: PathText) 
     return await _staged(request, state, staged_id, fields)
 
 
+@post("/datasets/staged/{staged_id:str}/mock", guards=[_GUARD], request_max_body_size=None)
+async def stage_mock(request: AppRequest, state: State, staged_id: PathText) -> Response[bytes]:
+    """Receive the file of a mock dataset with the form of its data."""
+    staging, sent, error = service(state, StagingService), dict[str, bytes](), None
+    length = _read_size(request.headers.get("content-length", ""))
+    try:
+        async with staging.receive_mock(request.user, staged_id, length or 0) as path:
+            await _read_mock(request, path, sent)
+    except (InvalidInput, PayloadTooLarge) as failed:
+        error = failed
+    fields = {name: data.decode(errors="replace").replace("\0", "") for name, data in sent.items()}
+    return await _staged(request, state, staged_id, {**fields, "draw_mock": OWN_MOCK}, error)
+
+
+async def _read_mock(request: AppRequest, path: Path, sent: dict[str, bytes]) -> None:
+    """Write the file of a mock dataset to ``path``, and the form that comes with it to ``sent``."""
+    with path.open("xb") as file:
+
+        def begin(name: str, before: Mapping[str, bytes]) -> PartTarget:
+            sent.update(before)
+            if name == "mock":
+                return PartTarget(MAX_MOCK_BYTES, file.write)
+            return PartTarget(MAX_UPLOAD_FORM_BYTES - sum(map(len, before.values())))
+
+        body = stream_body(request, MAX_MOCK_BYTES + MAX_UPLOAD_FORM_BYTES)
+        kind = request.headers.get("content-type", "")
+        sent.update(await read_form(kind, body, begin, parts="the fields of the page", max_parts=MAX_UPLOAD_FIELDS))
+
+
 async def _store(request: AppRequest, state: State, staged_id: str, fields: Mapping[str, str]) -> int:
     staging, target = service(state, StagingService), fields.get("target", "")
+    own_mock = fields.get("draw_mock") == OWN_MOCK
     if target.isdigit() and len(target) < 10:
-        found = await staging.store_version(request.user, staged_id, int(target), read_version(fields))
+        found = await staging.store_version(
+            request.user, staged_id, int(target), read_version(fields), own_mock=own_mock
+        )
     else:
-        found = await staging.store(request.user, staged_id, read_upload(fields))
+        found = await staging.store(request.user, staged_id, read_upload(fields), own_mock=own_mock)
     return found.id
 
 
@@ -175,10 +218,11 @@ async def _staged(
     staging = service(state, StagingService)
     staged = await staging.get(request.user, staged_id)
     trial: StagedTrial | None = None
-    # If the descriptions do not fit, the columns are shown as the file has them.
-    for wanted in (fields, _csv_fields(fields)):
+    # If the mock or the descriptions do not fit, the page shows the rest: last the columns as the file has them.
+    mock = fields.get("draw_mock") == OWN_MOCK
+    for wanted, with_mock in ((fields, mock), (fields, False), (_csv_fields(fields), False)):
         try:
-            trial = await staging.look_at(request.user, staged_id, read_version(wanted))
+            trial = await staging.look_at(request.user, staged_id, read_version(wanted), own_mock=with_mock)
             break
         except PygridError as failed:
             if failed.code == codes.STAGED_NOT_FOUND:
@@ -187,7 +231,8 @@ async def _staged(
     own = await service(state, DatasetsService).list_datasets(request.user)
     view = _view(staged_id, staged.filename, staged.num_bytes, trial, fields, error)
     targets = [("", "a new dataset"), *((str(one.id), f"a version of {one.name}") for one in own if one.mine)]
-    view = msgspec.structs.replace(view, targets=targets)
+    mocks = [("1", "made up from the columns"), ("0", "none"), *([(OWN_MOCK, "your file")] if staged.num_mocks else [])]
+    view = msgspec.structs.replace(view, targets=targets, mocks=mocks)
     return await console_of(request).page(request, "staged.html", "Describe the data", view, error=error)
 
 
