@@ -22,7 +22,7 @@ LONG: dict[str, Any] = {"batch_size": 10, "epochs": 300}
 """Some seconds of work."""
 POLICY = {"epsilon": 20.0, "delta": 1e-5, "epsilon_per_user": 20.0}
 REPEAT_S = 0.3
-PATIENCE_S = 120.0
+PATIENCE_S = 300.0
 
 
 class Repeating(httpx.AsyncBaseTransport):

@@ -78,7 +78,7 @@ async def _kill(cluster: Cluster, jobs: JobFleet) -> None:
 
 
 def _assert_refuses(follower: Address) -> None:
-    for method, path in (("POST", "/model-centric/cycle-request"), ("GET", "/jobs"), ("POST", "/users")):
+    for method, path in (("POST", "/model-centric/host-training"), ("GET", "/jobs"), ("POST", "/users")):
         answer = httpx.request(method, f"http://{follower[0]}:{follower[1]}{path}", timeout=20)
         assert (answer.status_code, answer.json()["code"]) == (503, "not_leader")
         assert answer.headers["retry-after"] == "1"

@@ -12,6 +12,7 @@ from pygrid.core import cycles as rules
 from pygrid.core.cycles import Cycle, CycleState, Due
 from pygrid.storage import cycles as rows
 from pygrid.storage import processes, reports
+from pygrid.storage.presence import delete_presence
 
 
 def begin_cycle(
@@ -31,6 +32,7 @@ def begin_cycle(
 def store_opening(connection: sa.Connection, cycle: Cycle, now: dt.datetime) -> None:
     """Store a cycle that has become ``open``, with its event."""
     rows.update_cycle(connection, cycle)
+    delete_presence(connection, cycle.id)
     rows.put_event(connection, cycle.process_id, cycle.sequence, "cycle_opened", now, {"checkpoint": cycle.checkpoint})
 
 

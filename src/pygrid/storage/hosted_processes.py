@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Container, Sequence
 from pathlib import Path
 
 import sqlalchemy as sa
@@ -63,6 +63,11 @@ class HostedProcesses:
             return self.load(connection, store.get_process_by_name(connection, name, version).id)
 
         return await self._database.read(find)
+
+    def keep_only(self, process_ids: Container[int]) -> None:
+        """Forget all other processes: another replica can have deleted them."""
+        for process_id in [one for one in list(self._known) if one not in process_ids]:
+            self.forget(process_id)
 
     def forget(self, process_id: int) -> None:
         known = self._known.pop(process_id, None)

@@ -21,6 +21,7 @@ from pygrid.storage import (  # noqa: F401 - each adds its tables to the metadat
     models,
     one_time_codes,
     partials,
+    presence,
     processes,
     provided_identities,
     reports,

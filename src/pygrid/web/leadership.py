@@ -2,8 +2,8 @@
 
     follower ──lock of the database is free──> leader ──another process has taken the lock──> the process ends
 
-Every replica of a Domain takes reports and completes cycles. Jobs, datasets, accounts, admissions and the console rely
-on the memory of one process, so only the leader has them. A follower of a Network serves its health only.
+Every replica of a Domain serves devices and completes cycles. Jobs, datasets, accounts and the console rely on the
+memory of one process, so only the leader has them. A follower of a Network serves its health only.
 
 PostgreSQL releases the lock when the leader's connection ends; a leader that is paused or cut off is replaced too
 (`pygrid.storage.ownership`). Each leader has a number, which all its writes check. So a former leader can write
@@ -47,7 +47,8 @@ LEADER_PATH = "/leaderz"
 FOLLOWER_PATHS = frozenset(
     (
         *("/healthz", "/readyz", "/metrics"),
-        *(f"/model-centric/{name}" for name in ("report", "get-model", "get-plan", "get-protocol", "speed-test")),
+        *(f"/model-centric/{name}" for name in ("authenticate", "cycle-request", "leave", "report", "speed-test")),
+        *(f"/model-centric/{name}" for name in ("get-model", "get-plan", "get-protocol")),
     )
 )
 """What a follower serves. These calls decide under locks of the database; all others need the leader."""
@@ -227,7 +228,7 @@ class LeaderGate:
             await send({"type": "websocket.close", "code": 1013, "reason": codes.NOT_LEADER})
         else:
             refusal = Unavailable(
-                "this replica does not lead, so it serves reports and downloads of devices only; send the request to "
+                "this replica does not lead, so it serves devices only; send the request to "
                 "the leader, which answers 200 to /leaderz",
                 code=codes.NOT_LEADER,
                 retry_after_s=1,

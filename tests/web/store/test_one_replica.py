@@ -10,7 +10,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import shutil
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
@@ -30,28 +30,6 @@ from support.plans.models import SERVE, linear
 from support.plans.models import form as model_form
 from support.training import Site, assert_values, gate_in_process, running_site
 from support.web import People, running
-
-
-@pytest.fixture(scope="module")
-def moto() -> Iterator[str]:
-    with stores.moto() as endpoint:
-        yield endpoint
-
-
-@pytest.fixture
-def settings(moto: str, migrated_postgres_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> DomainSettings:
-    for name, value in stores.CREDENTIALS.items():
-        monkeypatch.setenv(name, value)
-    return load_settings(
-        {},
-        data_dir=tmp_path / "data",
-        id="test",
-        database_url=migrated_postgres_url,
-        secret_key="k" * 32,
-        store=stores.new_address(moto).url,
-        s3_endpoint=moto,
-        s3_path_style=True,
-    )
 
 
 @contextlib.asynccontextmanager

@@ -13,6 +13,7 @@ from pygrid.features.cycles.completion import Completion
 from pygrid.features.cycles.cycle_metrics import CycleCounts
 from pygrid.features.cycles.devices import Endpoints
 from pygrid.features.cycles.partials import PartialSums
+from pygrid.features.cycles.presence import REFRESH_S, Presence
 from pygrid.features.cycles.progress import ProgressService
 from pygrid.features.cycles.published import PublishedDevices
 from pygrid.features.cycles.quotas import DeviceLimits, DeviceQuotas
@@ -70,11 +71,18 @@ def build(app: AppContext, store: Store, settings: DomainSettings) -> CyclesFeat
         open_paths=DEVICE_PATHS,
         tasks=(
             BackgroundTask("run-cycles", scheduler.run),
-            *((BackgroundTask("follow-cycles", scheduler.follow),) if store.is_shared else ()),
+            *(_shared_tasks(scheduler, admissions.presence) if store.is_shared else ()),
         ),
         start=scheduler.recover,
         upkeep=Feature(tasks=(BackgroundTask.every(CLIENT_SWEEP_S, "remove-unused-clients", clients.remove_unused),)),
         close=close,
+    )
+
+
+def _shared_tasks(scheduler: CycleScheduler, presence: Presence) -> tuple[BackgroundTask, ...]:
+    return (
+        BackgroundTask("follow-cycles", scheduler.follow),
+        BackgroundTask.every(REFRESH_S, "store-presence", presence.refresh),
     )
 
 

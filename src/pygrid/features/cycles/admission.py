@@ -21,6 +21,7 @@ from pygrid.core import cycles as rules
 from pygrid.core.cycles import AdmissionRefusal, Assignment, Cycle, CycleState
 from pygrid.core.processes import HostedProcess
 from pygrid.features.cycles.admission_queue import AdmissionQueues
+from pygrid.features.cycles.presence import Presence
 from pygrid.features.cycles.quotas import DeviceQuotas
 from pygrid.features.cycles.scheduler import CycleScheduler
 from pygrid.ids import hash_secret, new_secret
@@ -37,6 +38,9 @@ PRESENCE_S = 3.0 * rules.POLL_S
 
 PUBLISHED_WINDOW_S = 4.0
 """Longest window of random selection for clients of 2020, which do not wait 10 s for an answer."""
+
+DRAW_S = 0.5
+"""Seconds after a window in which the clients of all replicas try to get a place, if there are several replicas."""
 
 USED_S = 3600.0
 """Precision of the recorded time of a client's last use; not each request writes a row."""
@@ -70,7 +74,7 @@ class Admissions:
         self._clock = clock
         self._stopping = stopping
         self._quotas = quotas
-        self._candidates: dict[int, dict[str, dt.datetime]] = {}
+        self.presence = Presence(store, scheduler, clock)
         self._draws: dict[tuple[int, float], list[asyncio.Future[None]]] = {}
         self._drawing: set[asyncio.Task[None]] = set()
         self._queues = AdmissionQueues()
@@ -116,7 +120,7 @@ class Admissions:
                 await wait_for_any([changed, gone], remaining)
                 woken_by = changed if changed.done() else None
                 if gone.done():
-                    self._candidates.get(process.id, {}).pop(applicant.client_id, None)
+                    self.presence.remove(process.id, applicant.client_id)
                     raise ClientGone
         finally:
             if gone is not None:
@@ -126,7 +130,7 @@ class Admissions:
         self, process: HostedProcess, applicant: Applicant, stay_s: float, again: bool
     ) -> Admission | AdmissionRefusal:
         """Make one attempt. The scheduler's state and one read spare most refusals a write transaction."""
-        current = self._scheduler.current.get(process.id)
+        current = cycle = self._scheduler.current.get(process.id)
         if current is not None and current.state in (CycleState.CLOSING, CycleState.COMPLETED):
             return rules.BETWEEN_CYCLES
         if again and current is not None and current.state is CycleState.HOSTED and not _rests(process):
@@ -139,8 +143,11 @@ class Admissions:
                 lambda connection: self._decide(connection, process, applicant)
             )
             await self._touch(applicant.client_id, found.used_at)
+            cycle = found.cycle
         opens = refusal is not None and refusal.reason == "waiting_for_workers"
-        if refusal is not None and not (opens and self._is_quorum(process, applicant.client_id, stay_s)):
+        if refusal is not None and not (
+            opens and cycle is not None and await self._is_quorum(process, cycle, applicant.client_id, stay_s)
+        ):
             return _in_pool(refusal, process)
         outcome = await self._admit(process, applicant, is_quorum=opens)
         if isinstance(outcome, AdmissionRefusal):
@@ -238,35 +245,26 @@ class Admissions:
         used_since = self._quotas.used_since()
         return AdmissionRequest(process.id, process.config, applicant, key_hash, used_since, is_quorum)
 
-    # -- a cycle opens when enough clients have requested admission ----------------------------------------------------
-
-    def _is_quorum(self, process: HostedProcess, client_id: str, stay_s: float) -> bool:
-        """Count a client as present for ``stay_s`` and return whether enough clients are present.
-
-        The client that completes the quorum wakes all others that wait. Each of them tries again, and the first
-        transaction opens the cycle. The writer puts these transactions into one commit.
-        """
-        now = self._clock.now()
-        present = self._candidates.setdefault(process.id, {})
-        was_quorum = len(present) >= process.config.candidates_needed
-        present[client_id] = now + dt.timedelta(seconds=stay_s)
-        for gone in [candidate for candidate, until in present.items() if until <= now]:
-            del present[gone]
-        is_quorum = len(present) >= process.config.candidates_needed
-        if is_quorum and not was_quorum:
-            self._store.signals.notify(cycle_topic(process.id))
-        return is_quorum
+    async def _is_quorum(self, process: HostedProcess, cycle: Cycle, client_id: str, stay_s: float) -> bool:
+        return await self.presence.is_quorum(cycle, client_id, stay_s, process.config.candidates_needed)
 
     def _opened(self, cycle: Cycle) -> None:
         """``hosted -> open`` was committed."""
-        self._candidates.pop(cycle.process_id, None)
+        self.presence.clear(cycle.process_id)
         self._scheduler.watch(cycle)
         notify_process(self._store.signals, cycle.process_id)
 
     # -- random selection ----------------------------------------------------------------------------------------------
 
     async def _draw(self, process: HostedProcess, window_s: float) -> None:
-        """Return in a random order among all calls of the same window."""
+        """Return in a random order among all calls of the same window.
+
+        The windows of replicas end together, and each call returns at a random moment of the time after that.
+        """
+        if self._store.is_shared:
+            left_s = window_s - self._clock.now().timestamp() % window_s
+            await self._stopping.sleep(left_s + DRAW_S * random.SystemRandom().random())
+            return
         turn: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         waiting = self._draws.setdefault((process.id, window_s), [])
         waiting.append(turn)

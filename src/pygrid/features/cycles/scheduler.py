@@ -164,13 +164,14 @@ class CycleScheduler:
                 over = self.current.pop(process_id)
                 if self._store.is_shared:
                     self._forget(over, over.id + 1)
-                    self._store.processes.forget(process_id)
                 await self._store.public.changed()
             elif known is None or _times_of(known) != _times_of(cycle):
                 self.watch(cycle, has_lease=False)
             else:
                 continue
             wake_process(self._store.signals, process_id)
+        if self._store.is_shared:
+            self._store.processes.keep_only(self.current)
         self._num_unknown = num_unknown
 
     def _pause_s(self) -> float:
