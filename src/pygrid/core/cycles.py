@@ -107,6 +107,11 @@ PAUSED = AdmissionRefusal("process_paused", "the owner of this process has pause
 BETWEEN_CYCLES = AdmissionRefusal("between_cycles", "a cycle is being completed", 1)
 
 
+def window_left_s(now: dt.datetime, window_s: float) -> float:
+    """Seconds until a window of random selection ends. Windows end at the same moments at all replicas."""
+    return window_s - now.timestamp() % window_s
+
+
 def open_cycle(cycle: Cycle, config: ServerConfig, now: dt.datetime) -> Cycle:
     """``hosted -> open``: enough clients have requested the cycle. The deadline begins."""
     assert cycle.state is CycleState.HOSTED

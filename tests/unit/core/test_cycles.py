@@ -502,3 +502,9 @@ def test_a_hint_never_sends_a_client_back_too_early(left_s: float) -> None:
     assert refusal is not None
     assert refusal.timeout_s is not None
     assert left_s <= refusal.timeout_s + 1e-6 < left_s + 1 + 1e-5
+
+
+@given(st.sampled_from([0.5, 4.0, 10.0, 3600.0]), st.integers(1, 10**5), st.floats(0.01, 0.99))
+def test_windows_of_random_selection_end_at_multiples_of_their_length(window_s, number, part):
+    now = dt.datetime.fromtimestamp((number + part) * window_s, dt.UTC)
+    assert rules.window_left_s(now, window_s) == pytest.approx((1 - part) * window_s, abs=1e-5)

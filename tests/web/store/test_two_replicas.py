@@ -19,6 +19,7 @@ from pygrid.clock import ManualClock
 from pygrid.domain import build_domain
 from pygrid.features.cycles.scheduler import CycleScheduler
 from pygrid.settings import DomainSettings
+from pygrid.storage.store import Store
 from pygrid.web.services import service
 from support.eventually import eventually
 from support.training import Device, Site, gate_in_process, running_site
@@ -40,6 +41,11 @@ class Replicas:
             current = service(site.app.state, CycleScheduler).current
             await eventually(lambda current=current: process["id"] in current)
         return process
+
+    async def delete(self, process: dict[str, Any]) -> None:
+        path, owner = f"/model-centric/processes/{process['id']}", self.leader.owner
+        assert (await self.leader.web.post(f"{path}/finish", headers=owner)).status_code == 200
+        assert (await self.leader.web.delete(path, headers=owner)).status_code < 300
 
     async def devices(self, process: dict[str, Any], num: int) -> list[Device]:
         """New clients, half of them at each replica."""
@@ -119,9 +125,21 @@ async def test_a_client_that_waits_at_a_follower_gets_a_place_of_the_next_cycle(
 async def test_a_follower_forgets_a_process_that_was_deleted(replicas: Replicas) -> None:
     old = await replicas.host(max_diffs=1)
     await (await replicas.follower.device(old)).join()
-    path = f"/model-centric/processes/{old['id']}"
-    assert (await replicas.leader.web.post(f"{path}/finish", headers=replicas.leader.owner)).status_code == 200
-    assert (await replicas.leader.web.delete(path, headers=replicas.leader.owner)).status_code < 300
+    await replicas.delete(old)
     new = await replicas.host(max_diffs=1)
     device = await replicas.follower.device(new)
     assert (await device.join()).accepted["model_id"] == new["id"]
+
+
+async def test_a_process_that_the_leader_deletes_at_the_same_time_is_not_found(
+    replicas: Replicas, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    process = await replicas.host(max_diffs=1)
+    await replicas.follower.device(process)
+    # A signal that is late.
+    monkeypatch.setattr(service(replicas.follower.app.state, Store).processes, "keep_only", lambda _: None)
+    await replicas.delete(process)
+    message = {"model_name": process["name"], "model_version": process["version"]}
+    for _ in range(2):
+        answer = await replicas.follower.web.post("/model-centric/authenticate", json=message)
+        assert (answer.status_code, answer.json()["code"]) == (404, "process_not_found")

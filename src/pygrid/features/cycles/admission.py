@@ -262,7 +262,7 @@ class Admissions:
         The windows of replicas end together, and each call returns at a random moment of the time after that.
         """
         if self._store.is_shared:
-            left_s = window_s - self._clock.now().timestamp() % window_s
+            left_s = rules.window_left_s(self._clock.now(), window_s)
             await self._stopping.sleep(left_s + DRAW_S * random.SystemRandom().random())
             return
         turn: asyncio.Future[None] = asyncio.get_running_loop().create_future()

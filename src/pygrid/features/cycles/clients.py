@@ -17,13 +17,13 @@ from pygrid import codes
 from pygrid.clock import Clock
 from pygrid.core.cycles import Cycle, CycleState
 from pygrid.core.processes import HostedProcess
-from pygrid.errors import Unauthenticated
+from pygrid.errors import NotFound, Unauthenticated
 from pygrid.features.cycles.devices import Endpoints, check_device
 from pygrid.features.cycles.quotas import DeviceQuotas
 from pygrid.features.cycles.scheduler import CycleScheduler
 from pygrid.ids import new_client_id
 from pygrid.messages.cycles import AuthenticateRequest, AuthenticateResponse, LeaveRequest
-from pygrid.storage import clients, reports
+from pygrid.storage import clients, processes, reports
 from pygrid.storage import cycles as rows
 from pygrid.storage.cycle_transitions import end_if_due
 from pygrid.storage.signals import notify_process
@@ -71,13 +71,22 @@ class ClientRegistry:
         if subject is not None and (is_named or process.config.clients_per_subject):
             self._quotas.take_subject(process.id, subject)
         join = self._join_named if is_named else self._join
-        known_as = await self._store.database.write(lambda connection: join(connection, process, subject, address))
+
+        def transaction(connection: sa.Connection) -> str:
+            rows.lock_process(connection, process.id)
+            processes.get_process(connection, process.id)
+            return join(connection, process, subject, address)
+
+        try:
+            known_as = await self._store.database.write(transaction)
+        except NotFound:  # another replica has deleted the process, whose name can be that of a new one
+            self._store.processes.forget(process.id)
+            raise
         return AuthenticateResponse("success", known_as, process.config.needs_speed_test)
 
     def _join_named(self, connection: sa.Connection, process: HostedProcess, subject: str | None, _address: str) -> str:
         """Return the one client of a subject, created at its first authentication."""
         assert subject is not None
-        rows.lock_process(connection, process.id)
         found = rows.find_client(connection, process.id, subject)
         if found is not None:
             return found
@@ -88,7 +97,6 @@ class ClientRegistry:
     def _join(self, connection: sa.Connection, process: HostedProcess, subject: str | None, address: str) -> str:
         """Return a new client, within the quota of the token's subject, or of the address if there is none."""
         now = self._clock.now()
-        rows.lock_process(connection, process.id)
         most = process.config.clients_per_subject
         subject_mark = self._quotas.mark_subject(subject) if subject is not None and most else None
         address_mark = self._quotas.mark_address(address) if subject_mark is None else None
