@@ -44,7 +44,7 @@ def exchange(
     The transaction is serializable, so of two replicas one sees what the other one has stored.
 
     Returns:
-        None: the cycle waits no more.
+        None: the cycle does not wait any longer.
     """
     if get_cycle(connection, cycle_id).state is not CycleState.HOSTED:
         return None
