@@ -155,7 +155,7 @@ def _selected(fields: Mapping[str, str]) -> list[int]:
     rows = [row for row in range(MAX_COLUMNS) if f"col_{row}" in fields]
     chosen = rows if fields.get("pick_all") == "1" else [row for row in rows if fields.get(f"pick_{row}") == "1"]
     if not chosen:
-        raise _invalid("pick_all", "select columns first, at the begin of their rows")
+        raise _invalid("pick_all", "select columns first, at the start of their rows")
     return chosen
 
 
