@@ -126,6 +126,7 @@ async def test_the_start_page_counts_the_domains_and_what_the_relay_carries(net:
         await until_listed(net, "alice", state="online")
         with service(net.app.state, Relay).pipes.place("alice", "user 7"):
             page = await ann.page("/admin/")
+        assert re.search(r"online accepted (now|\d+ seconds? ago)", (await ann.page("/admin/domains")).text)
     assert "● 1 online" in page.text
     assert "The relay has 1 open connection and" in page.text
     assert page.find("section", **{"data-topic": "relay", "data-part": "fleet"})

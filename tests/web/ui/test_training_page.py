@@ -155,7 +155,9 @@ async def test_the_dashboard_shows_the_curve_of_a_training(site: Site) -> None:
         drawn = (await ann.page("/admin/")).find("svg", **{"class": "spark"})
         assert len(drawn) == (number > 1), "one value is no curve"
     assert drawn[0]["aria-label"] == "<i>loss from 0.5 to 0.125 in 3 cycles"
-    (line,) = (await ann.page("/admin/")).find("polyline")
+    page = await ann.page("/admin/")
+    assert page.find("a", **{"aria-current": "page"}) == page.find("a", **{"data-key": "d"}), "its section is marked"
+    (line,) = page.find("polyline")
     assert line["points"] == "2.0,2.0 60.0,15.3 118.0,22.0"
 
 

@@ -65,6 +65,8 @@ class AskView(msgspec.Struct, frozen=True):
     dataset: int
     dataset_name: str
     columns: list[str]
+    arrays: list[str]
+    """Columns of arrays, with their shapes."""
     has_budget: bool
     kinds: tuple[StatisticKind, ...]
     num_questions: int
@@ -273,6 +275,7 @@ async def _page(
         dataset=info.id,
         dataset_name=info.name,
         columns=[column.name for column in info.schema.columns if not column.shape],
+        arrays=[f"{one.name} ({' x '.join(map(str, one.shape))})" for one in info.schema.columns if one.shape],
         has_budget=budget is not None,
         kinds=KINDS,
         num_questions=_num_questions(fields),

@@ -153,7 +153,7 @@ def _row(associations: NetworkAssociations, known: KnownDomain) -> DomainRow:
         str(known.state),
         health,
         _TONES.get(health, "off"),
-        known.last_seen_at,
+        (member.heard_at if member is not None and is_here else None) or known.last_seen_at,
         str(known.entry.get("version", "-")),
         known.identity or "",
         _address(known),
