@@ -25,7 +25,7 @@ from pygrid.ui.charts import Chart, spending_chart
 from pygrid.ui.confirmation import confirm_password
 from pygrid.ui.console import console_of, see_other
 from pygrid.ui.forms import MAX_FORM_BYTES, PathId, read_fields
-from pygrid.ui.pages.datasets import label_of
+from pygrid.ui.pages.datasets import DatasetLine, label_of, list_lines
 from pygrid.ui.pages.paging import PAGE_ROWS, Paging, find_cursor, make_paging
 from pygrid.ui.pages.people import SEE_PEOPLE
 from pygrid.ui.render import show_number
@@ -46,16 +46,8 @@ SimulatedKind = Literal["statistics", "train"]
 _KINDS: tuple[SimulatedKind, ...] = get_args(SimulatedKind)
 
 
-class BudgetLine(msgspec.Struct, frozen=True):
-    dataset: int
-    name: str
-    label: str
-    spent: float
-    cap: float
-
-
 class BudgetsView(msgspec.Struct, frozen=True):
-    budgets: list[BudgetLine]
+    budgets: list[DatasetLine]
     unbudgeted: list[tuple[int, str]]
     """Own datasets without a budget."""
     paging: Paging
@@ -93,20 +85,11 @@ class BudgetView(msgspec.Struct, frozen=True):
 @get("/budgets", guards=[signed_in()])
 async def budgets_page(request: AppRequest, state: State, before: FromQuery[str] = "") -> Response[bytes]:
     """Show the budgets of the datasets that the caller may see."""
-    found = await service(state, DatasetsService).list_datasets(
-        request.user, before=find_cursor(before), limit=PAGE_ROWS + 1
-    )
-    shown = found[:PAGE_ROWS]
-    standings = await service(state, SpendingService).standings(request.user, [one.id for one in shown])
-    levels = {key: one.level for key, one in standings.items() if one.level is not None}
+    lines, last = await list_lines(state, request.user, before)
     view = BudgetsView(
-        [
-            BudgetLine(one.id, one.name, label_of(levels[one.id]), levels[one.id].spent, levels[one.id].cap)
-            for one in shown
-            if one.id in levels
-        ],
-        [(one.id, one.name) for one in shown if one.mine and one.id not in levels],
-        make_paging(request, shown[-1].id if len(found) > PAGE_ROWS else None),
+        [one for one in lines if one.level is not None],
+        [(one.id, one.name) for one in lines if one.mine and one.level is None],
+        make_paging(request, last),
     )
     return await console_of(request).page(request, "budgets.html", "Budgets", view)
 

@@ -8,11 +8,10 @@ from litestar.datastructures import State
 
 from pygrid.core.access import Permission, Principal
 from pygrid.features.audit.service import AuditService
-from pygrid.features.datasets.service import DatasetsService
-from pygrid.features.jobs.spending import SpendingService
 from pygrid.ui.access import signed_in
 from pygrid.ui.audit_words import BOOKKEEPING
 from pygrid.ui.console import MAX_SHOWN, Need, console_of
+from pygrid.ui.pages.datasets import list_lines as list_dataset_lines
 from pygrid.ui.pages.paging import PAGE_ROWS
 from pygrid.ui.pages.processes import ProcessLine, list_lines
 from pygrid.ui.pages.requests import list_requests
@@ -107,14 +106,12 @@ async def _log(state: State, principal: Principal) -> list[AuditEntryRow]:
 
 
 async def _budgets(state: State, principal: Principal) -> tuple[list[BudgetBar], tuple[Need, ...]]:
-    found = (await service(state, DatasetsService).list_datasets(principal, limit=MAX_SHOWN))[:MAX_SHOWN]
-    standings = await service(state, SpendingService).standings(principal, [one.id for one in found])
+    lines, _ = await list_dataset_lines(state, principal, limit=MAX_SHOWN)
     bars, unbudgeted = [], []
-    for dataset in found:
-        level = standings[dataset.id].level if dataset.id in standings else None
-        if level is not None:
-            name = dataset.name if level.is_whole else f"{dataset.name}, your share"
-            bars.append(BudgetBar(f"/admin/budgets/{dataset.id}", name, level.spent, level.cap, dataset.mine))
-        elif dataset.mine:
-            unbudgeted.append(Need(f"/admin/datasets/{dataset.id}?tab=budget", dataset.name))
+    for one in lines:
+        if one.level is not None:
+            name = one.name if one.level.is_whole else f"{one.name}, your share"
+            bars.append(BudgetBar(f"/admin/budgets/{one.id}", name, one.level.spent, one.level.cap, one.mine))
+        elif one.mine:
+            unbudgeted.append(Need(f"/admin/datasets/{one.id}?tab=budget", one.name))
     return bars, tuple(unbudgeted)

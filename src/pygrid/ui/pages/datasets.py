@@ -27,11 +27,11 @@ from pygrid.ui.access import signed_in
 from pygrid.ui.budget_forms import Preset, explain_budget, list_presets, usual_delta
 from pygrid.ui.console import console_of
 from pygrid.ui.forms import PathId
+from pygrid.ui.pages.job_parts import Bar, JobLine, line_of
 from pygrid.ui.pages.paging import PAGE_ROWS, Paging, find_cursor, make_paging
-from pygrid.ui.request_words import ask_in_words
 from pygrid.ui.snippets import literal
 from pygrid.ui.tables import answer_rows, find_format
-from pygrid.ui.words import JOB_STATES, VISIBILITIES
+from pygrid.ui.words import VISIBILITIES
 from pygrid.units import decimal
 from pygrid.web.requests import AppRequest
 from pygrid.web.services import service
@@ -51,13 +51,6 @@ TABS = {
     "requests": "Requests",
 }
 _OWNER_TABS = frozenset({"data"})
-
-
-class Bar(msgspec.Struct, frozen=True):
-    label: str
-    before: float
-    after: float | None
-    cap: float
 
 
 class DatasetLine(DatasetSummary):
@@ -127,12 +120,6 @@ class PolicyView(msgspec.Struct, frozen=True):
     fields: Mapping[str, str]
 
 
-class DatasetJobLine(msgspec.Struct, frozen=True):
-    id: str
-    sentence: str
-    words: str
-
-
 class DatasetView(msgspec.Struct, frozen=True):
     id: int
     tab: str
@@ -143,7 +130,7 @@ class DatasetView(msgspec.Struct, frozen=True):
     table: RecordTable | None
     profiles: list[ColumnProfile]
     budget: PolicyView | None
-    jobs: list[DatasetJobLine]
+    jobs: list[JobLine]
     python: str
     fields: Mapping[str, str] = msgspec.field(default_factory=dict)
     visibilities: tuple[tuple[str, str], ...] = tuple(VISIBILITIES.items())
@@ -181,28 +168,35 @@ async def find_budget(state: State, principal: Principal, dataset_id: int) -> Bu
         return None
 
 
+async def list_lines(
+    state: State, principal: Principal, before: str = "", text: str = "", limit: int = PAGE_ROWS
+) -> tuple[list[DatasetLine], int | None]:
+    """Return datasets that the caller may see, newest first, and the key of the last one if there are more."""
+    datasets, spending = service(state, DatasetsService), service(state, SpendingService)
+    read = await datasets.list_datasets(principal, text=text, before=find_cursor(before), limit=limit + 1)
+    shown = read[:limit]
+    standings = await spending.standings(principal, [one.id for one in shown])
+    lines = [
+        DatasetLine(**msgspec.structs.asdict(one), owner=found.owner, level=found.level, num_waiting=found.num_waiting)
+        for one in shown
+        if (found := standings.get(one.id)) is not None
+    ]
+    return lines, shown[-1].id if len(read) > limit else None
+
+
 @get("/datasets", guards=[signed_in()])
 async def datasets_page(
     request: AppRequest, state: State, text: FromQuery[str] = "", before: FromQuery[str] = ""
 ) -> Response[bytes]:
     """Show the datasets that the caller may see, newest first."""
     wanted = find_format(request)
-    read = await service(state, DatasetsService).list_datasets(
-        request.user, text=text[:200], before=find_cursor(before), limit=PAGE_ROWS + 1
-    )
-    shown = read[:PAGE_ROWS]
-    standings = await service(state, SpendingService).standings(request.user, [one.id for one in shown])
-    lines = [
-        DatasetLine(**msgspec.structs.asdict(one), owner=found.owner, level=found.level, num_waiting=found.num_waiting)
-        for one in shown
-        if (found := standings.get(one.id)) is not None
-    ]
+    lines, last = await list_lines(state, request.user, before, text[:200])
     if wanted:
         return answer_rows(wanted, "datasets", lines, COLUMNS)
     view = DatasetsView(
         lines,
         text[:200],
-        make_paging(request, shown[-1].id if len(read) > PAGE_ROWS else None, has_files=bool(shown)),
+        make_paging(request, last, has_files=bool(lines)),
         request.user.may(Permission.UPLOAD_DATA),
         "pygrid dataset add patients.csv --name patients --visibility listed",
     )
@@ -307,6 +301,6 @@ async def _policy(state: State, principal: Principal, info: DatasetInfo, fields:
     )
 
 
-async def _jobs(state: State, principal: Principal, dataset_id: int) -> list[DatasetJobLine]:
+async def _jobs(state: State, principal: Principal, dataset_id: int) -> list[JobLine]:
     found = await service(state, JobsService).list_jobs(principal, JobFilter(dataset_id, limit=PAGE_ROWS))
-    return [DatasetJobLine(job.id, ask_in_words(job), JOB_STATES[job.state]) for job in found]
+    return [line_of(job) for job in found]

@@ -9,7 +9,6 @@ import msgspec
 from pygrid.messages.jobs import JobInfo
 from pygrid.privacy.words import explain_epsilon
 from pygrid.summaries.jobs import cost_in_words
-from pygrid.ui.pages.datasets import Bar
 from pygrid.ui.request_words import ask_in_words
 from pygrid.ui.words import JOB_STATES
 
@@ -38,6 +37,15 @@ _FLAG_NAMES = {
 
 COLUMNS = ("id", "sentence", "requester", "dataset", "dataset_name", "cost", "words", "created_at")
 """What a list of jobs has as a file."""
+
+
+class Bar(msgspec.Struct, frozen=True):
+    """A part of a budget, and what is spent of it before and after a job."""
+
+    label: str
+    before: float
+    after: float | None
+    cap: float
 
 
 class FlagView(msgspec.Struct, frozen=True):

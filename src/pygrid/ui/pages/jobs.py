@@ -18,8 +18,7 @@ from pygrid.storage.jobs import JobFilter
 from pygrid.summaries.jobs import sheet
 from pygrid.ui.access import signed_in
 from pygrid.ui.console import console_of
-from pygrid.ui.pages.datasets import Bar
-from pygrid.ui.pages.job_parts import COLUMNS, JOB_TONES, JobLine, certainty_of, cost_bars, line_of
+from pygrid.ui.pages.job_parts import COLUMNS, JOB_TONES, Bar, JobLine, certainty_of, cost_bars, line_of
 from pygrid.ui.pages.paging import PAGE_ROWS, Paging, make_paging
 from pygrid.ui.request_words import AnswerTable, answer_tables, ask_in_words
 from pygrid.ui.tables import answer_rows, find_format

@@ -37,19 +37,8 @@ _HOST_SNIPPET = """process = domain.host(
     plans={"training_plan": "digits.plan"},
     server_config={"num_cycles": 10, "cycle_length": 60, "max_diffs": 10},
 )"""
-COLUMNS = (
-    "id",
-    "name",
-    "version",
-    "owner",
-    "words",
-    "cycle",
-    "num_cycles",
-    "num_reports",
-    "metric",
-    "model_bytes",
-    "created_at",
-)
+_PROGRESS = ("words", "cycle", "num_cycles", "num_reports", "metric")
+COLUMNS = ("id", "name", "version", "owner", *_PROGRESS, "model_bytes", "created_at")
 """What the list has as a file."""
 MAX_RUNS = 6
 """Processes that are compared at once."""

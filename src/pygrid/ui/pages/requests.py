@@ -20,8 +20,17 @@ from pygrid.summaries.jobs import decision_in_words, leaves_in_words, privacy_in
 from pygrid.ui.access import signed_in
 from pygrid.ui.console import console_of, see_other
 from pygrid.ui.forms import MAX_FORM_BYTES, PathText, read_fields
-from pygrid.ui.pages.datasets import Bar
-from pygrid.ui.pages.job_parts import COLUMNS, JOB_TONES, FlagView, JobLine, certainty_of, cost_bars, flags_of, line_of
+from pygrid.ui.pages.job_parts import (
+    COLUMNS,
+    JOB_TONES,
+    Bar,
+    FlagView,
+    JobLine,
+    certainty_of,
+    cost_bars,
+    flags_of,
+    line_of,
+)
 from pygrid.ui.pages.jobs import own_job_page
 from pygrid.ui.pages.paging import PAGE_ROWS, Paging, make_paging
 from pygrid.ui.request_words import AnswerTable, answer_tables, ask_in_words
