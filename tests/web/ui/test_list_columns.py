@@ -160,6 +160,25 @@ async def test_people_show_groups_jobs_and_epsilon_that_the_reader_may_see(site:
     assert "'=Statisticians" in (await (await browser(site, "owner")).get("/admin/people?format=csv")).text
 
 
+async def test_a_list_of_100_decided_jobs_takes_few_statements(site: Site) -> None:
+    dataset = await site.owner.upload()
+    job = await ask(site, site.scientist, dataset)
+    await site.officer.decide("deny", job)
+
+    def copy(connection: sa.Connection) -> None:
+        row = dict(connection.execute(jobs.select()).mappings().one())
+        copies = [row | {"number": number, "id": f"{number:032x}"} for number in range(1000, 1100)]
+        connection.execute(jobs.insert(), copies)
+
+    await service(site.app.state, Store).database.write(copy)
+    for name, path in (("owner", "/admin/jobs?whose=all"), ("scientist", "/admin/jobs")):
+        who = await browser(site, name)
+        with noted_statements(site.app) as statements:
+            page = await who.page(path)
+        assert len(page.find("tr")) > 100
+        assert 3 <= len([one for one in statements if one.startswith("SELECT")]) <= MAX_STATEMENTS, statements
+
+
 async def test_a_list_of_100_rows_takes_few_statements(site: Site) -> None:
     dataset = await site.owner.upload()
     await site.owner.set_policy(dataset)

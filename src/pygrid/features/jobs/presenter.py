@@ -25,7 +25,7 @@ from pygrid.plans.manifest import Port
 from pygrid.plans.serving import ServingReport, port_bytes
 from pygrid.plans.text import human_bytes, human_count, one_line
 from pygrid.storage import jobs as rows
-from pygrid.storage.accounts import find_emails, list_emails
+from pygrid.storage.accounts import find_emails
 from pygrid.storage.federated import list_parts
 from pygrid.units import decimal
 
@@ -65,10 +65,13 @@ class Describer:
         self._accounts: dict[tuple[int, int], Account | None] = {}
         self._waiting: dict[int, int] = {}
         self._emails: dict[int, str] = {}
+        self._datasets: dict[int, rows.JobDataset] = {}
 
     def describe(self, job: JobRecord) -> JobInfo:
         """Return a job as the caller may see it."""
-        dataset = rows.get_job_dataset(self._connection, job)
+        if job.version_id not in self._datasets:
+            self._datasets[job.version_id] = rows.get_job_dataset(self._connection, job)
+        dataset = self._datasets[job.version_id]
         sees_all = rules.sees_all(self._principal, job.requested_by, dataset.holding)
         result = job.result if rules.may_have_result(job, is_all_seen=sees_all) else None
         info = JobInfo(
@@ -148,7 +151,7 @@ class Describer:
         return self._waiting[dataset_id]
 
     def _decider(self, user_id: int | None) -> str | None:
-        return None if user_id is None else list_emails(self._connection, [user_id])[user_id]
+        return None if user_id is None else self._email(user_id) or f"removed account {user_id}"
 
     def _email(self, user_id: int) -> str:
         if user_id not in self._emails:
