@@ -1,8 +1,9 @@
 """Finds the names of the columns of a CSV file, its delimiter, and where its records begin.
 
 The names of a listed dataset are public, so a first record must never become names. The first line holds names only if
-the owner says so, or if the records below it differ from it: a word above numbers is a name, a word above words can be
-anything. A first line that cannot be told from a record is refused, and the refusal quotes nothing of it.
+the owner says so, or if the records below it differ from it. A word above words can be a value, and a word above
+numbers one that is missing: then a usual name of a column must be among the fields. A first line that cannot be told
+from a record is refused, and the refusal quotes nothing of it.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ import re
 from collections import Counter
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 from pygrid import codes
 from pygrid.core.datasets import MAX_NAME
@@ -42,8 +44,21 @@ _GAP_WORDS = frozenset(
     re.split(" ", "? - -- . * / n/a na #n/a <na> #null! k.a. n.a. n.d. nd s/d nan -nan nat null (null) none nil unk")
 ) | frozenset(re.split(" ", r"unknown missing \n #div/0! #value! #ref! #num! #name? 1.#qnan -1.#ind"))
 """Usual marks of a missing value in lower case, of which only some are read as such. ``na`` can also be sodium."""
-_ANSWERS = frozenset(re.split(" ", "yes no ja nein positive negative pos neg pending refused declined detected"))
+_FILLER = re.compile(
+    "(?i:(?:not?|keine?|un|non)[ _-]?(?:known|data|done|info|entry|value|record|avail|appl|report|measur|test|given"
+    r"|sure|clear|determin|specif|stated|assess|found|obtain|present|answer|bekannt|angabe|connu)\w*|x{2,})"
+)
+"""Other words in the place of a missing value."""
+_ANSWERS = frozenset(
+    re.split(
+        " ", "yes no ja nein positive negative pos neg pending refused declined detected other div divers high low"
+    )
+)
 """Words in the place of a number; as a name they prove nothing."""
+_ROMAN = re.compile(r"(?i:(?=..)M{0,3}(CM|CD|D?C{0,3})(XC|XL|L?X{0,3})(IX|IV|V?I{0,3}))")
+_USUAL = frozenset(Path(__file__).with_name("usual_names.txt").read_text(encoding="utf-8").split())
+"""Parts of usual names of columns, without words that are names of people, too."""
+_ABOVE_NUMBERS = _USUAL | frozenset(re.split(" ", "alter case class day hour max mean min month price rank rate speed"))
 _DATE_OR_TIME = re.compile(
     r"\d{1,4}([-/.])\d{1,2}\1\d{1,4}([T ]\d.*)?|\d{1,2}:\d{2}(:\d{2}([.,]\d+)?)?( ?[AaPp]\.?[Mm]\.?)?|\d{8}T\d{4,6}Z?"
     r"|\d{1,2}[- ][A-Za-z]{3,9}\.?[- ]\d{2,4}"
@@ -77,11 +92,14 @@ class _Sample:
         return [value for row in self.below if not self.is_gap(value := row[index].strip())]
 
     def is_gap(self, value: str) -> bool:
-        return value in self.marks.missing or value.lower() in _GAP_WORDS
+        return value in self.marks.missing or value.lower() in _GAP_WORDS or bool(_FILLER.fullmatch(value))
 
     def is_typed(self, value: str) -> bool:
         """Whether a value is a number, a truth value, a date or a time."""
         return self.is_number(value) or value in TRUE_WORDS + FALSE_WORDS or bool(_DATE_OR_TIME.fullmatch(value))
+
+    def is_above_numbers(self, index: int) -> bool:
+        return _share(self.values(index), self.is_typed) >= _MOST
 
     def is_number(self, value: str) -> bool:
         return self.marks.is_number(value) or bool(_LIKE_NUMBER.fullmatch(value))
@@ -203,7 +221,8 @@ def _is_header(sample: _Sample, options: CsvOptions, known: frozenset[str]) -> b
     if known & set(first) or tuple(first) == options.names or not sample.below:
         return True
     signs = [f"field {index + 1:,} {sign}" for index in range(len(first)) if (sign := _sign_of_record(sample, index))]
-    is_clear = not signs and any(_is_name(sample, index) for index in range(len(first)))
+    unclear = _unclear_fields(sample)
+    is_clear = not signs and not unclear
     if is_clear or options.names:
         return is_clear
     if sample.fault is not None:
@@ -211,7 +230,7 @@ def _is_header(sample: _Sample, options: CsvOptions, known: frozenset[str]) -> b
     why = (
         f"looks like a record and not like names: {', '.join(signs[:3])}"
         if signs
-        else "can be names or a record: nothing below it differs from it"
+        else f"can be names or a record: field {unclear[0] + 1:,} can be a value of its column"
     )
     raise InvalidDataset(
         f"the first line {why}. Names can be public, so pass header=True if it holds the names of the columns, "
@@ -247,15 +266,48 @@ def _sign_of_record(sample: _Sample, index: int) -> str:
     return ""
 
 
-def _is_name(sample: _Sample, index: int) -> bool:
-    """Whether the values below a field of the first line show that it is not one of them."""
-    field, values = sample.first[index], sample.values(index)
-    if not field or not values or sample.is_gap(field) or field.lower() in _ANSWERS:
+def _unclear_fields(sample: _Sample) -> list[int]:
+    """The fields that can be a value; none if the line as a whole can only hold names."""
+    fields = range(len(sample.first))
+    if not any(_is_name(sample, index) for index in fields):
+        return [*fields]
+    if any(_is_usual(sample, index) for index in fields):
+        return []
+    return [
+        index
+        for index in fields
+        if sample.values(index) and not sample.is_above_numbers(index) and not _is_name(sample, index, by_case=False)
+    ]
+
+
+def _is_usual(sample: _Sample, index: int) -> bool:
+    """Whether a field is a usual name, or above numbers has the form of one: ``log_fc``, ``petalLength``."""
+    field, is_above = sample.first[index], sample.is_above_numbers(index)
+    if sample.is_gap(field):
         return False
-    if _share(values, sample.is_typed) >= _MOST:
+    if is_above and re.fullmatch(r"[a-z]{2,}(_\w+|[A-Z]\w*)", field):
+        return True
+    words = [word.lower() for word in re.findall(r"[A-Z]?[^\W\d_A-Z]+|[A-Z]+(?![a-z])", field)]
+    usual = [word in (_ABOVE_NUMBERS if is_above else _USUAL) for word in words]
+    is_phrase = " " in field and not is_above
+    return bool(usual) and (usual[0] and usual[-1] if is_phrase else usual[0] or usual[-1])
+
+
+def _is_name(sample: _Sample, index: int, *, by_case: bool = True) -> bool:
+    """Whether the values below a field of the first line show that it is not one of them.
+
+    Args:
+        by_case: also if they begin with capital letters, and the field does not.
+    """
+    field, values = sample.first[index], sample.values(index)
+    if not field or not values or sample.is_gap(field) or field.lower() in _ANSWERS or _ROMAN.fullmatch(field):
+        return False
+    if sample.is_above_numbers(index):
         return True
     if len(values) < 2:
         return False
+    if " " not in field and _share(values, lambda value: value.count(" ") > 2) >= _MOST:
+        return True  # a word above sentences
     # Good-Turing: the probability that one more record has a value that the others do not have.
     once = sum(count == 1 for count in Counter(values).values())
     is_many = len(values) >= 20
@@ -264,10 +316,12 @@ def _is_name(sample: _Sample, index: int) -> bool:
     digits = re.compile(r"\d").search
     if is_many and not digits(field) and _share(values, lambda value: bool(digits(value))) >= _MOST:
         return True
-    return bool(_WORD.fullmatch(field)) and _is_word_above(field, values, sample.first)
+    if not _WORD.fullmatch(field):
+        return False
+    return _is_word_above(field, values) or (by_case and _is_lower_above(field, values, sample.first))
 
 
-def _is_word_above(field: str, values: Sequence[str], first: Sequence[str]) -> bool:
+def _is_word_above(field: str, values: Sequence[str]) -> bool:
     """Whether a word is written in another way than all values, which can be few."""
     lengths = {len(value) for value in values}
     is_upper = all(value.isupper() for value in values)
@@ -276,9 +330,11 @@ def _is_word_above(field: str, values: Sequence[str], first: Sequence[str]) -> b
         return True  # codes such as f and m
     if field.isupper() or re.search(r"\d", field):
         return False
-    if _share(values, lambda value: bool(_CODE.fullmatch(value))) >= _MOST:
-        return True
-    if not all(value[:1].isupper() for value in values):
+    return _share(values, lambda value: bool(_CODE.fullmatch(value))) >= _MOST
+
+
+def _is_lower_above(field: str, values: Sequence[str], first: Sequence[str]) -> bool:
+    if field.isupper() or not all(value[:1].isupper() for value in values):
         return False
     return "_" in field or (len(values) >= 3 and field.islower() and not any(name[:1].isupper() for name in first))
 

@@ -7,6 +7,7 @@ Should not happen: a part of a record becomes a name, or stands in a refusal.
 from __future__ import annotations
 
 import io
+import re
 import string
 from typing import Any
 
@@ -88,6 +89,71 @@ def test_usual_names_are_found(text: str) -> None:
     header = header_of(text)
     assert header.names == text.split("\n")[0].replace(";", ",").replace("\t", ",").split(",")
     assert header.num_lines == 1
+
+
+def _people(first: str, column: str = "{number}", names: str = "Jensen Okafor Lee Smith") -> str:
+    """A first line, and four records below it."""
+    rows = [
+        f"{name}," + column.format(number=number) for number, name in zip((7, 12, 9, 15), names.split(), strict=True)
+    ]
+    return "\n".join([first, *rows]) + "\n"
+
+
+ODD_WORDS = (
+    *("XIV", "xx", "XXX", "unclear", "Unsure", "twelve", "lost", "strange", "Alpha", "Rossi", "mild", "tbd", "n_a"),
+    *("MISSING", "illegible", "weiblich", "oui", "uncertain", "unbek", "not known", "not_known", "notKnown", "no data"),
+)
+RECORDS = [
+    *(_people(f"Miller,{word}") for word in ODD_WORDS),
+    *(
+        _people(f"{name},unclear")
+        for name in ("miller", "MILLER", "de Vries", "van_dyk", "McDonald", "O'Neil", "Ann Lee")
+    ),
+    *(_people(f"{name},xx") for name in ("Price", "Day", "Case", "Lang", "Ward", "Max", "jane_miller", "Rose Street")),
+    *(_people(f"Miller,{word}", "1970-01-{number:02}") for word in ("unborn", "long ago", "Easter")),
+    *(_people(f"Miller,{words}", "{number},{number}.5") for words in ("xx,XIV", "strange,odd", "Alpha,Beta", "no,yes")),
+    *(_people(f"Miller,{word},strange", "m,{number}") for word in ("divers", "unk", "other")),
+    _people("miller,strange", names="jensen okafor lee smith"),
+    _people("MILLER,STRANGE", names="JENSEN OKAFOR LEE SMITH"),
+    _people("xx,XIV", names="1 2 3 4"),
+    _people("Ann Miller,odd", names="A1 B2 C3 D4"),
+    "Miller,strange\nJensen,7\n",
+    "xx\n1\n2\n",
+    "not known\n1\n2\n",
+]
+HEADERS = [
+    *(_people(names) for names in ["name,age", "Name,Age", "NAME,AGE", "Surname,Visits", "Nachname,Alter"]),
+    *(
+        _people(names)
+        for names in (
+            "Patient name,Age (years)",
+            "patient_name,bmi",
+            "plant,petalLength",
+            "text,label",
+            "Name,Date of birth",
+        )
+    ),
+    *(_people(names) for names in ["city,population", "customer,amount", "gene,log_fc", "who,price"]),
+    *(_people(names, "{number},{number}.5") for names in ("Country,Year,GDP", "subject,dose_mg,weight", "x,y,value")),
+    *(_people(names, "m,{number}") for names in ("Name,Sex,Age", "surname,sex,years", "last_name,sex,n")),
+    _people("a,b", names="1 2 3 4"),
+    _people("kin,age", names="1970-01-01 1970-01-02 1970-01-03 1970-01-04"),
+    "review,good\nIt was fine by me,1\nThe food came very cold,0\nNever go there again please,0\n",
+]
+
+
+@pytest.mark.parametrize("text", RECORDS)
+def test_words_above_numbers_can_be_a_record(text: str) -> None:
+    with pytest.raises(InvalidInput) as refused:
+        header_of(text)
+    assert refused.value.code == "dataset_header_unclear"
+    words = re.split(r"[\W_]+", text.split("\n")[0])
+    assert not {word for word in words if len(word) > 3} & set(re.split(r"\W+", refused.value.detail))
+
+
+@pytest.mark.parametrize("text", HEADERS)
+def test_usual_names_above_records_need_no_question(text: str) -> None:
+    assert ",".join(header_of(text).names) == text.split("\n")[0]
 
 
 def test_the_owner_decides() -> None:
