@@ -25,7 +25,7 @@ import pygrid.client
 from pygrid.cli import app
 from pygrid.client import Process
 from pygrid.edge import MemoryCache, participate
-from pygrid.errors import Conflict, InvalidPlan, ShapeMismatch
+from pygrid.errors import Conflict, InvalidConfig, InvalidPlan, ShapeMismatch
 from pygrid.tensors import decode, encode
 from pygrid.transport import AsgiTransport
 from support.sdk import host, owner_of, running_domain
@@ -124,6 +124,8 @@ def test_four_ways_to_predict_agree(
     np.testing.assert_allclose(owner_of(transport).model("steps").predict({"x": X})["output"], expected, atol=1e-5)
     with pytest.raises(Conflict):
         process.serve()
+    with pytest.raises(InvalidConfig, match=r"serve has no field 'id'; its fields are .* and visibility"):
+        process.serve(id="other")  # type: ignore[call-arg]
 
     said = command(transport, monkeypatch, "process", "serve", "steps", "--id", "again", "--allow-inference")
     assert said.startswith("again is served")

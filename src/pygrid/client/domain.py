@@ -32,7 +32,6 @@ from pygrid.configs import did_you_mean
 from pygrid.configuration import ClientConfig, ServerConfig
 from pygrid.errors import NotFound
 from pygrid.messages.jobs import JobState, StatisticRequest, Unit
-from pygrid.messages.models import ServeRequest
 from pygrid.messages.processes import HostRequest, ProcessInfo
 from pygrid.transport import Transport, open_transport
 from pygrid.transport.authorities import CaFile
@@ -143,7 +142,7 @@ class DomainClient(SessionClient):
             InvalidInput: not an ONNX model, or the Domain does not run it (``plan_...``); the message has the reason.
             Unauthenticated, Forbidden: you are not logged in, or may not serve.
         """
-        return serve_model(self._api, ServeRequest(model_id, **options), onnx)
+        return serve_model(self._api, model_id, onnx, options)
 
     def models(self) -> ModelTable:
         """The models that the Domain serves, ordered by id."""

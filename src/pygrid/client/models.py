@@ -14,7 +14,8 @@ from pygrid import codes
 from pygrid.client.display.tables import Table, TableColumn, html_facts
 from pygrid.client.downloads import MAX_MEMORY_BYTES, read_checked, write_checked
 from pygrid.client.hosting import FormBody, FormPart
-from pygrid.errors import InvalidInput
+from pygrid.configs import unknown_field
+from pygrid.errors import InvalidConfig, InvalidInput
 from pygrid.messages.media import TENSORS
 from pygrid.messages.models import ModelList, ModelVisibility, ServedModel, ServedModelInfo, ServeRequest
 from pygrid.tensors import decode, encode
@@ -153,8 +154,12 @@ class ModelTable(Table[ServedModelInfo]):
         )
 
 
-def serve_model(api: Api, request: ServeRequest, source: OnnxSource) -> HostedModel:
+def serve_model(api: Api, model_id: str, source: OnnxSource, options: Mapping[str, Any]) -> HostedModel:
     """Serve a model. See `pygrid.client.DomainClient.serve`."""
+    known = ServeRequest.__struct_fields__
+    for name in options.keys() - set(known):
+        raise InvalidConfig(unknown_field("serve", name, known), code=codes.INVALID_CONFIG, field=name)
+    request = ServeRequest(model_id, **options)
     # Here, because onnx costs 0.1 s, and few users of the SDK serve a model.
     from pygrid.plans.export_cleanup import tidy_model
 

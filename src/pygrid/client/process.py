@@ -24,7 +24,6 @@ from pygrid.client.trackers import Source, Tracker, open_trackers, record_cycles
 from pygrid.configuration.evaluation import EarlyStop
 from pygrid.durable import write_atomically
 from pygrid.errors import Conflict, InvalidInput, NotFound, Unavailable
-from pygrid.messages.models import ServeRequest
 from pygrid.messages.processes import (
     CheckpointInfo,
     ContributionList,
@@ -229,8 +228,8 @@ class Process:
         Raises:
             As `export_onnx` and `DomainClient.serve`.
         """
-        request = ServeRequest(model_id or self.name, **options)
-        return serve_model(self._api, request, self.export_onnx(checkpoint=checkpoint, plan=plan))
+        onnx = self.export_onnx(checkpoint=checkpoint, plan=plan)
+        return serve_model(self._api, model_id or self.name, onnx, options)
 
     def plan(self, name: str | None = None) -> Plan:
         """A hosted plan of the process; None: ``training_plan``, or the only training plan.
