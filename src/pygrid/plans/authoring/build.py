@@ -6,6 +6,7 @@ import contextlib
 import hashlib
 import inspect
 import logging
+import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
@@ -225,11 +226,12 @@ def _pack(manifest: Manifest, graphs: Mapping[str, Emitted], source: str) -> Pla
     return plan
 
 
-def _test_vector(manifest: Manifest, graphs: Mapping[str, Emitted]) -> TestVector:
+def _test_vector(manifest: Manifest, graphs: Mapping[str, Emitted]) -> TestVector | None:
+    """None if the loss is not finite for its inputs, for example because of the root of a buffer."""
     inputs = selftest_inputs(manifest, _TEST_BATCH)
     loss = eager(graphs[selftest_graph(manifest)].program, inputs)["metrics/loss"].item()
     # Fewer digits than the tolerance needs: machines differ in the last digits, and a plan's bytes must not.
-    return TestVector(batch_size=_TEST_BATCH, loss=float(f"{loss:.5g}"))
+    return TestVector(batch_size=_TEST_BATCH, loss=float(f"{loss:.5g}")) if math.isfinite(loss) else None
 
 
 def summary(plan: Plan) -> list[str]:

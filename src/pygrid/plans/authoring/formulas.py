@@ -124,6 +124,62 @@ def _hypot(x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
     return large * torch.sqrt(1 + ratio * ratio)
 
 
+# -- gamma functions -------------------------------------------------------------------------------------------------
+
+
+@_computes("lgamma")
+def _lgamma(x: torch.Tensor) -> torch.Tensor:
+    """Source: Moshier, Cephes Mathematical Library 2.8, ``lgamf``."""
+    size = x.abs()
+    sine = torch.sin(_turn(size)).abs()
+    return torch.where(x < 0, -torch.log(size * sine / math.pi) - _lgamma_of_positive(size), _lgamma_of_positive(size))
+
+
+def _lgamma_of_positive(x: torch.Tensor) -> torch.Tensor:
+    """A polynomial near 2, and what the recurrence adds to it; Stirling's series above 6.5."""
+    low = x.clamp(max=6.5)
+    steps = (low + 0.5).floor()
+    rest = low - steps
+    above = 1.0
+    for step in (2, 3, 4, 5):
+        above = above * torch.where(steps > step, rest + step, 1.0)
+    moved = torch.log(torch.where(steps < 1, low * (low + 1), torch.where(steps < 2, low, above)))
+    near = (
+        *(6.055172732649237e-4, -1.311620815545743e-3, 2.863437556468661e-3, -7.366775108654962e-3),
+        *(2.058355474821512e-2, -6.735323259371034e-2, 3.224669577325661e-1, 4.227843421859038e-1),
+    )
+    small = rest * _polynomial(near, rest) + torch.where(steps < 2, -moved, moved)
+    series = _polynomial((1 / 1260, -1 / 360, 1 / 12), 1 / (x * x)) / x
+    return torch.where(x < 6.5, small, (x - 0.5) * (torch.log(x) - 1) + (0.5 * math.log(2 * math.pi) - 0.5) + series)
+
+
+def _turn(x: torch.Tensor) -> torch.Tensor:
+    """The angle ``pi * x``, between -pi / 2 and pi / 2."""
+    return math.pi * (x - torch.floor(x + 0.5))
+
+
+@_computes("digamma")
+def _digamma(x: torch.Tensor) -> torch.Tensor:
+    """Source: Abramowitz and Stegun, Handbook of Mathematical Functions, 6.3.5, 6.3.7 and 6.3.18."""
+    y, angle = torch.where(x > 0, x, 1 - x), _turn(x)
+    z = y + 6
+    series = _polynomial((-1 / 252, 1 / 120, -1 / 12, 0.0), 1 / (z * z))
+    value = torch.log(z) - 0.5 / z + series - sum(1 / (y + step) for step in range(6))
+    return torch.where(x > 0, value, value - math.pi * torch.cos(angle) / torch.sin(angle))
+
+
+@_computes("polygamma")
+def _polygamma(n: int, x: torch.Tensor) -> torch.Tensor:
+    """Of order 1, the gradient of digamma. Source: as `_digamma`, 6.4.6, 6.4.7 and 6.4.12."""
+    if n != 1:
+        return _digamma(x) if n == 0 else NotImplemented
+    y, sine = torch.where(x > 0, x, 1 - x), torch.sin(_turn(x))
+    z = y + 6
+    series = _polynomial((1 / 42, -1 / 30, 1 / 6), 1 / (z * z)) / (z * z)
+    value = (1 + 0.5 / z + series) / z + sum(1 / ((y + step) * (y + step)) for step in range(6))
+    return torch.where(x > 0, value, (math.pi / sine) * (math.pi / sine) - value)
+
+
 # -- along an axis ---------------------------------------------------------------------------------------------------
 
 

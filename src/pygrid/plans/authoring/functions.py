@@ -22,26 +22,25 @@ from pygrid.plans.authoring.diagnostics import authoring_error, current_place
 from pygrid.plans.authoring.formulas import scanned
 from pygrid.plans.authoring.recurrent import MAX_LENGTH
 
-TRACED: dict[Any, Callable[..., Any]] = {}
+Replacement = Callable[..., Any]
+TRACED: dict[Any, Replacement] = {}
 """Function of torch -> function with the same arguments."""
-REFERENCE: dict[Any, Callable[..., Any]] = {}
+REFERENCE: dict[Any, Replacement] = {}
 """As `TRACED`, for the eager code that a plan is compared with: where torch leaves a result open, or rounds it more."""
 
 
-def _stands_for(*functions: Any) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
-    def register(replacement: Callable[..., Any]) -> Callable[..., Any]:
-        TRACED.update(dict.fromkeys(functions, replacement))
-        return replacement
+def _registered_in(table: dict[Any, Replacement]) -> Callable[..., Callable[[Replacement], Replacement]]:
+    def replaces(*functions: Any) -> Callable[[Replacement], Replacement]:
+        def register(replacement: Replacement) -> Replacement:
+            table.update(dict.fromkeys(functions, replacement))
+            return replacement
 
-    return register
+        return register
+
+    return replaces
 
 
-def _by_definition(*functions: Any) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
-    def register(replacement: Callable[..., Any]) -> Callable[..., Any]:
-        REFERENCE.update(dict.fromkeys(functions, replacement))
-        return replacement
-
-    return register
+_stands_for, _by_definition = _registered_in(TRACED), _registered_in(REFERENCE)
 
 
 def _given(function: Callable[..., Any], *args: Any, **kwargs: Any) -> SimpleNamespace:
@@ -95,14 +94,9 @@ def _with_indices(pool: Callable[..., Any]) -> Callable[..., Any]:
     return lambda input, output_size, return_indices=False: pool(input, output_size, True)
 
 
-_ADAPTIVE = (
-    (F.adaptive_max_pool1d, F.adaptive_max_pool1d_with_indices),
-    (F.adaptive_max_pool2d, F.adaptive_max_pool2d_with_indices),
-    (F.adaptive_max_pool3d, F.adaptive_max_pool3d_with_indices),
-)
-for _n, (_plain, _indexed) in enumerate(_ADAPTIVE, start=1):
-    TRACED[_plain] = _adaptive_max_pool(_n)
-    TRACED[_indexed] = _with_indices(TRACED[_plain])
+for _n in (1, 2, 3):
+    TRACED[getattr(F, f"adaptive_max_pool{_n}d")] = _adaptive_max_pool(_n)
+    TRACED[getattr(F, f"adaptive_max_pool{_n}d_with_indices")] = _with_indices(_adaptive_max_pool(_n))
 
 
 # -- order -----------------------------------------------------------------------------------------------------------
@@ -171,6 +165,27 @@ def _checked_length(x: torch.Tensor, dim: int, name: str) -> None:
 # -- look-up and products --------------------------------------------------------------------------------------------
 
 
+@_stands_for(torch.bucketize)
+def bucketize(input: Any, boundaries: torch.Tensor, **options: Any) -> torch.Tensor:
+    return searchsorted(boundaries, input, **options)
+
+
+@_stands_for(torch.searchsorted)
+def searchsorted(sorted_sequence: torch.Tensor, input: Any, *, sorter: Any = None, **options: Any) -> torch.Tensor:
+    """The number of boundaries that are smaller; with ``right``, those that are equal, too. NaN comes last."""
+    edges = sorted_sequence if sorter is None else sorted_sequence.gather(-1, sorter)
+    x, edges = torch.as_tensor(input).unsqueeze(-1), edges if edges.dim() == 1 else edges.unsqueeze(-2)
+    is_before = ~(edges > x) if options.get("right") or options.get("side") == "right" else ~(edges >= x)
+    return is_before.sum(-1, dtype=torch.int32 if options.get("out_int32") else torch.int64)
+
+
+@_stands_for(torch.scatter_reduce, torch.Tensor.scatter_reduce)
+def scatter_reduce(input: torch.Tensor, dim: int, index: torch.Tensor, src: Any, reduce: str, **more: Any) -> Any:
+    if reduce == "prod":
+        raise _refused("scatter_reduce of products", "add logarithms with scatter_add, and take exp of the sum")
+    return torch.ops.aten.scatter_reduce.two(input, dim, index, src, reduce, **more)
+
+
 @_stands_for(torch.take_along_dim, torch.Tensor.take_along_dim)
 def take_along_dim(input: torch.Tensor, indices: torch.Tensor, dim: int | None = None) -> torch.Tensor:
     """As `torch.gather`, after axes of length 1 are brought to the length of the other array."""
@@ -198,9 +213,7 @@ def multi_dot(tensors: Sequence[torch.Tensor]) -> torch.Tensor:
     return functools.reduce(torch.matmul, tensors)
 
 
-@_stands_for(torch.chain_matmul)
-def chain_matmul(*matrices: torch.Tensor) -> torch.Tensor:
-    return multi_dot(matrices)
+TRACED[torch.chain_matmul] = lambda *matrices: multi_dot(matrices)
 
 
 @_by_definition(torch.embedding)

@@ -57,14 +57,7 @@ def _refusals() -> dict[Any, tuple[str, str]]:
     table |= dict.fromkeys([*_found(torch.Tensor, sized), *_found(torch, sized)], _SIZE)
     drawn, drawn_in_place = "poisson binomial rrelu _standard_gamma _sample_dirichlet", "random_ cauchy_ geometric_"
     table |= dict.fromkeys([*_found(torch, drawn), *_found(torch.Tensor, drawn_in_place), F.rrelu], _RANDOM)
-    table |= dict.fromkeys(
-        _found(
-            F,
-            "fractional_max_pool2d fractional_max_pool2d_with_indices fractional_max_pool3d "
-            "fractional_max_pool3d_with_indices",
-        ),
-        _FRACTIONAL,
-    )
+    table |= dict.fromkeys(_found(F, " ".join(name for name in dir(F) if name.startswith("fractional_"))), _FRACTIONAL)
     table |= dict.fromkeys(_found(torch, "_pack_padded_sequence _pad_packed_sequence"), PACKED)
     return table
 
@@ -239,20 +232,8 @@ def _drop(
     return x.mul_(mask) if inplace else x * mask
 
 
-def _dropout(
-    mode: Interception, input: torch.Tensor, p: float = 0.5, training: bool = True, inplace: bool = False
-) -> torch.Tensor:
-    return _drop(mode, input, p, training, inplace, None)
-
-
-def _dropout_channels(
-    mode: Interception, input: torch.Tensor, p: float = 0.5, training: bool = True, inplace: bool = False
-) -> torch.Tensor:
-    return _drop(mode, input, p, training, inplace, 2)
-
-
-def _dropout_call(mode: Interception, input: torch.Tensor, p: float, train: bool) -> torch.Tensor:
-    return _drop(mode, input, p, train, False, None)
+def _dropout(axes: int | None) -> Callable[..., torch.Tensor]:
+    return lambda mode, input, p=0.5, training=True, inplace=False: _drop(mode, input, p, training, inplace, axes)
 
 
 def _alpha_dropout(axes: int | None) -> Callable[..., torch.Tensor]:
@@ -265,12 +246,11 @@ def _alpha_dropout(axes: int | None) -> Callable[..., torch.Tensor]:
     return drop
 
 
-_NOISY[F.dropout] = _dropout
+_NOISY[F.dropout] = _dropout(None)
 _NOISY[F.alpha_dropout] = _alpha_dropout(None)
 _NOISY[F.feature_alpha_dropout] = _alpha_dropout(2)
-_NOISY[torch.dropout] = _dropout_call
-for _function in (F.dropout1d, F.dropout2d, F.dropout3d):
-    _NOISY[_function] = _dropout_channels
+_NOISY[torch.dropout] = lambda mode, input, p, train: _drop(mode, input, p, train, False, None)
+_NOISY |= dict.fromkeys((F.dropout1d, F.dropout2d, F.dropout3d), _dropout(2))
 
 
 # -- means over labels ---------------------------------------------------------------------------------------------

@@ -150,6 +150,8 @@ def _unfit(module: torch.nn.Module) -> str:
         return "has max_norm, which changes weights in forward: normalize the rows that you look up"
     if isinstance(module, torch.nn.Embedding | torch.nn.EmbeddingBag) and module.sparse:
         return "has sparse=True, and plans have dense gradients: set sparse=False"
+    if isinstance(module, torch.nn.CrossMapLRN2d):
+        return "is not in the plan set: use LocalResponseNorm, which is equal for an odd size"
     if isinstance(module, torch.nn.DataParallel | torch.nn.parallel.DistributedDataParallel):
         return "spreads a model over devices: build the plan for model.module"
     if isinstance(module, torch.jit.ScriptModule):

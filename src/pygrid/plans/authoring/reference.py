@@ -239,4 +239,5 @@ _KERNELS = [
     _kernel("GatherElements", _gather),
     _kernel("ScatterElements", _scatter),
     _kernel("Erf", torch.special.erf),
+    _kernel("LogSoftmax", lambda x, axis=-1: torch.log_softmax(x, axis)),
 ]

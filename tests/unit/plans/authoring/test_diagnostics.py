@@ -207,6 +207,12 @@ def test_a_product_over_the_batch() -> None:
             lambda x: F.ctc_loss(x.t()[..., None].expand(-1, -1, 3), *[x[:, 0].long() * 0 + 1] * 3),
             "of shape [batch, length]",
         ),
+        (lambda x: x.scatter_reduce(1, x.long() * 0, x, "prod"), "add logarithms with scatter_add"),
+        (
+            lambda x: x.scatter(1, x.long() * 0, 2.0, reduce="add"),
+            "operator scatter is not in the plan set",
+        ),
+        (lambda x: torch.polygamma(2, x + 1), "operator polygamma is not in the plan set"),
     ],
 )
 def test_a_variant_that_is_not_in_the_set(use: Callable[[torch.Tensor], torch.Tensor], way_out: str) -> None:

@@ -11,6 +11,7 @@ batch, and the gradients of a weighted sum of the result by the data and by a pa
 
 from __future__ import annotations
 
+import itertools
 import math
 import re
 from collections.abc import Callable, Iterator
@@ -120,6 +121,26 @@ def _functions() -> Iterator[tuple[Shape, Function]]:
     yield (3,), lambda x: torch.kron(x, torch.arange(3.0)) + torch.kron(torch.arange(3.0), x)
     yield (6,), _Module(lambda m, x: torch.linalg.multi_dot([x, m.a.weight.t(), m.a.weight]), a=nn.Linear(6, 3))
     yield (3, 3), lambda x: torch.einsum("bii->bi", x) + torch.einsum("bii->b", x).unsqueeze(1)
+    yield (4, 3), lambda x: torch.lgamma(3 * x.abs() + 0.05) + torch.digamma(3 * x.abs() + 0.3)
+    yield (4, 3), lambda x: torch.mvlgamma(x.exp() + 1, 2)
+    yield (5,), lambda x: torch.lgamma(-x.sigmoid() - 2.02) * torch.digamma(-x.sigmoid() * 0.9 - 0.05)
+
+
+def _places() -> Iterator[tuple[Shape, Function]]:
+    """Places that are computed from data: bins, and parts of an array."""
+    edges = torch.tensor([-0.5, 0.0, 0.0, 0.5])
+    for right in (False, True):
+        yield (4,), lambda x, r=right: torch.bucketize((2 * x).round() / 2, edges, right=r) * x
+    yield (4,), lambda x: torch.bucketize(x, edges, out_int32=True) * torch.searchsorted(edges, x, side="right") * x
+    yield (3, 4), lambda x: torch.searchsorted(x.sort(2).values, x.flip(2)) + x
+    yield (4,), lambda x: torch.searchsorted(edges.flip(0), x, sorter=torch.tensor([3, 2, 1, 0])) + x
+    for reduce, with_own in itertools.product(("sum", "mean", "amax", "amin"), (True, False)):
+        yield (6, 2), lambda x, r=reduce, own=with_own: _spread(x, r, include_self=own)
+
+
+def _spread(x: torch.Tensor, reduce: str, *, include_self: bool) -> torch.Tensor:
+    start = torch.relu(x[:, :4]) - 0.5
+    return start.scatter_reduce(1, _integers(x, 4), torch.relu(x) - 0.5, reduce, include_self=include_self)
 
 
 def _recurrent() -> Iterator[tuple[Shape, Function]]:
@@ -203,6 +224,7 @@ def _cases() -> dict[str, tuple[Shape, Function]]:
             "average pool": [*_average_pools()],
             "order": [*_order()],
             "functions": [*_functions()],
+            "places": [*_places()],
             "recurrent": [*_recurrent()],
             "look-up and products": [*_look_up()],
             "ctc": [*_alignment()],

@@ -16,8 +16,11 @@ import pytest
 import torch
 import torch.nn.functional as F
 from test_layer_variants import programs
+from torch import nn
 
+import pygrid
 from pygrid.plans.authoring.build import emit
+from pygrid.plans.selftest import run_selftest
 from pygrid.plans.sessions import OnnxSession
 
 WIDTH = 6
@@ -100,3 +103,34 @@ def test_a_saturated_probability_leaves_weights_finite() -> None:
         ["grads/p"], {"params/p": np.ones(WIDTH, np.float32), "data/x": x}
     )
     assert np.isfinite(gradient).all()
+
+
+def test_scores_that_are_far_apart() -> None:
+    """A loss of thousands, where the probability of a class is below all numbers."""
+
+    def loss(model: nn.Module, x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
+        return F.cross_entropy(3e4 * model(x), y)
+
+    pygrid.plan(data={"x": pygrid.Tensor["batch", 4], "y": pygrid.Label(3)})(loss).build(nn.Linear(4, 3))
+
+
+def test_a_loss_that_is_nan_for_the_test_vector() -> None:
+    """The vector has buffers of up to 1.5; here they are below 1, as the noise of a diffusion model is."""
+    model = nn.Linear(4, 1)
+    model.register_buffer("kept", torch.linspace(0.9, 0.1, 10))
+
+    def loss(model: nn.Module, x: torch.Tensor, step: torch.Tensor) -> torch.Tensor:
+        return ((1 - model.kept[step]).sqrt() * model(x).squeeze(1)).mean()
+
+    plan = pygrid.plan(data={"x": pygrid.Tensor["batch", 4], "step": pygrid.Label(10)})(loss).build(model)
+    assert plan.manifest.test_vector is None
+    assert run_selftest(plan) is None
+
+
+def test_numbers_that_torch_rounds_before_the_graph_has_them() -> None:
+    """``where`` makes a tensor of float32 of a number; the check takes the exact one for torch."""
+
+    def loss(model: nn.Module, x: torch.Tensor) -> torch.Tensor:
+        return (torch.where(x < 2, 0.3, x) - 0.3).sum() + 1e-3 * model(x).square().mean()
+
+    pygrid.plan(data={"x": pygrid.Tensor["batch", 6]})(loss).build(nn.Linear(6, 3))

@@ -333,6 +333,7 @@ CASES = {
     "a cumulative average": rejected("plan_model", "(BatchNorm1d) has momentum=None", cumulative),
     "weights without values": rejected("plan_model", "on the device meta", on_meta),
     "several devices": rejected("plan_model", "model.module", lambda: nn.DataParallel(nn.Linear(8, 3))),
+    "response norm of Torch 7": rejected("plan_model", "use LocalResponseNorm", lambda: nn.CrossMapLRN2d(3)),
     "sparse gradients": rejected("plan_model", "set sparse=False", lambda: nn.Embedding(5, 3, sparse=True)),
     "renormalized rows": rejected("plan_model", "max_norm", lambda: nn.Embedding(5, 3, max_norm=1.0)),
     "an attribute that cannot be copied": rejected("plan_model", "the model cannot be copied", holding_a_generator),

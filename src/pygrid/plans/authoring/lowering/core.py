@@ -375,7 +375,7 @@ class Interpreter:
         data = tensor.numpy()
         shape = tuple(data.shape)
         if data.size and (data == data.flat[0]).all():
-            return replace(self.graph.scalar(data.flat[0].item(), dtype), shape=shape)
+            return replace(self.graph.constant(data.reshape(-1)[0], dtype), shape=shape)
         source = self._folded.get(id(item))
         if data.nbytes > _MAX_STORED_BYTES and source is not None and self._has_operators(source):
             made = self._made_by_operators(source)

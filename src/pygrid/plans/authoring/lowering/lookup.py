@@ -66,7 +66,27 @@ def scatter_add(c: Context, x: LoweredValue, axis: int, indices: LoweredValue, s
     return c.op("ScatterElements", inputs, c.shape, axis=axis % x.rank, reduction="add")
 
 
-@lowers("scatter")
+_REDUCTIONS = {"sum": "add", "mean": "add", "amax": "max", "amin": "min"}
+_NEUTRAL = {"amax": float("-inf"), "amin": float("inf")}
+
+
+@lowers("scatter_reduce")
+def scatter_reduce(
+    c: Context, x: LoweredValue, axis: int, indices: LoweredValue, source: LoweredValue, reduce: str, **options: bool
+) -> LoweredValue:
+    def combine(start: LoweredValue, added: LoweredValue) -> LoweredValue:
+        if not options.get("include_self", True):
+            start = scatter(c, start, axis, indices, _NEUTRAL.get(reduce, 0.0))
+        inputs = [c.full(start), c.full(indices), c.full(added)]
+        return c.op("ScatterElements", inputs, c.shape, axis=axis % x.rank, reduction=_REDUCTIONS[reduce])
+
+    if reduce != "mean":
+        return combine(x, source)
+    one = c.number(1, x.dtype)
+    return c.div(combine(x, source), combine(replace(one, shape=x.shape), replace(one, shape=source.shape)))
+
+
+@lowers("scatter.src", "scatter.value")
 def scatter(c: Context, x: LoweredValue, axis: int, indices: LoweredValue, source: Any, **_: Any) -> LoweredValue:
     updates = (
         source if isinstance(source, LoweredValue) else c.graph.expand_to(c.number(source, x.dtype), indices.shape)
@@ -98,9 +118,7 @@ def index_(c: Context, x: LoweredValue, indices: Sequence[LoweredValue | None]) 
         return c.op("Gather", [x, c.full(given[0])], c.shape, axis=axis)
     sizes = x.shape[axis : axis + len(given)]
     if _is_own_position(c, x, given):  # x[arange(len(x)), y]: each row selects one of its own elements
-        column = c.reshape(given[1], (x.shape[0], 1, *([1] * (x.rank - 2))))
-        rest = (x.shape[0], 1, *x.shape[2:])
-        index = column if column.shape == rest else c.graph.expand_to(column, rest)
+        index = _own_column(c, x, given[1])
         return c.reshape(c.op("GatherElements", [x, index], index.shape, x.dtype, axis=1), c.shape)
     flat = c.reshape(x, (*x.shape[:axis], numel(sizes), *x.shape[axis + len(given) :]))
     return c.op("Gather", [flat, _flat_index(c, given, sizes)], c.shape, axis=axis)
@@ -115,6 +133,13 @@ def _is_own_position(c: Context, x: LoweredValue, given: Sequence[LoweredValue])
     return (
         given[0].shape == x.shape[:1] and start is not None and step is not None and not start.any() and bool(step == 1)
     )
+
+
+def _own_column(c: Context, x: LoweredValue, column: LoweredValue) -> LoweredValue:
+    """The index of one column of each row, ``[rows, 1, ...]``."""
+    index = c.reshape(column, (x.shape[0], 1, *([1] * (x.rank - 2))))
+    rest = (x.shape[0], 1, *x.shape[2:])
+    return index if index.shape == rest else c.graph.expand_to(index, rest)
 
 
 def _flat_index(c: Context, given: Sequence[LoweredValue], sizes: Sequence[Dim]) -> LoweredValue:
@@ -139,10 +164,9 @@ def index_put(
     axis, given = _index_plan(c, indices)
     num = len(given)
     if axis == 0 and _is_own_position(c, x, given) and accumulate:
-        rest = (x.shape[0], 1, *x.shape[2:])
-        column = c.reshape(given[1], (x.shape[0], 1, *([1] * (x.rank - 2))))
-        column = column if column.shape == rest else c.graph.expand_to(column, rest)
-        return c.op("ScatterElements", [c.full(x), column, c.reshape(values, rest)], x.shape, axis=1, reduction="add")
+        column = _own_column(c, x, given[1])
+        inputs = [c.full(x), column, c.reshape(values, column.shape)]
+        return c.op("ScatterElements", inputs, x.shape, axis=1, reduction="add")
     index = _flat_index(c, given, x.shape[axis : axis + num])
     depth = index.rank
     moved = c.transpose(x, order := [*range(axis, axis + num), *range(axis), *range(axis + num, x.rank)])
