@@ -131,6 +131,6 @@ def test_numbers_that_torch_rounds_before_the_graph_has_them() -> None:
     """``where`` makes a tensor of float32 of a number; the check takes the exact one for torch."""
 
     def loss(model: nn.Module, x: torch.Tensor) -> torch.Tensor:
-        return (torch.where(x < 2, 0.3, x) - 0.3).sum() + 1e-3 * model(x).square().mean()
+        return (10 * torch.where(x < 2, 0.3, x) - 3).sum() + 1e-3 * model(x).square().mean()
 
     pygrid.plan(data={"x": pygrid.Tensor["batch", 6]})(loss).build(nn.Linear(6, 3))
