@@ -271,7 +271,7 @@ def _unclear_fields(sample: _Sample) -> list[int]:
     fields = range(len(sample.first))
     if not any(_is_name(sample, index) for index in fields):
         return [*fields]
-    if any(_is_usual(sample, index) for index in fields):
+    if any(_is_usual(sample, index) for index in fields) or all(re.fullmatch(r"[A-Za-z]\d*", n) for n in sample.first):
         return []
     return [
         index

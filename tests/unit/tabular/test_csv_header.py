@@ -137,6 +137,7 @@ HEADERS = [
     *(_people(names, "{number},{number}.5") for names in ("Country,Year,GDP", "subject,dose_mg,weight", "x,y,value")),
     *(_people(names, "m,{number}") for names in ("Name,Sex,Age", "surname,sex,years", "last_name,sex,n")),
     _people("a,b", names="1 2 3 4"),
+    _people("x1,Y"),
     _people("kin,age", names="1970-01-01 1970-01-02 1970-01-03 1970-01-04"),
     "review,good\nIt was fine by me,1\nThe food came very cold,0\nNever go there again please,0\n",
 ]
