@@ -48,7 +48,7 @@ Web = httpx.AsyncClient
 async def test_no_such_address(web: Web) -> None:
     problem = assert_problem(await web.get("/nothing/here"), 404, "route_not_found")
     assert "nothing/here" not in str(problem)
-    assert "is without a path, as in https://HOST" in problem["detail"]
+    assert "one without a path: https://HOST" in problem["detail"]
 
 
 async def test_wrong_method_names_the_right_ones(web: Web) -> None:

@@ -113,7 +113,7 @@ def to_problem(request: Request[Any, Any, Any], error: HTTPException) -> dict[st
         if errors and all("missing required field" in part["detail"] for part in errors):
             code = "missing_field"
     elif status == 404:
-        problem["detail"] = "there is nothing at this address; that of a Domain or Network is without a path, as in https://HOST"
+        problem["detail"] = "there is nothing at this address; a Domain or Network has one without a path: https://HOST"
     return {"type": f"urn:pygrid:error:{code}", "code": code, **problem}
 
 
