@@ -475,7 +475,9 @@ async def test_limits_hold(owner: Owner) -> None:
     assert_problem(await owner.try_upload({"name": "x"}, b"a\n" + b"1\n" * 5000), 413, "payload_too_large")
     assert_problem(await owner.try_upload({"name": "x"}, b"a\n" + b"1\n" * 50), 413, "dataset_too_large")
     await owner.upload("one", b"a\n" + b"1\n" * 8)
-    assert_problem(await owner.try_upload({"name": "two"}, b"a\n" + b"1\n" * 8), 413, "dataset_quota")
+    problem = assert_problem(await owner.try_upload({"name": "two"}, b"a\n" + b"1\n" * 8), 413, "dataset_quota")
+    assert "100 bytes together, and this one needs 64," in problem["detail"]
+    assert "stored_bytes" not in problem, "the sizes of others are private"
     assert len(owner.stored()) == 2
     announced = {**owner.headers, "Content-Type": "multipart/form-data; boundary=b", "Content-Length": str(10**12)}
     assert_problem(await owner.web.post(PATH, content=b"x", headers=announced), 413, "payload_too_large")
@@ -485,7 +487,8 @@ async def test_an_upload_is_refused_before_it_is_taken_if_the_disk_has_no_room(o
     free = shutil.disk_usage(owner.folder).free
     service(domain.state, UploadsService).limits = DatasetLimits(min_free_bytes=free * 2)
     problem = assert_problem(await owner.try_upload({"name": "x"}), 507, "storage_full")
-    assert "must stay free" in problem["detail"]
+    assert "has too little space for this upload" in problem["detail"]
+    assert "free_bytes" not in problem, "what others store is private"
     assert owner.stored() == []
     # Announced, and so large that its files and their columns would not leave what is to be free: no byte of a file is
     # taken.

@@ -276,11 +276,13 @@ def _with_sources(declared: tuple[ColumnDeclaration, ...], request: VersionReque
 
 
 def check_free(folder: Path, num_bytes: int, limits: DatasetLimits) -> None:
-    """Check that the disk of a folder has space for an upload. Raises StorageFull, with ``free_bytes``."""
-    free = shutil.disk_usage(folder).free
-    if num_bytes + limits.min_free_bytes > free:
+    """Check that the disk of a folder has space for an upload.
+
+    Raises:
+        StorageFull: without the number of free bytes, which reveals what others store.
+    """
+    if num_bytes + limits.min_free_bytes > shutil.disk_usage(folder).free:
         raise StorageFull(
-            f"the disk of this Domain has {size(free)} free; this upload needs about {size(num_bytes)}, and "
-            f"{size(limits.min_free_bytes)} must stay free",
-            free_bytes=free,
+            f"the disk of this Domain has too little space for this upload, which needs about {size(num_bytes)}: send "
+            "less, or ask an Owner for space"
         )

@@ -238,11 +238,11 @@ class UploadsService:
     def _check_quota(self, connection: sa.Connection, num_bytes: int) -> None:
         stored = rows.stored_bytes(connection)
         if stored + num_bytes > self.limits.max_total_bytes:
+            # Not how many are in use: that reveals the sizes of private datasets of others.
             raise PayloadTooLarge(
-                f"the datasets of this Domain may take {self.limits.max_total_bytes:,} bytes; {stored:,} are in use, "
-                f"and this one needs {num_bytes:,}: delete a dataset first",
+                f"the datasets of this Domain may take {self.limits.max_total_bytes:,} bytes together, and this one "
+                f"needs {num_bytes:,}, which are not left: delete a dataset of yours, or ask an Owner for space",
                 code=codes.DATASET_QUOTA,
-                stored_bytes=stored,
             )
 
 
