@@ -77,6 +77,7 @@ TRY_AGAIN = 1013
 """Close code of a WebSocket over the limit."""
 SYFT_VERSION = "0.2.9"
 """Version of the published clients, which refuse a Domain with another one."""
+_BINARY = "messages must be JSON texts; binary messages of PySyft are not supported"
 _ECHOED_CHARS = 2048
 """Characters at the start of a message, and at its end, that are searched for what an answer repeats if the message
 cannot be decoded."""
@@ -280,13 +281,16 @@ async def _serve(socket: Socket, published: Published) -> None:
         while True:
             async with asyncio.timeout(published.idle_s):
                 found = await end.receive()
-            if isinstance(found, str):
+            said: Answer | str
+            if found is None:
+                said = _invalid(published, {}, InvalidInput(_BINARY), "")
+            elif isinstance(found, str):
                 said = await answer(published, caller, found)
             else:
                 assert published.streams is not None
                 said = await published.streams.take(caller, found)
             await end.send_text(msgspec.json.encode(said).decode())
-            if not isinstance(found, str) and not found.is_over:
+            if isinstance(found, MessageParts) and not found.is_over:
                 await end.close(TOO_BIG, "the rest of a refused report is too long")
                 return
     except TimeoutError:
@@ -332,8 +336,6 @@ async def _answer(published: Published, caller: LegacyCaller, text: str) -> Answ
 
 async def _read(published: Published, text: str) -> dict[str, Any]:
     """Return the object of a message. Raises InvalidInput, Unavailable."""
-    if not text:
-        raise InvalidInput("messages must be JSON texts; binary messages of PySyft are not supported")
     message = await published.decode(text)
     if not isinstance(message, dict):
         raise InvalidInput("a message must be a JSON object with a field 'type'")

@@ -43,10 +43,10 @@ class AsgiSocket:
             self._closed = True
             raise SocketClosed(error.code or GOING_AWAY) from error
 
-    async def receive(self) -> str | MessageParts:
-        """Return the next message: a text, empty for a binary message, or its parts while they arrive."""
+    async def receive(self) -> str | MessageParts | None:
+        """Return the next message: a text, or its parts while they arrive; None: it is binary."""
         event = await self.receive_event()
-        return MessageParts(self, event) if "more_body" in event else event.get("text") or ""
+        return MessageParts(self, event) if "more_body" in event else event.get("text")
 
     async def receive_event(self) -> dict[str, Any]:
         """Return the next event of the socket. Raises SocketClosed."""

@@ -203,6 +203,8 @@ async def test_messages_that_are_none(domain: Litestar, port: int) -> None:
         said = await somebody.send("{type: 5}")
         assert said["error"] == "Expecting property name enclosed in double quotes: line 1 column 2 (char 1)"
         assert "binary" in (await somebody.send(b"\x93syft"))["error"]
+        assert "binary" in (await somebody.send(b""))["error"]
+        assert (await somebody.send(""))["error"] == "Expecting value: line 1 column 1 (char 0)"
         assert (await somebody.send("[]"))["error"] == "a message must be a JSON object with a field 'type'"
         assert (await somebody.send("[" * 40))["code"] == "invalid_json"
         assert (await somebody.send("[" * 33 + "]" * 33))["code"] == "json_too_complex"
