@@ -10,6 +10,7 @@ second
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import datetime as dt
 import hashlib
@@ -20,6 +21,7 @@ from pathlib import Path
 from typing import Any
 
 import httpx
+import msgspec
 import numpy as np
 import pytest
 import sqlalchemy as sa
@@ -30,6 +32,7 @@ from pygrid.domain import build_domain
 from pygrid.privacy.accountants import divergence_within
 from pygrid.settings import DomainSettings
 from pygrid.storage import audit
+from pygrid.storage.budget_log import find_altered
 from pygrid.storage.charges import charges
 from pygrid.storage.sql.database import Database
 from pygrid.storage.sql.migrations import FOLDER
@@ -150,6 +153,7 @@ def assert_audit_log_holds(settings: DomainSettings) -> None:
     try:
         known = audit.read_head(settings.data_dir / audit.HEAD_FILE)
         assert database.read_now(lambda connection: audit.verify(connection, known)) is None
+        assert database.read_now(find_altered) is None
     finally:
         database.close()
 
@@ -171,6 +175,34 @@ async def test_a_data_folder_of_the_first_version_opens_and_goes_on(recorded: Do
         await assert_served(web, await People(web).log_in("owner@example.org"), FACTS[RECORDED.name]["served"])
     assert content.items() <= content_of(recorded.data_dir).items()
     assert_audit_log_holds(recorded)
+
+
+def charge_by_epsilon(folder: Path) -> None:
+    """Change the charge of the statistics to one of a mechanism that is known by its epsilon, also in the audit log."""
+    events, newest = '[{"type":"pure_dp","epsilon":0.5}]', audit.Head(0, audit.START)
+    with contextlib.closing(sqlite3.connect(folder / "domain.db")) as connection, connection:
+        of_job = "id = (SELECT curve_id FROM charges WHERE job_id = ?)"
+        connection.execute(f"UPDATE curves SET events = ? WHERE {of_job}", (events, STATISTICS))
+        for number, text in connection.execute("SELECT number, entry FROM audit_entries ORDER BY number").fetchall():
+            entry = json.loads(text)
+            if entry["action"] == "budget_reserved" and entry["data"]["job_id"] == STATISTICS:
+                entry["data"]["events"] = events
+            text = msgspec.json.encode(entry, order="deterministic").decode()
+            newest = audit.Head(number, hashlib.sha256(newest.hash.encode() + text.encode()).hexdigest())
+            connection.execute(
+                "UPDATE audit_entries SET entry = ?, hash = ? WHERE number = ?", (text, newest.hash, number)
+            )
+        connection.execute("UPDATE audit_head SET hash = ?", (newest.hash,))
+    (folder / audit.HEAD_FILE).write_bytes(msgspec.json.encode(newest))
+
+
+async def test_a_charge_that_is_known_by_its_epsilon_is_verified(settings: DomainSettings) -> None:
+    with zipfile.ZipFile(RECORDED) as archive:
+        archive.extractall(settings.data_dir)
+    charge_by_epsilon(settings.data_dir)
+    async with running(build_domain(settings)):
+        pass
+    assert_audit_log_holds(settings)
 
 
 async def assert_the_cycle_goes_on(web: httpx.AsyncClient, owner: dict[str, str]) -> None:

@@ -117,6 +117,22 @@ def decode_events(text: str | bytes) -> tuple[Event, ...]:
         raise InvalidInput(f"the privacy events cannot be read: {error}", code=codes.INVALID_EVENT) from error
 
 
+def replaced(event: Event) -> Event:
+    """Return the event for replaced units of one that was charged for added and removed ones, as in version 0.1.
+
+    A noise multiplier counts in contributions, so its curve follows. To replace a unit is to remove one and to add one,
+    so what is only known by its epsilon counts twice (group privacy).
+    """
+    match event:
+        case PureDp(epsilon=epsilon):
+            return PureDp(min(2 * epsilon, 1000.0))
+        case ApproximateDp(epsilon=epsilon, delta=delta):
+            doubled = min(0.999, delta * (1 + math.e ** min(epsilon, 50.0)))
+            return ApproximateDp(min(2 * epsilon, 1000.0), doubled)
+        case _:
+            return event
+
+
 def check_epsilon(epsilon: float) -> None:
     """Check that epsilon is a number from 1e-6 to 1000. Raises InvalidInput: ``invalid_epsilon``."""
     if not (_is_number(epsilon) and 1e-6 <= epsilon <= 1000.0):

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import sqlalchemy as sa
 
-from pygrid.privacy.events import decode_events
+from pygrid.privacy.events import decode_events, replaced
 from pygrid.privacy.ledger import ChargeState, Cost, cost_of
 from pygrid.storage import audit
 from pygrid.storage.budgets import grants, list_budgets, read_cap
@@ -86,7 +86,7 @@ def _find_altered_grant(connection: sa.Connection, logged: _Logged) -> str | Non
 
 
 def _find_altered_charge(connection: sa.Connection, logged: _Logged) -> str | None:
-    missing, costs = set(logged.charged), dict[str, Cost]()
+    missing, costs = set(logged.charged), dict[tuple[str, bool], Cost]()
     query = sa.select(charges, curves.c.events, curves.c.divergences)
     for row in connection.execute(query.join_from(charges, curves).order_by(charges.c.id)).mappings():
         job_id = row["job_id"]
@@ -100,11 +100,13 @@ def _find_altered_charge(connection: sa.Connection, logged: _Logged) -> str | No
         events = entry["events"]
         if row["events"] != events:
             return f"the charge of job {job_id} has other events in the log"
-        if events not in costs:
-            costs[events] = cost_of(decode_events(events))
-        if not np.allclose(np.frombuffer(row["divergences"], "<f8"), costs[events].curve, rtol=_ROUNDED, atol=0.0):
+        key = events, entry["is_repriced"]
+        if key not in costs:
+            found = decode_events(events)
+            costs[key] = cost_of(map(replaced, found) if entry["is_repriced"] else found)
+        if not np.allclose(np.frombuffer(row["divergences"], "<f8"), costs[key].curve, rtol=_ROUNDED, atol=0.0):
             return f"the curve of the charge of job {job_id} is not that of its events in the log"
-        for name, expected in _costs(logged, entry, costs[events]).items():
+        for name, expected in _costs(logged, entry, costs[key]).items():
             if not math.isclose(row[name], expected, rel_tol=_ROUNDED):
                 return f"the {name} of the charge of job {job_id} is {row[name]:g}, but {expected:g} by the log"
     return f"the charge of job {min(missing)} is in the log, but not in the database" if missing else None
@@ -138,13 +140,15 @@ def _replay(connection: sa.Connection) -> _Logged:
             elif entry.action == "budget_granted":
                 granted[data["dataset_id"], data["user_id"]] = data["cap"]
             elif entry.action == "budget_reserved":
-                charged[data["job_id"]] = {**data, "state": ChargeState.RESERVED.value}
+                charged[data["job_id"]] = {**data, "state": ChargeState.RESERVED.value, "is_repriced": False}
                 key = data["dataset_id"], data["user_id"]
                 if key not in granted and data["dataset_id"] in opened:
                     logged.defaults.setdefault(key, opened[data["dataset_id"]]["user_cap"])
             elif entry.action in _MOVED and data["job_id"] in charged:
                 charged[data["job_id"]]["state"] = _MOVED[entry.action]
             elif entry.action == "budgets_repriced":
+                for charge in charged.values():
+                    charge["is_repriced"] = True
                 for dataset_id, unit in data["units"].items():
                     if int(dataset_id) in opened:
                         opened[int(dataset_id)]["unit"] = unit

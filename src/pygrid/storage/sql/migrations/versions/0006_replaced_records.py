@@ -12,7 +12,7 @@ from typing import Any
 import sqlalchemy as sa
 from alembic import op
 
-from pygrid.privacy.events import ApproximateDp, Event, PureDp, decode_events
+from pygrid.privacy.events import decode_events, replaced
 from pygrid.privacy.ledger import Cost, cost_of
 from pygrid.storage import audit
 
@@ -61,7 +61,7 @@ def _reprice(connection: sa.Connection, tables: sa.MetaData) -> None:
     budgets, grants, charges, curves = (tables.tables[name] for name in ("budgets", "grants", "charges", "curves"))
     costs: dict[int, Cost] = {}
     for row in connection.execute(sa.select(curves.c.id, curves.c.events)).all():
-        costs[row.id] = cost_of(map(_replaced, decode_events(row.events)))
+        costs[row.id] = cost_of(map(replaced, decode_events(row.events)))
         divergences = costs[row.id].curve.astype("<f8").tobytes()
         connection.execute(curves.update().where(curves.c.id == row.id).values(divergences=divergences))
     orders = {row.dataset_id: row.order for row in connection.execute(sa.select(budgets)).all()}
@@ -88,17 +88,3 @@ def _reprice(connection: sa.Connection, tables: sa.MetaData) -> None:
     for (dataset_id, user_id), total in spent.items():
         where = (grants.c.dataset_id == dataset_id, grants.c.user_id == user_id)
         connection.execute(grants.update().where(*where).values(total))
-
-
-def _replaced(event: Event) -> Event:
-    """The event for replaced units. A noise multiplier counts in contributions, so its curve follows; to replace a unit
-    is to remove one and to add one, so what is only known by its epsilon counts twice (group privacy).
-    """
-    match event:
-        case PureDp(epsilon=epsilon):
-            return PureDp(min(2 * epsilon, 1000.0))
-        case ApproximateDp(epsilon=epsilon, delta=delta):
-            doubled = min(0.999, delta * (1 + 2.718281828459045 ** min(epsilon, 50.0)))
-            return ApproximateDp(min(2 * epsilon, 1000.0), doubled)
-        case _:
-            return event
