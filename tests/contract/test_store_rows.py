@@ -330,15 +330,30 @@ def test_an_assignment_is_stored_once_and_renewed(store: Rows) -> None:
     assignment = store.assigned(process_id, cycle, "client", "old")
     with pytest.raises(TAKEN):
         store(reports.put_assignment, cycle.id, "client", "another", NOW)
-    store(reports.renew_assignment, assignment, "new")
+    store(reports.renew_assignment, assignment, "new", NOW, None)
     assert store(reports.find_by_key, "old") is None
     found, of = store(reports.find_by_key, "new")
     assert (found.id, found.state, of.num_assigned) == (assignment.id, AssignmentState.ASSIGNED, 1)
     store(reports.expire_assignments, cycle.id)
     expired = store(reports.find_by_key, "new")[0]
     assert expired.state is AssignmentState.EXPIRED
-    store(reports.renew_assignment, expired, "newest")
+    store(reports.renew_assignment, expired, "newest", NOW, None)
     assert store(reports.find_by_key, "newest")[0].state is AssignmentState.ASSIGNED
+
+
+def test_a_request_that_is_answered_late_does_not_end_a_later_key(store: Rows) -> None:
+    process_id = store.process()
+    cycle = store.cycle(process_id)
+    assignment = store.assigned(process_id, cycle, "client", "first")
+    second = dt.timedelta(seconds=1)
+    assert store(reports.renew_assignment, assignment, "later", NOW + 3 * second, NOW + 2 * second) is not None
+    assert store(reports.renew_assignment, assignment, "late", NOW + 4 * second, NOW + second) is None
+    assert store(reports.find_by_key, "late") is None
+    assert store(reports.find_by_key, "later") is not None
+    # The clock was set back by an hour.
+    before = NOW - dt.timedelta(hours=1)
+    assert store(reports.renew_assignment, assignment, "in another hour", before, before) is not None
+    assert store(reports.renew_assignment, assignment, "in order", before - second, None) is not None
 
 
 def test_a_key_belongs_to_one_assignment(store: Rows) -> None:

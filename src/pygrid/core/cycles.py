@@ -104,6 +104,7 @@ class AdmissionRefusal:
 LEFT = AdmissionRefusal("training_finished", "this client has left the training", None)
 FINISHED = AdmissionRefusal("training_finished", "the training of this process has ended", None)
 PAUSED = AdmissionRefusal("process_paused", "the owner of this process has paused its training", 60)
+SUPERSEDED = AdmissionRefusal("resting", "a later request of this client was answered", 1)
 BETWEEN_CYCLES = AdmissionRefusal("between_cycles", "a cycle is being completed", 1)
 
 

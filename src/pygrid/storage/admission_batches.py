@@ -35,6 +35,8 @@ class Applicant:
     """Only a native client may renew an assignment whose key it lost."""
     obstacle: str = ""
     """Why the client could not train, although it would be admitted; empty if it can."""
+    asked_at: dt.datetime | None = None
+    """When the request came, if other replicas can answer requests of the client at the same time."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -199,7 +201,10 @@ class _AdmissionFold:
         if stored.own is None:
             own = reports.put_assignment(connection, cycle.id, client_id, item.key_hash, now)
         else:
-            own = reports.renew_assignment(connection, stored.own, item.key_hash)
+            renewed = reports.renew_assignment(connection, stored.own, item.key_hash, now, item.applicant.asked_at)
+            if renewed is None:
+                return rules.SUPERSEDED
+            own = renewed
         self.cycles[item.process_id] = after
         self.clients[client_id] = replace(stored, own=own)
         return Placed(own, after, outcome.is_opening)

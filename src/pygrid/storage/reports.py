@@ -237,10 +237,20 @@ def find_assignments(connection: sa.Connection, key_hashes: Sequence[str]) -> di
 _PUT_ASSIGNMENT = Prepared.insert(
     assignments, "cycle_id", "client_id", "state", "key_hash", "created_at", returning="id"
 )
+LONGEST_REQUEST = dt.timedelta(minutes=10)
+"""For which a request for admission can be held up, for example by a replica that is paused."""
 _RENEW_ASSIGNMENT = Prepared(
     assignments.update()
-    .where(assignments.c.id == sa.bindparam("assignment_id"))
-    .values(state=AssignmentState.ASSIGNED.value, key_hash=sa.bindparam("new_key_hash"))
+    .where(
+        assignments.c.id == sa.bindparam("assignment_id"),
+        ~assignments.c.created_at.between(sa.bindparam("after"), sa.bindparam("until")),
+    )
+    .values(
+        state=AssignmentState.ASSIGNED.value,
+        key_hash=sa.bindparam("new_key_hash"),
+        created_at=sa.bindparam("renewed_at"),
+    )
+    .returning(assignments.c.id)
 )
 _SET_ASSIGNED = Prepared(
     cycles.update().where(cycles.c.id == sa.bindparam("of_cycle")).values(num_assigned=sa.bindparam("new_count"))
@@ -263,9 +273,27 @@ def put_assignment(
     return Assignment(int(key[0]), cycle_id, client_id, state)
 
 
-def renew_assignment(connection: sa.Connection, assignment: Assignment, key_hash: str) -> Assignment:
-    """Set a new key for an assignment that has not reported. The caller counts one that had expired."""
-    _RENEW_ASSIGNMENT.run(connection, {"assignment_id": assignment.id, "new_key_hash": key_hash})
+def renew_assignment(
+    connection: sa.Connection,
+    assignment: Assignment,
+    key_hash: str,
+    now: dt.datetime,
+    asked_at: dt.datetime | None = None,
+) -> Assignment | None:
+    """Set a new key for an assignment that has not reported. The caller counts one that had expired.
+
+    Args:
+        asked_at: when the client asked for the key; None: its requests are answered in their order.
+    Returns:
+        None: a later request of the client got a key already, and nothing was changed. A replica that was paused or cut
+        off can be late with its answer, which nobody waits for.
+    """
+    after = asked_at or now
+    until = after + LONGEST_REQUEST if asked_at else after
+    values = {"assignment_id": assignment.id, "new_key_hash": key_hash, "renewed_at": now}
+    values |= {"after": after + dt.timedelta(microseconds=1), "until": until}
+    if _RENEW_ASSIGNMENT.run(connection, values) is None:
+        return None
     return replace(assignment, state=AssignmentState.ASSIGNED)
 
 

@@ -96,6 +96,8 @@ class Admissions:
         """
         loop = asyncio.get_running_loop()
         end = loop.time() + wait_s
+        if self._store.is_shared:
+            applicant = replace(applicant, asked_at=self._clock.now())
         gone: asyncio.Future[None] | None = None
         woken_by: asyncio.Future[None] | None = None
         try:
