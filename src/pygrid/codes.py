@@ -230,6 +230,7 @@ JOB_EXISTS = Code("job_exists", 409, "A job with this id is already assigned to 
 JOB_FAILED = Code("job_failed", (), "The job failed; for a private job no further reason is shown.")
 JOB_FILE_NOT_FOUND = Code("job_file_not_found", 404, "A file that belongs to the job is missing on this machine.")
 JOB_NOT_FOUND = Code("job_not_found", 404, "No such job exists, or the caller may not see it.")
+JOB_RESUMES = Code("job_resumes", 503, "The Domain has just started and continues the job in a moment; try again.")
 JOB_STATE = Code("job_state", 409, "The job is in a state that does not allow this change.")
 JOB_TOO_SLOW = Code("job_too_slow", 400, "The plan is too slow for the time that the job may take.")
 JSON_TOO_COMPLEX = Code("json_too_complex", 400, "The JSON is too deeply nested, or has too many values.")

@@ -35,6 +35,7 @@ from pygrid.features.jobs.federated import (
 )
 from pygrid.features.relay.domain import PipeServer
 from pygrid.features.workers.engines import build_engines
+from pygrid.features.workers.leases import LeaseRows
 from pygrid.legacy import DomainServices
 from pygrid.legacy import domain_feature as legacy_feature
 from pygrid.lifecycle import AppContext, BackgroundTask, Feature, Stopping, TaskRunner
@@ -177,7 +178,7 @@ def build_domain(
     serving = models.build(context.clock, store, settings)
     hosting = processes.build(context, store, writes, training.scheduler.watch, is_open=settings.legacy_open)
     wake_jobs = asyncio.Event()
-    leases = Leases()
+    leases = Leases(LeaseRows(context.database, store.signals, context.clock))
     leased = LeasedDriver(wake_jobs, leases)
     engines = build_engines(
         settings.pools, settings.address, leases, context.database, context.clock, context.timings.engines
@@ -194,7 +195,7 @@ def build_domain(
         hosting,
         datasets.build(context.clock, store, writes, settings),
         *_jobs_features(context, leased, engines.pools, wake_jobs, training.scheduler.watch),
-        workers.build(context, writes, leased, engines, allow_weak_sandbox=settings.allow_weak_sandbox),
+        workers.build(context, writes, leased, engines, store.signals, allow_weak_sandbox=settings.allow_weak_sandbox),
         serving,
         *_network_features(context),
         *_console_feature(context),

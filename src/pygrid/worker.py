@@ -3,6 +3,8 @@
     request ──> renew once ──> fetch files ──> run ──> send the result ──> request
                   └── every third of the lease: renew, and report progress; if refused, the job is ended
 
+While the Domain is away, the Worker goes on for `AWAY_S`: the next process of the Domain knows its lease.
+
 It listens on no port: it makes every connection itself. It runs several jobs at once in several such loops.
 
 A Worker that an engine started runs one job, and ends:
@@ -56,6 +58,8 @@ logger = logging.getLogger(__name__)
 T = TypeVar("T")
 
 WAIT_S = 20.0
+AWAY_S = 600.0
+"""Seconds for which a Worker goes on with its job while the Domain is away, and keeps its result."""
 _ANSWER_SLACK_S = 30.0
 _PROGRESS_S = 0.5
 """Shortest time between two renewals that report progress."""
@@ -100,7 +104,7 @@ class RemoteWorker:
     ) -> None:
         self._settings = settings or RemoteSettings()
         self._once = Api(transport, token=token, retries=NO_RETRIES)
-        self._patient = Api(transport, token=token, retries=RetryPolicy(max_delay_s=5.0))
+        self._patient = Api(transport, token=token, retries=RetryPolicy(max_delay_s=5.0, max_elapsed_s=AWAY_S))
         self._files = files
         self._wait_s = wait_s
         limits = LocalLimits(self._settings.num_jobs, self._settings.allow_weak_sandbox)
@@ -252,7 +256,6 @@ class _Held:
         self._api = api
         self._progress: Progress | None = None
         self._renewed_at = time.monotonic()
-        self._until = self._renewed_at + lease.expires_in_s
         self._pause_s = lease.expires_in_s / 3
 
     def report(self, progress: Progress) -> None:
@@ -270,7 +273,7 @@ class _Held:
                 path, Renewed, json=RenewRequest(progress), timeout_s=patience_s, idempotent=True
             )
         )
-        self._renewed_at, self._until = sent_at, sent_at + answer.expires_in_s
+        self._renewed_at = sent_at
         self._pause_s = answer.expires_in_s / 3
 
     async def give_back(self) -> None:
@@ -281,8 +284,8 @@ class _Held:
             await _in_thread(lambda: self._api.exchange(request, lambda answer: None))
 
     async def keep(self) -> None:
-        """Renew the lease until it is over: the Domain refuses, or its time is up."""
-        while time.monotonic() < self._until:
+        """Renew the lease until it is over: the Domain refuses, or is away for `AWAY_S`."""
+        while time.monotonic() < self._renewed_at + AWAY_S:
             await asyncio.sleep(min(self._pause_s, _PROGRESS_S))
             if self._progress is None and time.monotonic() < self._renewed_at + self._pause_s:
                 continue

@@ -1,7 +1,8 @@
 """The model of jobs: claims under leases, one budget, Workers here and elsewhere, results, takeovers, and people.
 
 approved ──claim, debit, start──> running ──begin──> a Worker works ──PUT result──> row: released | held
-lease over ──claim──> `take_over`: finish | wait | start again | fail
+running ──lease──> a Worker elsewhere ──the first renewal: begin──> ...
+lease over ──claim──> `take_over`: finish | wait | start again | put back | fail
 """
 
 from __future__ import annotations
@@ -84,13 +85,14 @@ class Jobs:
         # What is durable.
         num_jobs = 1 + int(draw() * 3)
         self.jobs = {number: JOBS[draw() < 0.6][number] for number in range(num_jobs)}
-        self.is_leased = {number: draw() > 0.7 for number in self.jobs}
+        self.is_leased = {number: draw() > 0.5 for number in self.jobs}
         """Whether the Worker of a job is on another machine."""
         self.leases: dict[int, FencedLease] = dict.fromkeys(self.jobs, FREE)
         self.begun: dict[int, bool] = {}
         self.charges: dict[int, ChargeState] = {}
         self.workers: dict[int, tuple[int, float, str | None]] = {}
-        """(fence, end of the lease, key of the result) of the Worker of a job that is on another machine."""
+        """(fence, end of the lease, key of the result) of the Worker of a job that is on another machine. While the job
+        has not begun, it is the lease of a Worker that has not renewed it."""
         self.results: dict[int, str] = {}
         self.objects: dict[str, str] = {}
         # What the checks know.
@@ -184,10 +186,11 @@ class Jobs:
             transaction.roll_back()
             return
         if not was_running:
-            if job.is_private and isinstance(self._check_budget(), Rejected):
+            has_charge = not job.is_private or number in self.charges
+            if not has_charge and isinstance(self._check_budget(), Rejected):
                 job = rules.fail(job, "budget_exhausted", "nothing was charged")
             else:
-                if job.is_private:
+                if not has_charge:
                     transaction.put(self.charges, number, partial(self._reserved, number))
                 job = rules.start(job)
         transaction.put(self.jobs, number, job)
@@ -231,28 +234,35 @@ class Jobs:
     # -- work ----------------------------------------------------------------------------------------------------------
 
     def begin(self, replica: Replica, number: int, fence: int, sent_s: float) -> Steps:
-        """Record that a Worker gets the job, then run it here or elsewhere."""
+        """Record that a Worker gets the job, and run it here; or lease it to one elsewhere, which begins later."""
         yield self.kernel.stall(20.0)
 
         def change(transaction: Transaction, job: JobRecord) -> bool:
-            transaction.put(self.begun, number, True)
-            if job.is_private:
-                transaction.put(self.charges, number, partial(_moved, ChargeState.RUNNING))
             if self.is_leased[number]:
                 transaction.put(self.workers, number, (fence, self.kernel.now + WORKER_S, None))
+            else:
+                self._record_begin(transaction, number, job)
             return True
 
         # If the answer is lost, no Worker gets the job: the lease ends, and the next holder decides.
         if not (yield from self._change(replica, number, fence, change, repeats=False)):
             return
-        self.num_begun[number] += 1
-        if self.jobs[number].is_private and self.num_begun[number] > 1:
-            raise Broken("a private job begins at most once", f"job {number}")
         if self.is_leased[number]:
             self.kernel.spawn(f"Worker {number}", self.work_elsewhere(number, fence))
             yield from self.follow_worker(replica, number, fence, sent_s)
         else:
+            self._count_begin(number)
             yield from self.work_here(replica, number, fence, sent_s)
+
+    def _record_begin(self, transaction: Transaction, number: int, job: JobRecord) -> None:
+        transaction.put(self.begun, number, True)
+        if job.is_private:
+            transaction.put(self.charges, number, partial(_moved, ChargeState.RUNNING))
+
+    def _count_begin(self, number: int) -> None:
+        self.num_begun[number] += 1
+        if self.jobs[number].is_private and self.num_begun[number] > 1:
+            raise Broken("a private job begins at most once", f"job {number}")
 
     def work_here(self, replica: Replica, number: int, fence: int, sent_s: float) -> Steps:
         """Work in this process, and store the result."""
@@ -405,19 +415,22 @@ class Jobs:
                 yield from self.end_lost(replica, number, fence, decision)
 
     def end_lost(self, replica: Replica, number: int, fence: int, decision: TakeOver) -> Steps:
-        """Start a lost job again, or end it."""
+        """Start a lost job again, or end it. The lease of its Worker ends in the same transaction."""
 
         def change(transaction: Transaction, job: JobRecord) -> bool:
-            worker = self.workers.get(number)
-            if worker is not None and (self.kernel.now < worker[1] or worker[2] is not None):
-                return False  # the Worker is back: the lease ends, and the next holder waits for it
+            worker, decided = self.workers.get(number), decision
+            if self.mutant is not Mutant.DECISION_BEFORE_LOCK:
+                if worker is not None and (self.kernel.now < worker[1] or worker[2] is not None):
+                    return False  # the Worker is back: the lease ends, and the next holder waits for it
+                decided = take_over(job, LeftBehind(False, self.begun.get(number, False)))
             if worker is not None:
                 transaction.put(self.workers, number, None)
-            if decision is TakeOver.START_AGAIN:
+            if decided is TakeOver.START_AGAIN:
                 self._end(transaction, number, rules.requeue(job), ChargeState.FAILED)
+            elif decided is TakeOver.PUT_BACK:
+                self._end(transaction, number, rules.put_back(job, "", "no Worker had begun"), ChargeState.FAILED)
             else:
-                charge = ChargeState.REFUNDED if decision is TakeOver.FAIL_UNCHARGED else ChargeState.FAILED
-                self._end(transaction, number, rules.fail(job, "lost", "the job was lost"), charge)
+                self._end(transaction, number, rules.fail(job, "lost", "the job was lost"), ChargeState.FAILED)
             return True
 
         if (yield from self._change(replica, number, fence, change)):
@@ -426,8 +439,12 @@ class Jobs:
     # -- Workers on other machines -------------------------------------------------------------------------------------
 
     def work_elsewhere(self, number: int, fence: int) -> Steps:
-        """A Worker that renews its own lease at any process, and brings the result to any."""
+        """A Worker that begins at any process, renews its own lease at any, and brings the result to any."""
         kernel = self.kernel
+        yield kernel.stall(40.0)
+        if not (yield from self._tell(number, fence, None)):
+            return
+        self._count_begin(number)
         for _ in range(int(kernel.draw() * 4)):
             yield kernel.now + WORKER_RENEW_S
             if kernel.chance(0.1):
@@ -439,8 +456,11 @@ class Jobs:
         yield from self._put_result(self._key(number, fence), content)
         yield from self._tell(number, fence, self._key(number, fence))
 
-    def _tell(self, number: int, fence: int, key: str | None) -> Steps:
-        """Renew the lease of a Worker, or report its result, at a process that lives, until it answers."""
+    def _tell(self, number: int, fence: int, key: str | None) -> Any:
+        """Renew the lease of a Worker, or report its result, at a process that lives, until it answers.
+
+        The first renewal records that the job begins, in the same transaction. Returns False if the lease is over.
+        """
         kernel = self.kernel
         while True:
             live = kernel.live
@@ -448,12 +468,18 @@ class Jobs:
                 yield kernel.now + 1.0
                 continue
             transaction = Transaction(kernel, live[int(kernel.draw() * len(live))])
-            while (waiting := transaction.lock((1, number))) is not None:
-                yield waiting
-            worker = self.workers.get(number)
-            if worker is None or worker[0] != fence:
+            for row in (AUDIT, (1, number)):
+                while (waiting := transaction.lock(row)) is not None:
+                    yield waiting
+            worker, job = self.workers.get(number), self.jobs[number]
+            is_mine = worker is not None and worker[0] == fence
+            if self.mutant is Mutant.BEGIN_WITHOUT_LEASE and not self.begun.get(number):
+                is_mine = True
+            if not is_mine or job.state is not JobState.RUNNING:
                 transaction.roll_back()
-                return  # the Worker is told that it has lost the job
+                return False
+            if not self.begun.get(number):
+                self._record_begin(transaction, number, job)
             transaction.put(self.workers, number, (fence, kernel.now + WORKER_S, key))
             yield
             try:
@@ -462,7 +488,7 @@ class Jobs:
                 yield kernel.now + 1.0
                 continue
             kernel.notify(self.topic)
-            return
+            return True
 
     def follow_worker(self, replica: Replica, number: int, fence: int, sent_s: float) -> Steps:
         """Hold a job until its Worker on another machine has brought the result, or is lost."""
@@ -475,7 +501,8 @@ class Jobs:
                 yield from self.finish(replica, number, fence, worker[2])
                 return
             if kernel.now >= worker[1]:
-                left = LeftBehind(has_result=False, has_begun=True)
+                left = LeftBehind(has_result=False, has_begun=self.begun.get(number, False))
+                yield kernel.stall(20.0)
                 yield from self.end_lost(replica, number, fence, take_over(self.jobs[number], left))
                 return
             yield self.topic, kernel.now + leases.RENEW_S

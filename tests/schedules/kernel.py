@@ -110,6 +110,7 @@ class Kernel:
         """Share of the steps that take long."""
         self._timers: list[tuple[float, int, Any, int]] = []
         self._num_timers = 0
+        self._spawned: list[Steps] = []
         self._time_at, self._time = 0.0, START
 
     # -- actors --------------------------------------------------------------------------------------------------------
@@ -117,8 +118,14 @@ class Kernel:
     def spawn(self, name: str, steps: Steps, replica: Replica | None = None) -> Actor:
         """Start an actor."""
         actor = Actor(name, steps, replica)
+        self._spawned.append(steps)
         self.wake(actor)
         return actor
+
+    def close(self) -> None:
+        """End all actors, also those of dead processes, so that the garbage collector finds none in the middle."""
+        for steps in self._spawned:
+            steps.close()
 
     def wake(self, actor: Actor) -> None:
         """Let a sleeping actor go on; later, if its process is paused; never, if it is dead."""

@@ -81,6 +81,8 @@ def play(draw: Draw, model: type[Model], mutant: Mutant | None = None, *, is_tra
         broken = error
     except Exception as error:
         broken = Broken("no step fails", f"{kernel.current.name}: {error!r}")
+    finally:
+        kernel.close()
     return Outcome(broken, tuple(kernel.trace or ()))
 
 

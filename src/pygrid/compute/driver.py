@@ -10,8 +10,17 @@ from pygrid.compute.results import OnProgress
 from pygrid.core.job_spec import JobResult, JobSpec
 from pygrid.errors import Unavailable
 
-Begin = Callable[[], Awaitable[bool]]
-"""Records that a Worker receives a job; False: the job was cancelled, so no Worker may begin it."""
+
+@dataclass(frozen=True)
+class Begin:
+    """How a driver records that a Worker receives a job."""
+
+    record: Callable[[str], Awaitable[bool]]
+    """Takes the hash of the id of the Worker's lease; empty for a Worker of this machine.
+
+    It returns False if the job was cancelled, or the lease is over, so no Worker may begin it."""
+    is_resumed: bool = False
+    """Whether a Worker of another machine has had the job since before this process started; it gets no other one."""
 
 
 class Driver(Protocol):
@@ -37,7 +46,7 @@ class Driver(Protocol):
 
         Args:
             pad: hold a private job until its planned time (`held_s`); not needed for a dry run on made-up data.
-            begin: called once, before a Worker receives the job. If it returns False, no Worker receives it.
+            begin: called once, before a Worker receives the job.
         Raises:
             InvalidInput: the specification is not valid; nothing ran.
             Conflict: a job of this id is queued or running.

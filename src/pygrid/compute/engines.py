@@ -7,8 +7,8 @@
 
 An engine only starts `pygrid worker --once`. That Worker proves with a start token that it is the one, and leases its
 job, like any Worker of another machine. The lease alone decides about the job: the word of an engine that a Worker has
-ended can only speed up a loss. Starts are rows of the database, so that a Domain that starts again ends the Workers of
-its last run.
+ended can only speed up a loss. Starts are rows of the database, so that a Domain that starts again waits for the
+Workers of its last run, and ends those whose jobs do not run.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ import msgspec
 from pygrid import codes
 from pygrid.compute.driver import Begin, NotStarted
 from pygrid.compute.leased import TRANSFER_S
-from pygrid.compute.leases import LeasedJob, Leases, Offer
+from pygrid.compute.leases import VANISHED, LeasedJob, Leases, Offer
 from pygrid.compute.pool_file import PoolConfig
 from pygrid.compute.results import OnProgress
 from pygrid.core.engine_starts import EngineStart, StartState
@@ -77,8 +77,14 @@ class Starts(Protocol):
     async def put(self, job_id: str, pool: str, token_hash: str) -> EngineStart:
         """Add a start."""
 
+    async def find(self, job_id: str) -> EngineStart | None:
+        """The start of a running job."""
+
     async def finish(self, start: EngineStart) -> None:
         """``starting, claimed -> ending``: its token and its Worker are refused from now on."""
+
+    async def finish_orphans(self) -> None:
+        """`finish` all starts whose jobs do not run."""
 
     async def close(self, start: EngineStart) -> None:
         """``ending -> ended``."""
@@ -147,12 +153,10 @@ class EngineDriver:
         self, spec: JobSpec, on_progress: OnProgress | None = None, *, pad: bool = True, begin: Begin | None = None
     ) -> JobResult:
         async with self._leases.open(self._limited(spec), on_progress, begin) as job:
-            return await self._run(job)
+            return await (self._resume(job) if job.is_resumed else self._run(job))
 
     async def close(self) -> None:
-        for running in self._running.values():
-            running.why = "the Domain is stopping"
-            self._leases.stop(running.job)
+        """Close connections. Workers go on, and the next process waits for them."""
         await self.launcher.close()
 
     def _limited(self, spec: JobSpec) -> JobSpec:
@@ -166,22 +170,49 @@ class EngineDriver:
 
     async def _run(self, job: LeasedJob) -> JobResult:
         token = new_secret()
-        start = await self._starts.put(job.spec.id, self.name, hash_secret(token))
-        running = self._running[start.number] = _Running(start, job)
-        is_clean = False
+        return await self._follow(
+            _Running(await self._starts.put(job.spec.id, self.name, hash_secret(token)), job), token
+        )
+
+    async def _resume(self, job: LeasedJob) -> JobResult:
+        start = await self._starts.find(job.spec.id)
+        if start is None or (start.state is StartState.CLAIMED and not job.leased.is_set()):
+            return VANISHED
+        running = _Running(start, job)
+        if start.state is StartState.CLAIMED:
+            running.claimed.set()
+        return await self._follow(running)
+
+    async def _follow(self, running: _Running, token: str = "") -> JobResult:
+        """Ask for a Worker with this token, unless it is empty, and return the result of the Worker.
+
+        Its start ends with its job, which `look` notices, so a Worker that brings its result has its credential until
+        the result is stored. The start of a lost Worker ends here.
+        """
+        start, job_id = running.start, running.job.spec.id
+        self._running[start.number] = running
         try:
-            try:
+            if token:
                 await self.launcher.start(start.handle, token)
-            except EngineError as error:
-                raise self._unavailable(str(error)) from error
             result = await self._wait(running)
-            if result is None:
-                raise self._unavailable(running.why)
-            self._num_failures = 0
-            is_clean = result.failure is None or result.failure.kind != "lost"
-            return await self._leases.check(job, result)
+        except asyncio.CancelledError:
+            await self._starts.finish_orphans()
+            if await self._starts.find(job_id) is None:  # else the Domain stops, and the Worker goes on
+                await self._end(start)
+            raise
+        except EngineError as error:
+            await self._end(start)
+            raise self._unavailable(str(error)) from error
         finally:
-            await self._end(start, is_clean=is_clean)
+            self._running.pop(start.number)
+        if result is None or (result.failure is not None and result.failure.kind == "lost"):
+            await self._end(start)
+        else:
+            self._clean.add(start.number)
+        if result is None:
+            raise self._unavailable(running.why)
+        self._num_failures = 0
+        return result
 
     async def _wait(self, running: _Running) -> JobResult | None:
         """Return the result of the Worker; None: it never began."""
@@ -194,15 +225,11 @@ class EngineDriver:
             claiming.cancel()
         if not (running.is_claimed or job.done.done()):
             running.give_up(f"it did not start a Worker within {start_s} s")
-        return await job.wait(self.config.wall_s + TRANSFER_S)
+        return await self._leases.wait(job, self.config.wall_s + TRANSFER_S)
 
-    async def _end(self, start: EngineStart, *, is_clean: bool) -> None:
-        """End a start. A Worker that brought its result ends by itself; others are cancelled, here or by `look`."""
-        self._running.pop(start.number, None)
+    async def _end(self, start: EngineStart) -> None:
+        """End the start of a lost Worker, which is cancelled, here or by `look`."""
         await self._starts.finish(start)
-        if is_clean:
-            self._clean.add(start.number)
-            return
         try:
             await self.launcher.cancel(start.handle)
         except EngineError as error:
@@ -219,15 +246,17 @@ class EngineDriver:
 
     # Its Workers
 
-    def assign(self, start: EngineStart) -> Offer | None:
+    def is_waiting(self, start: EngineStart) -> bool:
+        """Whether this process waits for the Worker of a start; after a start of the Domain, it soon does."""
+        return start.number in self._running
+
+    async def assign(self, start: EngineStart) -> Offer | None:
         """Lease the job of a start to the Worker that has used its token; None: the job is over."""
         running = self._running.get(start.number)
         if running is None or running.is_claimed or running.job.done.done():
             return None
         running.claimed.set()
-        lease = self._leases.assign(running.job, -start.number, self.name)
-        assert running.job.sent is not None
-        return Offer(lease.id, running.job.sent, running.job.files)
+        return await self._leases.assign(running.job, -start.number, self.name)
 
     def refuse(self, start: EngineStart, why: str) -> None:
         """Give up a start whose Worker must not have the job."""
@@ -250,7 +279,7 @@ class EngineDriver:
             if start.state is StartState.ENDING:
                 await self._clear(start, has_ended=has_ended)
             elif has_ended:
-                self._note_end(start)
+                await self._note_end(start)
 
     async def _clear(self, start: EngineStart, *, has_ended: bool) -> None:
         if has_ended:
@@ -262,12 +291,12 @@ class EngineDriver:
         else:
             await self.launcher.cancel(start.handle)
 
-    def _note_end(self, start: EngineStart) -> None:
+    async def _note_end(self, start: EngineStart) -> None:
         running = self._running.get(start.number)
-        if running is None:
+        if running is None or running.job.done.done():
             return
-        if running.job.lease is not None:
-            self._leases.lose(running.job.lease, "its engine ended the Worker")
+        if running.job.leased.is_set():
+            await self._leases.lose(running.job, "its engine ended the Worker")
         else:
             running.give_up("the Worker ended before it asked for its job; see the log of the engine")
 
@@ -289,23 +318,11 @@ class Engines:
         self.drivers = {driver.name: driver for driver in drivers}
         self._starts, self._timings = starts, timings
 
-    def assign(self, start: EngineStart) -> Offer | None:
-        """As `EngineDriver.assign`."""
-        driver = self.drivers.get(start.pool)
-        return None if driver is None else driver.assign(start)
-
-    def refuse(self, start: EngineStart, why: str) -> None:
-        """As `EngineDriver.refuse`."""
-        if (driver := self.drivers.get(start.pool)) is not None:
-            driver.refuse(start, why)
-
-    async def end_all(self) -> None:
-        """End the starts of the last run of this Domain: their jobs are over; called once, before the first request."""
-        for start in await self._starts.list_open():
-            await self._starts.finish(start)
-
     async def look_once(self) -> None:
         """Compare all open starts with their engines."""
+        if not await self._starts.list_open():
+            return
+        await self._starts.finish_orphans()
         by_pool: dict[str, list[EngineStart]] = {}
         for start in await self._starts.list_open():
             by_pool.setdefault(start.pool, []).append(start)

@@ -93,7 +93,7 @@ class LocalDriver:
         try:
             async with self._places:
                 await self.start()
-                if begin is not None and not await begin():
+                if begin is not None and not await begin.record(""):
                     return JobResult(Facts(), Failure("cancelled", "the job is not wanted any longer"))
                 return await self._run_now(spec, on_progress, pad)
         finally:

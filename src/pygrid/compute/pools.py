@@ -57,11 +57,16 @@ class Pool:
 
 
 class Slot:
-    """A place that a job holds until `release`, or for the length of an ``async with`` block."""
+    """A place that a job holds until `release`, or for the length of an ``async with`` block.
 
-    def __init__(self, pool: Pool, on_release: Callable[[bool], None]) -> None:
+    Args:
+        is_resumed: see `Begin`.
+    """
+
+    def __init__(self, pool: Pool, on_release: Callable[[bool], None], *, is_resumed: bool = False) -> None:
         self._pool = pool
         self._on_release = on_release
+        self.is_resumed = is_resumed
 
     @property
     def pool(self) -> str:
@@ -143,6 +148,12 @@ class Pools:
         """A place for a job with these needs, from the first pool that has one; None: there is none now."""
         self.grant()
         return self._take(needs)
+
+    def hold(self, name: str) -> Slot:
+        """A place in a pool for a job whose Worker has outlived an earlier process, also if none is free."""
+        pool = next(pool for pool in self._pools if pool.name == name)
+        pool.held += 1
+        return Slot(pool, self._release, is_resumed=True)
 
     async def acquire(self, needs: Needs) -> Slot:
         """Wait for a place for a job with these needs."""

@@ -21,12 +21,12 @@ class TakeOver(enum.Enum):
     FINISH = enum.auto()
     """Store the result that the earlier holder left."""
     WAIT = enum.auto()
-    """Wait for the Worker, which is on another machine and still at work."""
+    """Wait for the Worker on another machine, which has the job, or for which the job is about to start."""
     START_AGAIN = enum.auto()
+    PUT_BACK = enum.auto()
+    """Offer the job again, on its one charge: no Worker received it."""
     FAIL = enum.auto()
     """End the job. Its charge stands."""
-    FAIL_UNCHARGED = enum.auto()
-    """End the job and refund its charge: no Worker received it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,7 +38,7 @@ class LeftBehind:
     has_begun: bool
     """A Worker may have received the job."""
     is_worker_alive: bool = False
-    """A Worker on another machine renews its lease of this job."""
+    """A Worker on another machine holds a lease of this job, or an engine was asked to start one for it."""
 
 
 def take_over(job: JobRecord, left: LeftBehind) -> TakeOver:
@@ -52,4 +52,4 @@ def take_over(job: JobRecord, left: LeftBehind) -> TakeOver:
         return TakeOver.WAIT
     if may_run_again(job):
         return TakeOver.START_AGAIN
-    return TakeOver.FAIL_UNCHARGED if job.is_private and not left.has_begun else TakeOver.FAIL
+    return TakeOver.PUT_BACK if job.is_private and not left.has_begun else TakeOver.FAIL

@@ -3,6 +3,7 @@
     starting ──its Worker claims the job──> claimed ──> ending ──> ended
         └──no claim in time────────────────────────────────^
 
+A start is current until its job has ended or left the state ``running``: a Domain that starts again keeps its Worker.
 A start token claims one job once. Both secrets, the token and the one that the Worker gets for it, are stored hashed.
 `delete_old` deletes the rows of ended jobs.
 """
@@ -15,9 +16,11 @@ from typing import Any
 import sqlalchemy as sa
 
 from pygrid.core.engine_starts import EngineStart, StartState, handle_of
-from pygrid.core.jobs import ENDED
+from pygrid.core.job_pools import LEASED
+from pygrid.core.jobs import ENDED, JobState
 from pygrid.storage.jobs import jobs
 from pygrid.storage.sql.metadata import UtcDateTime, metadata
+from pygrid.storage.workers import end_leases, worker_leases
 
 engine_starts = sa.Table(
     "engine_starts",
@@ -39,6 +42,8 @@ engine_starts = sa.Table(
     sqlite_autoincrement=True,
 )
 
+_RUNNING = sa.select(jobs.c.id).where(jobs.c.state == JobState.RUNNING.value)
+_CURRENT = (StartState.STARTING.value, StartState.CLAIMED.value)
 _COLUMNS = [engine_starts.c[name] for name in ("number", "job_id", "fence", "pool", "handle", "state", "started_at")]
 
 
@@ -80,11 +85,40 @@ def find_claimed(connection: sa.Connection, secret_hash: str) -> EngineStart | N
     return None if row is None else _start(row)
 
 
+def find_current(connection: sa.Connection, job_id: str) -> EngineStart | None:
+    """The newest start of a job that is not over."""
+    where = (engine_starts.c.job_id == job_id, engine_starts.c.state.in_(_CURRENT))
+    row = connection.execute(sa.select(*_COLUMNS).where(*where).order_by(engine_starts.c.number.desc())).first()
+    return None if row is None else _start(row)
+
+
+def find_pool_at_work(connection: sa.Connection, job_id: str) -> str | None:
+    """The pool of the Worker that holds a running job, or that its engine was asked to start; None: there is none."""
+    of_job = worker_leases.c.job_id == job_id
+    worker_id = connection.execute(sa.select(worker_leases.c.worker_id).where(of_job)).scalar()
+    if worker_id is not None and worker_id >= 0:
+        return LEASED
+    start = find_current(connection, job_id)
+    has_lease = start is not None and worker_id == -start.number
+    return start.pool if start is not None and (has_lease or start.state is StartState.STARTING) else None
+
+
 def finish_start(connection: sa.Connection, number: int) -> None:
     """``starting, claimed -> ending``."""
-    states = (StartState.STARTING.value, StartState.CLAIMED.value)
-    where = (engine_starts.c.number == number, engine_starts.c.state.in_(states))
+    where = (engine_starts.c.number == number, engine_starts.c.state.in_(_CURRENT))
     connection.execute(engine_starts.update().where(*where).values(state=StartState.ENDING.value))
+
+
+def finish_orphans(connection: sa.Connection) -> None:
+    """``starting, claimed -> ending`` for all starts whose job does not run."""
+    where = (engine_starts.c.state.in_(_CURRENT), engine_starts.c.job_id.not_in(_RUNNING))
+    connection.execute(engine_starts.update().where(*where).values(state=StartState.ENDING.value))
+
+
+def end_orphans(connection: sa.Connection) -> None:
+    """`finish_orphans`, and end the leases of jobs that do not run and of trainings; called when a Domain starts."""
+    finish_orphans(connection)
+    end_leases(connection, worker_leases.c.job_id.not_in(_RUNNING))
 
 
 def close_start(connection: sa.Connection, number: int) -> None:

@@ -31,6 +31,7 @@ from pygrid.storage.datasets import dataset_versions, datasets
 from pygrid.storage.policies import allows_pool, list_allowed_pools
 from pygrid.storage.sql.database import instance_of
 from pygrid.storage.sql.metadata import UtcDateTime, metadata
+from pygrid.storage.workers import end_of_job
 
 jobs = sa.Table(
     "jobs",
@@ -135,7 +136,8 @@ def update_job(
     """Store a job that has made one transition since it was read; returns it as stored.
 
     Args:
-        lease_until: end of a new lease of this instance; None: nobody holds the job after this.
+        lease_until: end of a new lease of this instance; None: nobody holds the job after this, and its Worker on
+            another machine has lost it.
     Raises:
         Conflict: ``job_decided``: it has made another transition; nothing was changed.
     """
@@ -146,6 +148,8 @@ def update_job(
     fence = connection.execute(statement.values({**_values(job), **lease}).returning(jobs.c.lease_fence)).scalar()
     if fence is None:
         raise Conflict("the job has changed since it was read; load it again", code=codes.JOB_DECIDED)
+    if lease_until is None:
+        end_of_job(connection, job.id)
     return replace(job, lease_fence=fence)
 
 

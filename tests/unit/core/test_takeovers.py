@@ -54,4 +54,4 @@ def test_a_non_private_job_starts_once_more(has_begun):
 
 def test_a_private_job_never_starts_twice():
     assert take_over(PRIVATE, LeftBehind(False, has_begun=True)) is TakeOver.FAIL
-    assert take_over(PRIVATE, LeftBehind(False, has_begun=False)) is TakeOver.FAIL_UNCHARGED
+    assert take_over(PRIVATE, LeftBehind(False, has_begun=False)) is TakeOver.PUT_BACK

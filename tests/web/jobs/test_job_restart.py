@@ -17,7 +17,7 @@ import pytest
 import sqlalchemy as sa
 
 from pygrid.core.jobs import JobRecord
-from pygrid.domain import build_domain
+from pygrid.domain import DomainTimings, build_domain
 from pygrid.features.jobs.running.dry_run import DryRun
 from pygrid.features.jobs.running.queue import JobQueue
 from pygrid.features.jobs.running.results import Results
@@ -41,9 +41,9 @@ LONG_PRIVATE: dict[str, Any] = {"epochs": 1500, "batch_size": 10, "privacy": {"e
 
 
 @asynccontextmanager
-async def again(settings: DomainSettings) -> AsyncIterator[Site]:
+async def again(settings: DomainSettings, timings: DomainTimings | None = None) -> AsyncIterator[Site]:
     """The same Domain, once more, with the same people."""
-    app = build_domain(settings)
+    app = build_domain(settings, timings=timings)
     async with running(app) as web:
         people = People(web)
         names = ("owner", "scientist", "officer", "stranger")

@@ -61,7 +61,7 @@ class Machine:
 
     async def until_asking(self) -> None:
         """Until a question of this Worker waits for a job."""
-        await eventually(lambda: driver(self.site).count(self.id)[0] > 0)
+        await eventually(lambda: driver(self.site).count_waiting(self.id) > 0)
 
     async def take(self, submit: Any) -> tuple[dict[str, Any], dict[str, Any]]:
         """Wait for a job, and have one submitted: its lease, and itself."""

@@ -11,6 +11,7 @@ from pygrid.features.workers.service import WorkersService
 from pygrid.lifecycle import AppContext, BackgroundTask, Feature
 from pygrid.storage import engine_starts
 from pygrid.storage.audit import AuditedWrites
+from pygrid.storage.signals import Signals
 
 DELETE_EVERY_S = 3600.0
 KEEP_STARTS = dt.timedelta(days=30)
@@ -18,7 +19,13 @@ KEEP_STARTS = dt.timedelta(days=30)
 
 
 def build(
-    app: AppContext, writes: AuditedWrites, driver: LeasedDriver, engines: EnginePools, *, allow_weak_sandbox: bool
+    app: AppContext,
+    writes: AuditedWrites,
+    driver: LeasedDriver,
+    engines: EnginePools,
+    signals: Signals,
+    *,
+    allow_weak_sandbox: bool,
 ) -> Feature:
     """Build the feature.
 
@@ -26,16 +33,23 @@ def build(
         driver: has the jobs that Workers of other machines lease.
         engines: of `build_engines`.
     """
-    workers = WorkersService(engines.database, writes, driver, engines.all, app.clock, app.stopping, allow_weak_sandbox)
+    database = engines.database
+    workers = WorkersService(
+        database, writes, driver, engines.all, app.clock, app.stopping, signals, allow_weak_sandbox
+    )
+
+    async def end_orphans() -> None:
+        # The jobs that nobody works at have ended by now.
+        await database.write(engine_starts.end_orphans)
 
     async def delete_old() -> None:
         before = app.clock.now() - KEEP_STARTS
-        await engines.database.write(lambda connection: engine_starts.delete_old(connection, before))
+        await database.write(lambda connection: engine_starts.delete_old(connection, before))
 
     tasks = (BackgroundTask("look-at-engines", engines.all.run),) if engines.pools else ()
     return Feature(
         services=(workers, engines.all),
         routes=(router,),
         tasks=(*tasks, BackgroundTask.every(DELETE_EVERY_S, "delete-engine-starts", delete_old)),
-        start=engines.all.end_all,
+        start=end_orphans,
     )

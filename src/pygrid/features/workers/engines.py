@@ -29,6 +29,12 @@ class StartRows:
         now = self.clock.now()
         return await self.database.write(lambda connection: rows.put_start(connection, job_id, pool, token_hash, now))
 
+    async def find(self, job_id: str) -> EngineStart | None:
+        return await self.database.read(lambda connection: rows.find_current(connection, job_id))
+
+    async def finish_orphans(self) -> None:
+        await self.database.write(rows.finish_orphans)
+
     async def finish(self, start: EngineStart) -> None:
         await self.database.write(lambda connection: rows.finish_start(connection, start.number))
 

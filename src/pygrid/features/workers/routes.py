@@ -70,13 +70,15 @@ async def lease_job(request: AppRequest, state: State, data: JSONBody[messages.L
     return await service(state, WorkersService).lease(worker, data, partial(wait_until_gone, request))
 
 
-@post("/workers/claim", status_code=200, responses=describe_problems(400, 401, 403, 410, 413))
+@post("/workers/claim", status_code=200, responses=describe_problems(400, 401, 403, 410, 413, 503))
 async def claim_job(request: AppRequest, state: State, data: JSONBody[messages.ClaimRequest]) -> messages.ClaimAnswer:
     """Lease the job of a start token, once; the answer has the credential for all requests under the lease."""
     return await service(state, WorkersService).claim(find_bearer(request), data)
 
 
-@post("/workers/leases/{lease_id:str}/renew", status_code=200, responses=describe_problems(400, 401, 410, 413))
+@post(
+    "/workers/leases/{lease_id:str}/renew", status_code=200, responses=describe_problems(400, 401, 409, 410, 413, 503)
+)
 async def renew_lease(
     request: AppRequest, state: State, lease_id: HexId, data: JSONBody[messages.RenewRequest]
 ) -> messages.Renewed:
@@ -86,13 +88,13 @@ async def renew_lease(
 
 @get(
     "/workers/leases/{lease_id:str}/files/{file_hash:str}",
-    responses={**describe_blob(), **describe_problems(400, 401, 404, 409, 410)},
+    responses={**describe_blob(), **describe_problems(400, 401, 404, 409, 410, 503)},
 )
 async def download_leased_file(
     request: AppRequest, state: State, lease_id: HexId, file_hash: FileHash
 ) -> Response[Any]:
     """Download a file that the leased job needs."""
-    path = service(state, WorkersService).find_file(await _holder(request, state), lease_id, file_hash)
+    path = await service(state, WorkersService).find_file(await _holder(request, state), lease_id, file_hash)
     return await BlobResponses(_OneFile(path)).respond(request, file_hash)
 
 
@@ -100,20 +102,20 @@ async def download_leased_file(
     "/workers/leases/{lease_id:str}/result",
     status_code=200,
     request_max_body_size=None,
-    responses=describe_problems(400, 401, 408, 409, 410, 413),
+    responses=describe_problems(400, 401, 408, 409, 410, 413, 503),
 )
 async def finish_lease(request: AppRequest, state: State, lease_id: HexId) -> messages.ResultTaken:
     """Finish a job: the body has two frames, the outcome and the result (`pygrid.core.job_spec`)."""
     worker = await _holder(request, state)
     workers = service(state, WorkersService)
-    pieces = [piece async for piece in stream_body(request, workers.max_answer_bytes(worker, lease_id))]
-    return workers.finish(worker, lease_id, b"".join(pieces))
+    pieces = [piece async for piece in stream_body(request, await workers.max_answer_bytes(worker, lease_id))]
+    return await workers.finish(worker, lease_id, b"".join(pieces))
 
 
 @delete("/workers/leases/{lease_id:str}", status_code=200, responses=describe_problems(400, 401, 410))
 async def give_lease_back(request: AppRequest, state: State, lease_id: HexId) -> messages.LeaseGivenBack:
     """Return a job, because this Worker stops: a non-private job runs again elsewhere, a private one has failed."""
-    return service(state, WorkersService).give_back(await _holder(request, state), lease_id)
+    return await service(state, WorkersService).give_back(await _holder(request, state), lease_id)
 
 
 class _OneFile:

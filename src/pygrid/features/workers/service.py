@@ -16,9 +16,10 @@ from pygrid import codes
 from pygrid.clock import Clock
 from pygrid.compute.engines import Engines
 from pygrid.compute.leased import LeasedDriver, OnDisconnect
-from pygrid.compute.leases import Offer
+from pygrid.compute.leases import Offer, job_resumes
 from pygrid.core.access import Permission, Principal, require
 from pygrid.core.job_spec import MAX_MESSAGE_BYTES, OUTCOME, RESULT, Outcome, Progress
+from pygrid.core.worker_leases import WorkerLease
 from pygrid.errors import Forbidden, Gone, InvalidConfig, InvalidInput, Unauthenticated
 from pygrid.ids import hash_secret, new_secret
 from pygrid.lifecycle import Stopping
@@ -29,8 +30,9 @@ from pygrid.storage import engine_starts as starts
 from pygrid.storage import workers as rows
 from pygrid.storage.audit import AuditedWrites
 from pygrid.storage.idempotency import once
+from pygrid.storage.signals import Signals, job_topic, wait_for_any
 from pygrid.storage.sql.database import Database
-from pygrid.storage.workers import Worker
+from pygrid.storage.workers import Worker, count_leases, end_leases, worker_leases
 
 logger = logging.getLogger(__name__)
 
@@ -38,6 +40,8 @@ T = TypeVar("T")
 
 MAX_NAME = 100
 _FRAMES_BYTES = 2 * FRAME_HEADER_BYTES
+_LOOK_S = 0.5
+"""Longest time between two looks whether the end of a job is stored, if a signal came before the wait for it."""
 
 
 @dataclass(frozen=True)
@@ -56,6 +60,7 @@ class WorkersService:
     engines: Engines
     clock: Clock
     stopping: Stopping
+    signals: Signals
     allow_weak_sandbox: bool = False
 
     # For people
@@ -87,10 +92,17 @@ class WorkersService:
     async def list_workers(self, principal: Principal) -> list[messages.WorkerInfo]:
         """Return all authorized Workers, oldest first."""
         require(principal, Permission.MANAGE_INFRASTRUCTURE)
-        found = await self.database.read(rows.list_workers)
+        found, held = await self.database.read(
+            lambda connection: (rows.list_workers(connection), count_leases(connection))
+        )
         return [
             messages.WorkerInfo(
-                worker.id, worker.name, worker.created_at, worker.last_seen_at, *self.driver.count(worker.id)
+                worker.id,
+                worker.name,
+                worker.created_at,
+                worker.last_seen_at,
+                self.driver.count_waiting(worker.id),
+                held.get(worker.id, 0),
             )
             for worker in found
         ]
@@ -99,13 +111,13 @@ class WorkersService:
         """Revoke a Worker's authorization and end its leases. Raises NotFound: ``worker_not_found``."""
         require(principal, Permission.MANAGE_INFRASTRUCTURE)
 
-        def transaction(connection: sa.Connection) -> None:
+        def transaction(connection: sa.Connection) -> list[WorkerLease]:
             rows.release_worker(connection, worker_id)
             data = {"worker_id": worker_id}
             audit.append(connection, "worker_revoked", data, actor=principal.user_id, now=self.clock.now())
+            return end_leases(connection, worker_leases.c.worker_id == worker_id)
 
-        await self.writes.write(transaction)
-        self.driver.drop_worker(worker_id)
+        self.driver.drop_worker(worker_id, await self.writes.write(transaction))
 
     # For Workers
 
@@ -147,6 +159,7 @@ class WorkersService:
         Raises:
             Unauthenticated: ``worker_token_missing``. Gone: ``start_token_used``.
             Forbidden: ``sandbox_unavailable``: the Worker's machine cannot sandbox a plan, and gets no job.
+            Unavailable: ``job_resumes``: the Domain has just started; the token was not used.
         """
         if token is None:
             raise Unauthenticated(
@@ -154,21 +167,21 @@ class WorkersService:
             )
         token_hash, secret = hash_secret(token), new_secret()
         waiting = await self.database.look_up(lambda connection: starts.find_starting(connection, token_hash))
-        if waiting is not None:
+        driver = None if waiting is None else self.engines.drivers.get(waiting.pool)
+        if waiting is not None and driver is not None:
             try:
                 self._check_sandbox(request.layers, is_sound=request.is_sound)
             except Forbidden as error:
-                self.engines.refuse(waiting, error.detail)
+                driver.refuse(waiting, error.detail)
                 raise
-        start = await self.database.write(
-            lambda connection: starts.claim_start(connection, token_hash, hash_secret(secret))
-        )
-        offer = None if start is None else self.engines.assign(start)
-        if offer is None:
-            raise Gone(
-                "this start token was used, has expired, or is of a job that is over", code=codes.START_TOKEN_USED
+            if not driver.is_waiting(waiting):
+                raise job_resumes()
+            start = await self.database.write(
+                lambda connection: starts.claim_start(connection, token_hash, hash_secret(secret))
             )
-        return messages.ClaimAnswer(await self._describe(offer), secret)
+            if start is not None and (offer := await driver.assign(start)) is not None:
+                return messages.ClaimAnswer(await self._describe(offer), secret)
+        raise Gone("this start token was used, has expired, or is of a job that is over", code=codes.START_TOKEN_USED)
 
     def _check_sandbox(self, layers: Sequence[str], *, is_sound: bool) -> None:
         if not (is_sound or self.allow_weak_sandbox):
@@ -218,31 +231,39 @@ class WorkersService:
         await self.driver.leases.renew(worker.id, lease_id, progress)
         return messages.Renewed(self.driver.leases.lease_s)
 
-    def give_back(self, worker: LeaseHolder, lease_id: str) -> messages.LeaseGivenBack:
+    async def give_back(self, worker: LeaseHolder, lease_id: str) -> messages.LeaseGivenBack:
         """End the lease of a stopping Worker. Raises Gone: ``lease_over``."""
-        self.driver.leases.give_back(worker.id, lease_id)
+        await self.driver.leases.give_back(worker.id, lease_id)
         return messages.LeaseGivenBack(lease_id)
 
-    def find_file(self, worker: LeaseHolder, lease_id: str, name: str) -> Path:
+    async def find_file(self, worker: LeaseHolder, lease_id: str, name: str) -> Path:
         """Return the path of a file that the leased job needs.
 
         Raises:
-            Gone, NotFound, Conflict: as `Leases.find_file`.
+            Gone, NotFound, Conflict, Unavailable: as `Leases.find_file`.
         """
-        return self.driver.leases.find_file(worker.id, lease_id, name)
+        return await self.driver.leases.find_file(worker.id, lease_id, name)
 
-    def max_answer_bytes(self, worker: LeaseHolder, lease_id: str) -> int:
-        """Return the largest body that `finish` takes. Raises Gone: ``lease_over``."""
-        return self.driver.leases.max_result_bytes(worker.id, lease_id) + MAX_MESSAGE_BYTES + _FRAMES_BYTES
+    async def max_answer_bytes(self, worker: LeaseHolder, lease_id: str) -> int:
+        """Return the largest body that `finish` takes. Raises as `Leases.find_file`."""
+        most = await self.driver.leases.max_result_bytes(worker.id, lease_id)
+        return most + MAX_MESSAGE_BYTES + _FRAMES_BYTES
 
-    def finish(self, worker: LeaseHolder, lease_id: str, data: bytes) -> messages.ResultTaken:
+    async def finish(self, worker: LeaseHolder, lease_id: str, data: bytes) -> messages.ResultTaken:
         """Take the end of a job: the outcome, and the result of a successful job, each in a frame.
+
+        It returns when the end of the job is stored, because until then the Worker may have to send it again.
 
         Raises:
             Gone: ``lease_over``; nothing was stored. InvalidInput: ``invalid_result``. PayloadTooLarge.
+            Unavailable: ``job_resumes``: send it again.
         """
-        outcome, payload = _read_end(data)
-        self.driver.leases.finish(worker.id, lease_id, outcome, payload)
+        leases, (outcome, payload) = self.driver.leases, _read_end(data)
+        await leases.finish(worker.id, lease_id, outcome, payload)
+        while (job_id := await leases.find_job_id(worker.id, lease_id)) is not None:
+            if self.stopping.is_set():
+                raise job_resumes()
+            await wait_for_any([self.signals.next(job_topic(job_id))], _LOOK_S)
         return messages.ResultTaken(lease_id)
 
 

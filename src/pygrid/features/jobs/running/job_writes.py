@@ -19,6 +19,7 @@ from pygrid.storage.audit import AuditedWrites
 from pygrid.storage.job_files import JobFiles
 from pygrid.storage.signals import Signals, notify_job
 from pygrid.storage.sql.database import Database
+from pygrid.storage.workers import begin_lease
 
 logger = logging.getLogger(__name__)
 
@@ -63,16 +64,20 @@ class JobWrites:
             self.announce(moved)
         return moved
 
-    async def begin(self, job: JobRecord) -> bool:
+    async def begin(self, job: JobRecord, lease: str = "") -> bool:
         """Record that a Worker receives a running job: from here on its charge stands, with any outcome.
 
+        Args:
+            lease: hash of the id of the lease of a Worker on another machine.
         Returns:
-            False if the job is not running now, or it runs under another lease. The record is durable before this
-            returns.
+            False if the job is not running now, or it runs under another lease, or the Worker has none. The record is
+            durable before this returns.
         """
 
         def transaction(connection: sa.Connection) -> bool:
             if not _may_move(connection, job, rows.get_job(connection, job.id, lock=True)):
+                return False
+            if lease and not begin_lease(connection, lease):
                 return False
             if job.is_private:
                 charges.move_charge(connection, job.id, ChargeState.RUNNING, self._clock.now())

@@ -17,6 +17,7 @@ from pygrid.privacy.ledger import BudgetRefusal, ChargeState, Rejected
 from pygrid.storage import charges
 from pygrid.storage import jobs as rows
 from pygrid.storage.audit import AuditedWrites
+from pygrid.storage.engine_starts import find_pool_at_work
 from pygrid.storage.sql.database import Database
 
 LEASE_S = 60.0
@@ -79,6 +80,10 @@ class JobQueue:
         if taken is not None:
             self._fences[taken.id] = taken.lease_fence
         return taken
+
+    async def find_pool_at_work(self, job: JobRecord) -> str | None:
+        """Return the pool of the Worker on another machine that has a running job, or that is about to start for it."""
+        return await self._database.read(lambda connection: find_pool_at_work(connection, job.id))
 
     async def keep_leases(self, job_ids: Collection[str]) -> set[str]:
         """Extend the leases of the jobs that run here by `LEASE_S`.

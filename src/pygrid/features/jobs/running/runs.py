@@ -11,7 +11,7 @@ from pathlib import Path
 
 import msgspec
 
-from pygrid.compute.driver import NotStarted
+from pygrid.compute.driver import Begin, NotStarted
 from pygrid.compute.pools import Needs, Pools, Slot
 from pygrid.core import jobs as rules
 from pygrid.core.federated import Train
@@ -77,7 +77,10 @@ class JobRuns:
         on_progress = None if job.is_private else self._watch(job)
         allowed = await self._specs.find_pools(job)
         return await slot.run(
-            spec, on_progress, begin=lambda: self._job_writes.begin(job), may_fall_back=LOCAL in allowed
+            spec,
+            on_progress,
+            begin=Begin(functools.partial(self._job_writes.begin, job), slot.is_resumed),
+            may_fall_back=LOCAL in allowed,
         )
 
     async def _put_back(self, job: JobRecord, error: NotStarted) -> None:
@@ -106,18 +109,23 @@ class JobRuns:
 
         return on_progress
 
-    async def end_lost(self, job: JobRecord) -> None:
-        """End a job that ran at the stop of the Domain: release its result, requeue a non-private job, or fail it."""
-        logger.warning("job was interrupted", extra={"job_id": job.id})
+    async def end_lost(self, job: JobRecord, *, is_worker_alive: bool) -> bool:
+        """End a job that ran at the stop of the Domain, or put it back; False: its Worker goes on."""
         if await self._results.finish(job):
-            return
+            return True
         has_begun = await self._may_have_begun(job)
-        decision = take_over(job, LeftBehind(has_result=False, has_begun=has_begun))
+        decision = take_over(job, LeftBehind(False, has_begun, is_worker_alive))
+        if decision is TakeOver.WAIT:
+            return False
+        logger.warning("job was interrupted", extra={"job_id": job.id})
         if decision is TakeOver.START_AGAIN:
             await self._job_writes.move(job, lambda now: (rules.requeue(now), "job_requeued"))
+        elif decision is TakeOver.PUT_BACK:
+            why = "the Domain stopped before a Worker received the job; it starts again"
+            await self._job_writes.move(job, lambda now: (rules.put_back(now, "", why), "job_put_back"))
         else:
-            lost = Failure("lost", "the Domain stopped while the job ran")
-            await self._results.fail(job, lost, None, has_begun=decision is TakeOver.FAIL)
+            await self._results.fail(job, Failure("lost", "the Domain stopped while the job ran"), None)
+        return True
 
 
 class JobTrainer:

@@ -4,8 +4,8 @@
     approved --queue.py: debit and start in one transaction--> running --runs.py, results.py--> released | held | failed
                                                                        --../federated--> released | failed
 
-A private job is started once. Its charge is debited before its Worker starts, and stands with any outcome. A restart
-can only release a result that was stored before.
+A private job begins once. Its charge is debited before its Worker starts, and stands with any outcome after that. After
+a restart, the Domain waits for Workers of other machines, which go on, and releases results that were stored before.
 """
 
 from __future__ import annotations
@@ -54,7 +54,7 @@ class JobScheduler:
         self._metrics = metrics
 
     async def recover(self) -> None:
-        """Resume the jobs of the last run; called once, before the first request."""
+        """End the jobs of the last run that nobody works at; called once, before the first request."""
         await self._queue.recover()
         for job in await self._queue.list_running():
             taken = await self._queue.acquire(job, is_start=True)
@@ -67,8 +67,7 @@ class JobScheduler:
         wake = self._control.wake
         try:
             for job in await self._queue.list_running():
-                if job.is_federated:
-                    self._federated.begin(job)
+                await self._resume(job)
             while True:
                 wake.clear()
                 try:
@@ -85,13 +84,25 @@ class JobScheduler:
             await self._tasks.close()
             await self._federated.close()
 
-    async def _end_lost(self, job: JobRecord) -> None:
+    async def _resume(self, job: JobRecord) -> None:
+        """Continue or end a running job that another process has left."""
+        if job.is_federated:
+            self._federated.begin(job)
+        elif (pool := await self._end_lost(job)) is not None:
+            slot = self._pools.hold(pool)
+            self._tasks.run(job, slot, self._control.runs.run(job, slot))
+
+    async def _end_lost(self, job: JobRecord) -> str | None:
+        """End a job that nobody works at; returns the pool of the Worker that does."""
         try:
-            await self._control.runs.end_lost(job)
+            pool = await self._queue.find_pool_at_work(job)
+            is_worker_alive = pool in self._pools.names
+            return None if await self._control.runs.end_lost(job, is_worker_alive=is_worker_alive) else pool
         except Exception:
             # A job that cannot be ended, for example because its charge is in a wrong state, does not block the others.
             self._metrics.task_failures.labels("end-lost-job").inc()
             logger.exception("lost job not ended", extra={"job_id": job.id})
+            return None
 
     async def _tick(self) -> float:
         """Do everything that is due now; returns the longest time to wait until the next look."""
@@ -102,12 +113,8 @@ class JobScheduler:
             self._federated.stop(job_id)
         for job in await self._queue.list_lost():
             taken = await self._queue.acquire(job)
-            if taken is None:
-                continue
-            if taken.is_federated:
-                self._federated.begin(taken)
-            else:
-                await self._end_lost(taken)
+            if taken is not None:
+                await self._resume(taken)
         self._pools.grant()
         if self._stopping.is_draining:
             return LOOK_S  # jobs that run get the time of the drain to end
