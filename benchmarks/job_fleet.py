@@ -65,10 +65,10 @@ class JobFleet:
         self.exact: list[str] = []
         self.states: Counter[str] = Counter()
 
-    async def prepare(self) -> None:
+    async def prepare(self, **policy: Any) -> None:
         """Upload the dataset, and make the account of the scientist."""
         self.dataset = await self._owner.upload()
-        await self._owner.set_policy(self.dataset, **POLICY)
+        await self._owner.set_policy(self.dataset, **POLICY | policy)
         self._scientist = await People(self._web).with_role(1, self._owner.headers, "scientist@example.org")
 
     async def submit(self, *, is_private: bool, **changes: Any) -> str:

@@ -134,6 +134,25 @@ def test_an_exact_job_whose_worker_is_killed_runs_once_more_and_a_private_one_fa
     assert actions.count("job_started") == 1
 
 
+def test_workers_of_engines_keep_their_jobs_when_the_domain_is_killed(there: Everywhere) -> None:
+    site = there.site
+    pools = ("hpc", "ray", "cluster")
+    jobs = [site.submit(**LONG | {"epochs": 150, "batch_size": 10, "privacy": TERMS}, pool=pool) for pool in pools]
+    for job_id in jobs:
+        eventually_blocking(lambda: any(one.action == "charge_running" for one in site.audited(job_id)), 120)  # noqa: B023
+    assert [site.job(job_id)["state"] for job_id in jobs] == ["running"] * 3, "too short for this test"
+    site.kill_and_start()
+    for pool, job_id in zip(pools, jobs, strict=True):
+        done = site.wait_state(job_id, "released", "failed", seconds=300)
+        assert (done["state"], done["facts"]["worker"]) == ("released", pool), done
+        actions = [entry.action for entry in site.audited(job_id)]
+        for action in ("budget_reserved", "job_started", "charge_running", "charge_released", "job_released"):
+            assert actions.count(action) == 1, actions
+    eventually_blocking(lambda: not site.open_starts(), 60)
+    eventually_blocking(lambda: there.squeue(f"pygrid-{jobs[0]}-1") in ("COMPLETED", ""), 60)
+    assert worker_of(f"pygrid-{jobs[0]}-2") is None
+
+
 def test_a_job_whose_engine_is_away_stays_approved(there: Everywhere) -> None:
     site, before = there.site, there.site.spent()
     job_id = site.submit(**COUNT, privacy=TERMS, pool="away")

@@ -1,7 +1,8 @@
 """A Domain and a Worker of another machine as two processes, and what goes wrong between them.
 
 Should happen: jobs on datasets that allow it run there, exact ones with progress; an exact job whose Worker is killed
-runs on the Domain's machine; a private one fails and stays charged; a Worker that is let in no more ends.
+runs on the Domain's machine; a private one fails and stays charged; a Worker that is let in no more ends; a Worker goes
+on with its jobs when the Domain is killed or stopped, and starts again.
 Should not happen: a job of another dataset that leaves the machine; files of jobs that stay longer than they may.
 """
 
@@ -21,6 +22,8 @@ import psutil
 import pytest
 from test_job_crash import BINDING, COUNT, DATASETS, JOBS, LONG, POLICY, TERMS, Site
 
+from pygrid.storage import audit
+from pygrid.storage.sql.database import Database
 from pygrid.tensors import decode, encode
 from support.eventually import eventually_blocking
 from support.plans.handmade import logistic_data
@@ -97,6 +100,15 @@ class Running:
 
     def finished(self, job_id: str) -> dict[str, Any]:
         return self.site.wait(job_id, lambda job: job["state"] not in ("checking", "approved", "running"))
+
+    def actions(self, job_id: str) -> list[str]:
+        """The audit entries of a job."""
+        database = Database(f"sqlite:///{self.folder / 'data' / 'domain.db'}")
+        try:
+            entries = database.read_now(lambda connection: audit.list_entries(connection, limit=1000))
+        finally:
+            database.close()
+        return [entry.action for entry in entries if entry.data.get("job_id") == job_id]
 
     def spent(self) -> float:
         spent: float = self.site.call("GET", f"{DATASETS}/{self.open}/budget", self.site.owner)["spent"]
@@ -245,25 +257,37 @@ def test_a_worker_that_is_let_in_no_more_loses_its_job_and_ends(running: Running
 
 
 @pytest.mark.slow
-def test_a_worker_outlasts_its_domain_and_works_for_the_next_one(running: Running) -> None:
+@pytest.mark.parametrize("end", [subprocess.Popen.kill, subprocess.Popen.terminate], ids=["killed", "stopped"])
+def test_a_worker_keeps_its_jobs_when_its_domain_starts_again(
+    running: Running, end: Callable[[subprocess.Popen[bytes]], None]
+) -> None:
     site = running.site
     token = running.command("token", "gpu-1").strip()
     assert "gpu-1" in running.command("list")
-    with running.worker(token):
-        exact = site.submit(running.open, **LONG)
+    with running.worker(token, "--jobs", "2"):
+        exact = site.submit(running.open, **LONG | {"epochs": 300})
         site.approve(exact, "waiting")
         site.wait(exact, lambda job: job["progress"] > 0)
-        running.process.kill()
+        private = site.submit(running.open, **LONG_PRIVATE | {"epochs": 100})
+        running.until(lambda: "charge_running" in running.actions(private))
+        end(running.process)
         running.process.wait()
         with started(running.folder, int(site.address.rpartition(":")[2])) as (_, address):
             site.log_in(address)
-            # The Domain knows nothing of the lease: the job runs again, here, and the Worker lets go of it.
-            site.wait(exact, lambda job: job["state"] == "running" and job["progress"] > 0)
-            running.until(lambda: running.known()[0]["num_waiting"])
-            private = site.submit(running.open, **TRAIN, privacy=TERMS)
-            job = running.finished(private)
-            assert (job["state"], job["facts"]["worker"]) == ("released", "gpu-1")
-            site.call("POST", f"{JOBS}/{exact}/cancel", site.scientist)
+            assert running.known()[0]["num_running"] == 2
+            for job_id, state in ((private, "released"), (exact, "held")):
+                job = running.finished(job_id)
+                assert (job["state"], job["facts"]["worker"]) == (state, "gpu-1"), job
+                assert running.actions(job_id).count("job_started") == 1
+            assert (running.folder / "worker.log").read_text().count("job starts") == 2, "each was computed once"
+            running.until(lambda: running.known()[0]["num_waiting"] == 2)
+            after = running.finished(site.submit(running.open, **TRAIN, privacy=TERMS))
+            assert (after["state"], after["facts"]["worker"]) == ("released", "gpu-1")
             running.command("revoke", "gpu-1")
             assert "no Worker" in running.command("list")
     assert "Traceback" not in (running.folder / "worker.log").read_text()
+    actions = running.actions(private)
+    for action in ("budget_reserved", "charge_running", "charge_released", "job_released"):
+        assert actions.count(action) == 1, actions
+    verify = [sys.executable, "-m", "pygrid", "audit", "verify", "--data-dir", str(running.folder / "data")]
+    assert subprocess.run(verify, capture_output=True, timeout=180).returncode == 0

@@ -50,12 +50,26 @@ def write_pools(path: Path, domain: str, *pools: Mapping[str, object]) -> None:
 class EngineSite:
     """A Domain with pools, its data owner and a scientist, and a dataset."""
 
-    def __init__(self, folder: Path, address: str, web: httpx.Client) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        address: str,
+        web: httpx.Client,
+        running: list[subprocess.Popen[bytes]],
+        start: Callable[[], subprocess.Popen[bytes]],
+    ) -> None:
         self.folder, self.address, self.web = folder, address, web
+        self._running, self._start = running, start
         self.owner, self.scientist = self._sign_up("owner"), self._sign_up("scientist")
         config = {"name": "points", "visibility": "listed", "columns": [{"name": "y", "meaning": "label 0..2"}]}
         files = {"config": json.dumps(config).encode(), "data": encode(logistic_data(300))}
         self.dataset: int = self.call("POST", DATASETS, self.owner, files=files)["id"]
+
+    def kill_and_start(self) -> None:
+        """Kill the Domain, and start it again."""
+        self._running[0].kill()
+        self._running[0].wait()
+        self._running[0] = self._start()
 
     def _sign_up(self, name: str) -> dict[str, str]:
         account = {"email": f"{name}@example.org", "password": PASSWORD}
@@ -145,15 +159,21 @@ def engine_site(
     write_pools(folder / "pools.toml", address, *make_pools(address))
     command = [PROGRAM, "domain", "--port", str(port), "--port-file", str(port_file)]
     options = ["--data-dir", str(folder / "data"), "--pools", str(folder / "pools.toml"), "--num-workers", "1"]
-    with (folder / "domain.log").open("ab") as log:
-        process = subprocess.Popen(
-            [*command, *options], stdout=log, stderr=log, cwd=folder, env={**os.environ, **environment}
-        )
-    try:
+
+    def start() -> subprocess.Popen[bytes]:
+        port_file.unlink(missing_ok=True)
+        with (folder / "domain.log").open("ab") as log:
+            process = subprocess.Popen(
+                [*command, *options], stdout=log, stderr=log, cwd=folder, env={**os.environ, **environment}
+            )
         port_of(process, port_file, (folder / "domain.log").read_text)
-        with httpx.Client(timeout=180) as web:
-            yield EngineSite(folder, address, web)
-    finally:
-        process.terminate()
-        process.wait()
+        return process
+
+    with httpx.Client(timeout=180) as web:
+        running = [start()]
+        try:
+            yield EngineSite(folder, address, web, running, start)
+        finally:
+            running[0].terminate()
+            running[0].wait()
     assert "Traceback" not in (folder / "domain.log").read_text()
