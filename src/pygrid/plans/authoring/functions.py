@@ -18,6 +18,7 @@ import torch.nn.functional as F
 
 from pygrid import codes
 from pygrid.errors import AuthoringError
+from pygrid.plans.authoring import matrices
 from pygrid.plans.authoring.diagnostics import authoring_error, current_place
 from pygrid.plans.authoring.formulas import scanned
 from pygrid.plans.authoring.recurrent import MAX_LENGTH
@@ -216,6 +217,44 @@ def multi_dot(tensors: Sequence[torch.Tensor]) -> torch.Tensor:
 TRACED[torch.chain_matmul] = lambda *matrices: multi_dot(matrices)
 
 
+@_stands_for(F.affine_grid)
+def affine_grid(theta: torch.Tensor, size: Sequence[int], align_corners: bool | None = None) -> torch.Tensor:
+    axes = [
+        torch.linspace(-1, 1, length) if align_corners and length > 1 else (torch.arange(length) * 2 + 1) / length - 1
+        for length in size[2:]
+    ]
+    places = torch.stack([*reversed(torch.meshgrid(*axes, indexing="ij")), torch.ones(*size[2:])], -1)
+    return (places.flatten(0, -2) @ theta.transpose(1, 2)).unflatten(1, size[2:])
+
+
+@_stands_for(F.grid_sample)
+def grid_sample(
+    input: torch.Tensor, grid: torch.Tensor, mode: str = "bilinear", padding_mode: str = "zeros",
+    align_corners: bool | None = None,
+) -> torch.Tensor:  # fmt: skip
+    """The weighted sum of the neighbors of each place: ``input [n, c, *sizes]``, ``grid [n, *places, axes]``."""
+    if mode not in ("bilinear", "nearest") or padding_mode not in ("zeros", "border"):
+        raise _refused(f"grid_sample with {mode}, {padding_mode}", "use bilinear or nearest, with zeros or border")
+    sizes = input.shape[2:]
+    neighbors: list[list[tuple[torch.Tensor, torch.Tensor]]] = []
+    for place, size in zip(grid.unbind(-1)[::-1], sizes, strict=True):
+        place = (place + 1) * ((size - 1) / 2) if align_corners else ((place + 1) * size - 1) / 2
+        if padding_mode == "border":  # at the border the gradient is 0
+            place = torch.where(place <= 0, 0.0, torch.where(place >= size - 1, size - 1.0, place))
+        low = place.floor()
+        both = [(low, 1 - (place - low)), (low + 1, place - low)]
+        neighbors.append(both if mode == "bilinear" else [(place.round(), torch.ones_like(place))])
+    total = torch.zeros(())
+    for corner in itertools.product(*neighbors):
+        index, weight = torch.zeros((), dtype=torch.int64), torch.ones(())
+        for (place, share), size in zip(corner, sizes, strict=True):
+            weight = weight * torch.where((place >= 0) & (place <= size - 1), share, 0.0)
+            index = index * size + place.long().clamp(0, size - 1)
+        index = index.flatten(1).unsqueeze(1).expand(-1, input.shape[1], -1)
+        total = total + input.flatten(2).gather(2, index) * weight.flatten(1).unsqueeze(1)
+    return total.reshape(*input.shape[:2], *grid.shape[1:-1])
+
+
 @_by_definition(torch.embedding)
 @_stands_for(torch.embedding)
 def embedding(
@@ -285,6 +324,29 @@ def cdist(x1: torch.Tensor, x2: torch.Tensor, p: float = 2.0, compute_mode: str 
 def _refused(what: str, way_out: str) -> AuthoringError:
     reason = f"{what} is not in the plan set; {way_out}"
     return authoring_error(reason, current_place(), code=codes.PLAN_OPERATOR_UNSUPPORTED)
+
+
+# -- statistics ------------------------------------------------------------------------------------------------------
+
+
+@_stands_for(torch.cov, torch.Tensor.cov)
+def cov(input: torch.Tensor, *, correction: float = 1, fweights: Any = None, aweights: Any = None) -> torch.Tensor:
+    """Covariances of the rows; columns are observations."""
+    x = input.reshape(1, -1) if input.dim() < 2 else input
+    given = [weights for weights in (fweights, aweights) if weights is not None]
+    weights = functools.reduce(torch.mul, given, torch.ones(x.shape[1]))
+    total = weights.sum()
+    lost = total if aweights is None else (weights * aweights).sum()
+    centered = x - (x * weights).sum(1, keepdim=True) / total
+    result = (centered * weights) @ centered.t() / (total - correction * lost / total).clamp(min=0)
+    return result if x.shape[0] != 1 else result.reshape(())
+
+
+@_stands_for(torch.corrcoef, torch.Tensor.corrcoef)
+def corrcoef(input: torch.Tensor) -> torch.Tensor:
+    covariances = cov(input)
+    spread = (matrices.diagonal(covariances) if covariances.dim() else covariances).sqrt()
+    return (covariances / spread.unsqueeze(-1) / spread).clamp(-1, 1).reshape(covariances.shape)
 
 
 # -- alignment of sequences ------------------------------------------------------------------------------------------

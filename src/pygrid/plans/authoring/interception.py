@@ -36,11 +36,6 @@ _RANDOM = (
 )
 _NO_DRAWS = ("plan_random", "this plan cannot draw random numbers; only losses and training steps can")
 _FRACTIONAL = ("plan_random", "fractional pooling draws where its windows begin; use max_pool or adaptive_max_pool")
-_COVARIANCES = (
-    "plan_operator_unsupported",
-    "{0} is not in the plan set; for columns, write c = x - x.mean(0) and c.t() @ c / (x.shape[0] - 1)",
-)
-_GRID = ("plan_operator_unsupported", "{0} is not in the plan set; use interpolate, or resample before training")
 PACKED = (
     "plan_recurrent",
     "packed sequences are not in the plan set; use pygrid.run_with_lengths(layer, x, lengths), which does the same",
@@ -63,9 +58,6 @@ def _refusals() -> dict[Any, tuple[str, str]]:
     drawn, drawn_in_place = "poisson binomial rrelu _standard_gamma _sample_dirichlet", "random_ cauchy_ geometric_"
     table |= dict.fromkeys([*_found(torch, drawn), *_found(torch.Tensor, drawn_in_place), F.rrelu], _RANDOM)
     table |= dict.fromkeys(_found(F, " ".join(name for name in dir(F) if name.startswith("fractional_"))), _FRACTIONAL)
-    names = "cov corrcoef"
-    table |= dict.fromkeys([*_found(torch, names), *_found(torch.Tensor, names)], _COVARIANCES)
-    table |= dict.fromkeys(_found(F, "grid_sample affine_grid"), _GRID)
     table |= dict.fromkeys(_found(torch, "_pack_padded_sequence _pad_packed_sequence"), PACKED)
     return table
 

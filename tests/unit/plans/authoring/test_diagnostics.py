@@ -212,11 +212,9 @@ def test_a_product_over_the_batch() -> None:
             lambda x: x.scatter(1, x.long() * 0, 2.0, reduce="add"),
             "operator scatter is not in the plan set",
         ),
-        (lambda x: torch.cov(x.t()), "cov is not in the plan set; for columns, write c = x - x.mean(0)"),
-        (lambda x: x.t().corrcoef(), "corrcoef is not in the plan set"),
         (
-            lambda x: F.affine_grid(x[:, :1, None].expand(-1, 2, 3), [x.shape[0], 1, 2, 2], align_corners=False),
-            "affine_grid is not in the plan set; use interpolate",
+            lambda x: F.grid_sample(x[:, None, None], x[:, None, None, :2], "bicubic", align_corners=False),
+            "grid_sample with bicubic, zeros is not in the plan set; use bilinear",
         ),
         (lambda x: torch.polygamma(2, x + 1), "operator polygamma is not in the plan set"),
     ],

@@ -126,8 +126,16 @@ def _functions() -> Iterator[tuple[Shape, Function]]:
     yield (5,), lambda x: torch.lgamma(-x.sigmoid() - 2.02) * torch.digamma(-x.sigmoid() * 0.9 - 0.05)
 
 
+def _statistics() -> Iterator[tuple[Shape, Function]]:
+    yield (3, 7), lambda x: torch.stack([torch.cov(x.sum(0)), torch.cov(x.sum(0), correction=0)]).reshape(1, -1)
+    yield (7,), lambda x: x.T.cov(correction=0).reshape(1, -1)
+    yield (3,), lambda x: torch.cov(x.T, fweights=torch.arange(x.shape[0]) + 2, aweights=x[:, 0].abs()).reshape(1, -1)
+    yield (2, 5), lambda x: torch.corrcoef(x.mean(0)).reshape(1, -1) + x.mean((0, 1)).cov() + x.mean((0, 1)).corrcoef()
+    yield (3, 5), lambda x: torch.vmap(torch.cov)(x) + torch.vmap(torch.corrcoef)(x)
+
+
 def _places() -> Iterator[tuple[Shape, Function]]:
-    """Places that are computed from data: bins, and parts of an array."""
+    """Places that are computed from data: bins, parts of an array, points of an image."""
     edges = torch.tensor([-0.5, 0.0, 0.0, 0.5])
     for right in (False, True):
         yield (4,), lambda x, r=right: torch.bucketize((2 * x).round() / 2, edges, right=r) * x
@@ -136,6 +144,16 @@ def _places() -> Iterator[tuple[Shape, Function]]:
     yield (4,), lambda x: torch.searchsorted(edges.flip(0), x, sorter=torch.tensor([3, 2, 1, 0])) + x
     for reduce, with_own in itertools.product(("sum", "mean", "amax", "amin"), (True, False)):
         yield (6, 2), lambda x, r=reduce, own=with_own: _spread(x, r, include_self=own)
+    for mode, padding, corners in itertools.product(("bilinear", "nearest"), ("zeros", "border"), (True, False)):
+        options = {"mode": mode, "padding_mode": padding, "align_corners": corners}
+        yield IMAGE, lambda x, given=options: F.grid_sample(x, 1.4 * torch.tanh(x[:, :, 1:4]).movedim(1, 3), **given)
+    yield VOLUME, lambda x: F.grid_sample(x, x[:, 0, :, :, :].unsqueeze(1), align_corners=True)
+    for corners in (True, False):
+        yield (1, 5, 4), lambda x, c=corners: F.grid_sample(x, _affine(x[:, 0, :2, :3], x, c), align_corners=c)
+
+
+def _affine(theta: torch.Tensor, x: torch.Tensor, corners: bool) -> torch.Tensor:
+    return F.affine_grid(theta, [x.shape[0], 1, 3, 2], align_corners=corners)
 
 
 def _spread(x: torch.Tensor, reduce: str, *, include_self: bool) -> torch.Tensor:
@@ -224,6 +242,7 @@ def _cases() -> dict[str, tuple[Shape, Function]]:
             "average pool": [*_average_pools()],
             "order": [*_order()],
             "functions": [*_functions()],
+            "statistics": [*_statistics()],
             "places": [*_places()],
             "recurrent": [*_recurrent()],
             "look-up and products": [*_look_up()],
@@ -233,7 +252,8 @@ def _cases() -> dict[str, tuple[Shape, Function]]:
 
 
 CASES = _cases()
-MIXING: tuple[str, ...] = ()
+MIXING = tuple(f"statistics {number}" for number in range(4))
+"""Covariances over the batch; the last case has those within each example."""
 
 
 def programs(shape: Shape, function: Function) -> tuple[Program, Program]:
