@@ -232,7 +232,10 @@ def grid_sample(
     input: torch.Tensor, grid: torch.Tensor, mode: str = "bilinear", padding_mode: str = "zeros",
     align_corners: bool | None = None,
 ) -> torch.Tensor:  # fmt: skip
-    """The weighted sum of the neighbors of each place: ``input [n, c, *sizes]``, ``grid [n, *places, axes]``."""
+    """The weighted sum of the neighbors of each place: ``input [n, c, *sizes]``, ``grid [n, *places, axes]``.
+
+    A place that is NaN gives NaN.
+    """
     if mode not in ("bilinear", "nearest") or padding_mode not in ("zeros", "border"):
         raise _refused(f"grid_sample with {mode}, {padding_mode}", "use bilinear or nearest, with zeros or border")
     sizes = input.shape[2:]
@@ -243,12 +246,12 @@ def grid_sample(
             place = torch.where(place <= 0, 0.0, torch.where(place >= size - 1, size - 1.0, place))
         low = place.floor()
         both = [(low, 1 - (place - low)), (low + 1, place - low)]
-        neighbors.append(both if mode == "bilinear" else [(place.round(), torch.ones_like(place))])
+        neighbors.append(both if mode == "bilinear" else [(place.round(), 1 + 0 * place)])
     total = torch.zeros(())
     for corner in itertools.product(*neighbors):
         index, weight = torch.zeros((), dtype=torch.int64), torch.ones(())
         for (place, share), size in zip(corner, sizes, strict=True):
-            weight = weight * torch.where((place >= 0) & (place <= size - 1), share, 0.0)
+            weight = weight * torch.where((place < 0) | (place > size - 1), 0.0, share)
             index = index * size + place.long().clamp(0, size - 1)
         index = index.flatten(1).unsqueeze(1).expand(-1, input.shape[1], -1)
         total = total + input.flatten(2).gather(2, index) * weight.flatten(1).unsqueeze(1)

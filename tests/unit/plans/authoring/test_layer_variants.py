@@ -26,7 +26,7 @@ from torch import nn
 
 import pygrid
 from pygrid.plans.authoring.build import emit, work_out
-from pygrid.plans.authoring.functions import ctc_loss
+from pygrid.plans.authoring.functions import ctc_loss, grid_sample
 from pygrid.plans.authoring.interception import Interception
 from pygrid.plans.authoring.tracing import Arrays, Program
 from pygrid.plans.independence import judge
@@ -330,3 +330,14 @@ def test_the_page_of_supported_layers_runs() -> None:
     exec("".join(re.findall(r"^```python\n(.*?)^```", page.read_text(), re.MULTILINE | re.DOTALL)), scope)
     assert set(scope["elbo"].build(scope["Vae"]()).manifest.noise) >= {"uniform0", "uniform1"}
     assert scope["plan"].manifest.per_example_independent
+
+
+@pytest.mark.parametrize("padding", ["zeros", "border"])
+@pytest.mark.parametrize("mode", ["bilinear", "nearest"])
+def test_a_place_that_is_not_known_gives_no_number(mode: str, padding: str) -> None:
+    places = torch.tensor([[[[math.nan, 0.0], [0.0, math.nan], [0.5, -0.5], [3.0, -3.0]]]])
+    image = torch.arange(1.0, 13.0).reshape(1, 1, 3, 4)
+    found = grid_sample(image, places, mode, padding, False).flatten()
+    expected = F.grid_sample(image, places, mode, padding, False).flatten()
+    assert found[:2].isnan().all()
+    assert torch.equal(found[2:], expected[2:])
