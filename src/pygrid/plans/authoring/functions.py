@@ -234,7 +234,7 @@ def grid_sample(
 ) -> torch.Tensor:  # fmt: skip
     """The weighted sum of the neighbors of each place: ``input [n, c, *sizes]``, ``grid [n, *places, axes]``.
 
-    A place that is NaN gives NaN.
+    The value at a place that is NaN is NaN.
     """
     if mode not in ("bilinear", "nearest") or padding_mode not in ("zeros", "border"):
         raise _refused(f"grid_sample with {mode}, {padding_mode}", "use bilinear or nearest, with zeros or border")
