@@ -1,6 +1,8 @@
-"""Hundreds of WebSockets that each begin a message and never end it, from one address and from many.
+"""Hundreds of WebSockets that each begin a message and never end it, from one address and from many, and one that never
+reads.
 
-Should happen: other clients are answered all the time; what the messages hold is counted and returned.
+Should happen: other clients are answered all the time; what the messages hold is counted and returned; a client that
+reads none of its answers is cut off.
 Should not happen: the messages hold more than the limit for an address, or all addresses together.
 """
 
@@ -11,7 +13,7 @@ import json
 
 import pytest
 from litestar import Litestar
-from websockets.asyncio.client import connect
+from websockets.asyncio.client import ClientConnection, connect
 
 from support.eventually import eventually
 from support.web import serving
@@ -56,3 +58,30 @@ async def test_half_messages(domain: Litestar, half: str, num_addresses: int) ->
             writer.close()
         await asyncio.gather(*(task for task, _ in reading), return_exceptions=True)
         await eventually(lambda: open_connections.num_held_bytes == 0)
+
+
+async def test_a_client_that_never_reads_its_answers_is_cut_off(domain: Litestar) -> None:
+    text = json.dumps({"type": "x" * 4000}).encode()  # the answer repeats the type
+    messages = (b"\x81\xfe" + len(text).to_bytes(2) + b"\0\0\0\0" + text) * 50
+    async with (
+        serving(domain, stalled_s=0.3, sweep_s=0.1) as (server, port),
+        connect(f"ws://127.0.0.1:{port}/", proxy=None) as honest,
+    ):
+        reader, writer = await asyncio.open_connection("127.0.0.1", port, limit=1)
+        writer.write(UPGRADE)
+        assert (await reader.readexactly(12)).endswith(b"101")
+        with pytest.raises(ConnectionError):
+            await _send_on(writer, messages, honest)
+        writer.close()
+        await eventually(lambda: server.open_connections.num_held_bytes == 0)
+        await honest.send('{"type": "socket-ping"}')
+        assert json.loads(await honest.recv())["alive"] == "True"
+
+
+async def _send_on(writer: asyncio.StreamWriter, messages: bytes, honest: ClientConnection) -> None:
+    async with asyncio.timeout(60):
+        while True:
+            writer.write(messages)
+            await writer.drain()
+            await honest.send('{"type": "socket-ping"}')
+            assert json.loads(await honest.recv())["alive"] == "True"
