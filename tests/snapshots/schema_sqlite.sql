@@ -526,6 +526,15 @@ CREATE TABLE policies (
 	CONSTRAINT fk_policies_dataset_id_datasets FOREIGN KEY(dataset_id) REFERENCES datasets (id)
 );
 
+CREATE TABLE presence (
+	cycle_id INTEGER NOT NULL,
+	instance VARCHAR(32) NOT NULL,
+	marks BLOB NOT NULL,
+	until DATETIME NOT NULL,
+	CONSTRAINT pk_presence PRIMARY KEY (cycle_id, instance),
+	CONSTRAINT fk_presence_cycle_id_cycles FOREIGN KEY(cycle_id) REFERENCES cycles (id) ON DELETE CASCADE
+);
+
 CREATE TABLE processes (
 	id INTEGER NOT NULL,
 	name VARCHAR(200) NOT NULL,
@@ -636,6 +645,20 @@ CREATE TABLE users (
 );
 
 CREATE INDEX ix_users_role_id ON users (role_id);
+
+CREATE TABLE worker_leases (
+	id_hash VARCHAR(64) NOT NULL,
+	job_id VARCHAR(64) NOT NULL,
+	worker_id INTEGER NOT NULL,
+	worker VARCHAR(100) NOT NULL,
+	is_begun BOOLEAN NOT NULL,
+	assigned_at DATETIME NOT NULL,
+	until DATETIME NOT NULL,
+	CONSTRAINT pk_worker_leases PRIMARY KEY (id_hash),
+	CONSTRAINT uq_worker_leases_job_id UNIQUE (job_id)
+);
+
+CREATE INDEX ix_worker_leases_worker_id ON worker_leases (worker_id);
 
 CREATE TABLE workers (
 	id INTEGER NOT NULL PRIMARY KEY AUTOINCREMENT,
