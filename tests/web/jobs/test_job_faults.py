@@ -80,8 +80,8 @@ async def test_a_begin_whose_commit_is_unknown_is_not_told_as_free(site: Site, m
     """The connection to the database breaks after the commit that lets a Worker have the job, before its answer."""
     begin = JobWrites.begin
 
-    async def losing_the_answer(writes: JobWrites, job: JobRecord) -> bool:
-        await begin(writes, job)
+    async def losing_the_answer(writes: JobWrites, job: JobRecord, lease: str) -> bool:
+        await begin(writes, job, lease)
         raise outcome_unknown()
 
     monkeypatch.setattr(JobWrites, "begin", losing_the_answer)
