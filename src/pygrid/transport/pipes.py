@@ -72,7 +72,7 @@ class PipeStream(httpcore.NetworkStream):
     def write(self, buffer: bytes, timeout: float | None = None) -> None:
         view = memoryview(buffer)
         for begin in range(0, len(view), MESSAGE_BYTES):
-            if self._is_over:
+            if self._is_over or self._frames.state is not OPEN:  # or it is about to close, after a wrong frame
                 raise httpcore.WriteError("the pipe is closed")
             self._frames.send_binary(view[begin : begin + MESSAGE_BYTES])
             self._flush(timeout)
